@@ -1,0 +1,1 @@
+"""Rules and findings, apart from any particular rule."""

@@ -1,0 +1,47 @@
+"""What a network is: layers, tensors, fans and the graph between them. Imports no framework."""
+
+from initlint.model.errors import LoadError
+from initlint.model.fans import Fans, fans
+from initlint.model.graph import Edge, LayerGraph
+from initlint.model.layer import BUFFERS, Layer, Param, Role, Where
+from initlint.model.model import Kind, Model
+from initlint.model.op import (
+    ACTIVATIONS,
+    NORMALISERS,
+    RECURRENT,
+    RELU_FAMILY,
+    SATURATING,
+    TRANSPARENT,
+    WEIGHTED,
+    Op,
+)
+from initlint.model.tensor import ArraySource, ConstantSource, Source, Tensor, View, from_array
+
+__all__ = [
+    "ACTIVATIONS",
+    "BUFFERS",
+    "NORMALISERS",
+    "RECURRENT",
+    "RELU_FAMILY",
+    "SATURATING",
+    "TRANSPARENT",
+    "WEIGHTED",
+    "ArraySource",
+    "ConstantSource",
+    "Edge",
+    "Fans",
+    "Kind",
+    "Layer",
+    "LayerGraph",
+    "LoadError",
+    "Model",
+    "Op",
+    "Param",
+    "Role",
+    "Source",
+    "Tensor",
+    "View",
+    "Where",
+    "fans",
+    "from_array",
+]

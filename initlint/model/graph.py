@@ -1,0 +1,197 @@
+"""The layer graph: layers, the tensors between them, and the structural questions rules ask."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from initlint.model.layer import Layer, Param
+from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A tensor from producer to consumer.
+
+    Attributes:
+        source: id of the producing layer.
+        target: id of the consuming layer.
+        position: index among the consumer's inputs.
+        output: index among the producer's outputs.
+        shape: shape where known, None entries for dynamic axes.
+    """
+
+    source: str
+    target: str
+    position: int = 0
+    output: int = 0
+    shape: tuple[int | None, ...] | None = None
+
+
+class LayerGraph:
+    """An immutable directed multigraph of `Layer` nodes.
+
+    Built once by a loader: ``LayerGraph(layers, edges)``. `nx` is the underlying
+    ``networkx.MultiDiGraph`` (node key: layer id, attribute ``layer``; edge attribute ``edge``)
+    for algorithms that this class does not offer.
+    """
+
+    def __init__(self, layers: Iterable[Layer], edges: Iterable[Edge]) -> None:
+        graph: Any = nx.MultiDiGraph()
+        for layer in layers:
+            if layer.id in graph:
+                raise ValueError(f"two layers are called {layer.id!r}")
+            graph.add_node(layer.id, layer=layer)
+        for edge in edges:
+            if edge.source not in graph or edge.target not in graph:
+                raise ValueError(f"edge {edge.source!r} -> {edge.target!r} leaves the graph")
+            graph.add_edge(edge.source, edge.target, edge=edge)
+        self.nx = nx.freeze(graph)
+
+    def __len__(self) -> int:
+        return len(self.nx)
+
+    def __contains__(self, layer_id: object) -> bool:
+        return layer_id in self.nx
+
+    def __getitem__(self, layer_id: str) -> Layer:
+        layer: Layer = self.nx.nodes[layer_id]["layer"]
+        return layer
+
+    def __iter__(self) -> Iterator[Layer]:
+        """Layers in the order the loader gave them (execution order for both loaders)."""
+        return (data["layer"] for _, data in self.nx.nodes(data=True))
+
+    @cached_property
+    def order(self) -> tuple[Layer, ...]:
+        """Layers in topological order; ties, and cycles of recurrent bodies, in given order.
+
+        Linear in nodes and edges.
+        """
+        rank = {layer.id: index for index, layer in enumerate(self)}
+        indegree = {key: self.nx.in_degree(key) for key in self.nx}
+        ready = deque(key for key in self.nx if indegree[key] == 0)
+        done: list[Layer] = []
+        seen: set[str] = set()
+        waiting = iter(sorted(rank, key=rank.__getitem__))
+        while len(done) < len(rank):
+            if not ready:
+                ready.append(next(key for key in waiting if key not in seen))
+            key = ready.popleft()
+            if key in seen:
+                continue
+            seen.add(key)
+            done.append(self[key])
+            for _, target in self.nx.out_edges(key):
+                indegree[target] -= 1
+                if indegree[target] == 0:
+                    ready.append(target)
+        return tuple(done)
+
+    @cached_property
+    def position(self) -> dict[str, int]:
+        """Rank of every layer id in `order`."""
+        return {layer.id: index for index, layer in enumerate(self.order)}
+
+    def inputs(self, layer_id: str) -> tuple[Edge, ...]:
+        """Edges into a layer, by input position."""
+        edges: list[Edge] = [data["edge"] for *_, data in self.nx.in_edges(layer_id, data=True)]
+        return tuple(sorted(edges, key=lambda edge: edge.position))
+
+    def outputs(self, layer_id: str) -> tuple[Edge, ...]:
+        """Edges out of a layer."""
+        return tuple(data["edge"] for *_, data in self.nx.out_edges(layer_id, data=True))
+
+    def producers(self, layer_id: str) -> tuple[Layer, ...]:
+        """Layers that feed a layer, by input position."""
+        return tuple(self[edge.source] for edge in self.inputs(layer_id))
+
+    def consumers(self, layer_id: str) -> tuple[Layer, ...]:
+        """Layers that read a layer's output."""
+        return tuple(self[edge.target] for edge in self.outputs(layer_id))
+
+    @cached_property
+    def weighted(self) -> tuple[Layer, ...]:
+        """Layers that own weight matrices, in topological order."""
+        return tuple(layer for layer in self.order if layer.op in WEIGHTED)
+
+    @cached_property
+    def params(self) -> tuple[tuple[Layer, Param], ...]:
+        """Every parameter with the layer that reads it, in topological order."""
+        return tuple((layer, param) for layer in self.order for param in layer.params)
+
+    def effective_consumers(self, layer_id: str) -> tuple[Layer, ...]:
+        """Consumers seen through operators that pass values on unchanged."""
+        found: dict[str, Layer] = {}
+        queue = deque(self.consumers(layer_id))
+        seen: set[str] = set()
+        while queue:
+            layer = queue.popleft()
+            if layer.id in seen:
+                continue
+            seen.add(layer.id)
+            if layer.op in TRANSPARENT and not layer.params:
+                queue.extend(self.consumers(layer.id))
+            else:
+                found[layer.id] = layer
+        return tuple(found.values())
+
+    def effective_producers(self, layer_id: str) -> tuple[Layer, ...]:
+        """Producers seen through operators that pass values on unchanged."""
+        found: dict[str, Layer] = {}
+        queue = deque(self.producers(layer_id))
+        seen: set[str] = set()
+        while queue:
+            layer = queue.popleft()
+            if layer.id in seen:
+                continue
+            seen.add(layer.id)
+            if layer.op in TRANSPARENT and not layer.params:
+                queue.extend(self.producers(layer.id))
+            else:
+                found[layer.id] = layer
+        return tuple(found.values())
+
+    def activation(self, layer_id: str) -> Layer | None:
+        """The one activation that a layer's output feeds, through transparent operators.
+
+        None when the output goes to a normaliser, another layer, or several different operators.
+        """
+        found = [layer for layer in self.effective_consumers(layer_id)]
+        if len(found) == 1 and found[0].op in ACTIVATIONS:
+            return found[0]
+        ops = {layer.op for layer in found}
+        if len(ops) == 1 and found[0].op in ACTIVATIONS:
+            return found[0]
+        return None
+
+    def feeds_normaliser(self, layer_id: str) -> bool:
+        """True when every consumer, through transparent operators, is a normaliser."""
+        found = self.effective_consumers(layer_id)
+        return bool(found) and all(layer.op in NORMALISERS for layer in found)
+
+    def is_head(self, layer_id: str) -> bool:
+        """True when no other weighted layer is downstream: the output goes to the loss alone."""
+        return not any(
+            self[key].op in WEIGHTED or self[key].op in (Op.MATMUL, Op.ATTENTION)
+            for key in self._descendants(layer_id)
+        )
+
+    def _descendants(self, layer_id: str) -> set[str]:
+        seen: set[str] = set()
+        queue = deque(target for _, target in self.nx.out_edges(layer_id))
+        while queue:
+            key = queue.popleft()
+            if key not in seen:
+                seen.add(key)
+                queue.extend(target for _, target in self.nx.out_edges(key))
+        return seen
+
+    def descendants(self, layer_id: str) -> frozenset[str]:
+        """Ids of all layers downstream of a layer."""
+        return frozenset(self._descendants(layer_id))

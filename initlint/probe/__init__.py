@@ -1,0 +1,1 @@
+"""What does follow: measured activations of one run."""

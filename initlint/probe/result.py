@@ -1,0 +1,121 @@
+"""What a probe run measures: plain frozen records, the same from onnxruntime and from torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class ProbeStatus(str, Enum):
+    """How a probe ended; the values are those of the JSON report."""
+
+    OK = "ok"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class OutputStats:
+    """Statistics of one layer's output over the probe batch.
+
+    Attributes:
+        count: elements seen.
+        rows: samples times positions per unit: how often each unit was seen.
+        samples: distinct inputs in the batch.
+        units: size of the channel axis.
+        rms, mean, std, min, max: over finite elements.
+        non_finite: NaN or infinite elements.
+        zero_share: share of exact zeros.
+        dead_units: units that are zero (ReLU family: not positive) on every row.
+        dead_chance: share of units expected dead by chance for the measured correlation
+            (rules.md PRB103); NaN where it does not apply.
+        saturated_share: share of elements where the activation's derivative is below 0.06 of
+            its maximum; 0 for activations that do not saturate.
+        correlation: mean uncentred cosine between the outputs of different samples; NaN with
+            fewer than two samples.
+        constant_units: units whose value does not change over the rows.
+        row_std: root mean square over units of the standard deviation across samples: the part
+            of the signal that depends on the input.
+        histogram: 32 bins over ``histogram_range``.
+        histogram_range: lowest and highest bin edge.
+    """
+
+    count: int
+    rows: int
+    samples: int
+    units: int
+    rms: float
+    mean: float
+    std: float
+    min: float
+    max: float
+    non_finite: int = 0
+    zero_share: float = 0.0
+    dead_units: int = 0
+    dead_chance: float = float("nan")
+    saturated_share: float = 0.0
+    correlation: float = float("nan")
+    constant_units: int = 0
+    row_std: float = float("nan")
+    histogram: tuple[int, ...] = ()
+    histogram_range: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientStats:
+    """Gradient of the probe loss for one parameter.
+
+    Attributes:
+        rms: root mean square of the gradient.
+        zero_share: share of elements with exactly zero gradient.
+        zero_units: output units (rows) whose gradient is exactly zero.
+        weight_rms: rms of the parameter itself.
+        unlocks: for a parameter with all-zero gradient: True when it receives a gradient after
+            one small optimizer step on the other parameters, False when it still does not;
+            None when the gradient was not zero.
+        reached: False when the forward pass never used the parameter.
+    """
+
+    rms: float
+    zero_share: float
+    zero_units: int
+    weight_rms: float
+    unlocks: bool | None = None
+    reached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """Everything one probe run measured.
+
+    Attributes:
+        status: how it ended; anything but OK leaves the maps empty or partial.
+        detail: one line for the user: why it was skipped or failed, else what was fed.
+        seconds: wall-clock time.
+        samples: batch size used.
+        outputs: statistics per layer id (the layer's first output).
+        gradients: per parameter name (``Param.key``); empty without a backward pass.
+        backward: gradient rms at each layer's output, per layer id; empty without backward.
+        loss: the probe loss and what it was (``cross_entropy over 10 classes``), when one ran.
+        chance: the loss of an uninformed guess for that loss, when known.
+        train_mode: True when normalisers used batch statistics, as training would.
+        inputs: what was fed, by input name: ``float32[8,3,224,224] N(0,1)``.
+    """
+
+    status: ProbeStatus
+    detail: str = ""
+    seconds: float = 0.0
+    samples: int = 0
+    outputs: Mapping[str, OutputStats] = field(default_factory=dict)
+    gradients: Mapping[str, GradientStats] = field(default_factory=dict)
+    backward: Mapping[str, float] = field(default_factory=dict)
+    loss: float | None = None
+    loss_name: str = ""
+    chance: float | None = None
+    train_mode: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)
