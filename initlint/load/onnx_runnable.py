@@ -1,0 +1,53 @@
+"""What a run of an ONNX model needs: the file, its inputs and the name of every layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class GraphInput:
+    """One input of the main graph that the caller must feed (initializers are not listed).
+
+    Attributes:
+        name: value name.
+        dtype: element type as `Tensor.dtype` spells it (``float32``, ``int64``, ``string``…);
+            ``sequence``, ``map`` or ``unknown`` where the input is no dense tensor.
+        dims: one entry per axis: a size, the name of a symbolic axis, or None for an unnamed
+            dynamic axis (0, -1, ``?`` and absent sizes count as dynamic). None: unknown rank.
+        optional: True when the declared type is ``optional``.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int | str | None, ...] | None
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRunnable:
+    """Everything that a probe reads about an ONNX model beside the layer graph.
+
+    Attributes:
+        path: the model file, as the user gave it.
+        inputs: the inputs to feed, in the graph's order.
+        outputs: names of the main graph's outputs.
+        layer_outputs: layer id to the main-graph value that holds its first output; None for
+            layers inside subgraphs and local functions, whose values are not visible outside,
+            and for layers that only a fused operator contains.
+        initializers: names of the main graph's initializers, sparse ones included.
+        external: True when some weight lives in a file beside the model.
+        opsets: operator-set version per domain (``""`` is ai.onnx).
+        model: the parsed ``onnx.ModelProto`` without external data loaded; treat as read-only.
+    """
+
+    path: str
+    inputs: tuple[GraphInput, ...]
+    outputs: tuple[str, ...]
+    layer_outputs: Mapping[str, str | None]
+    initializers: frozenset[str]
+    external: bool
+    opsets: Mapping[str, int] = field(default_factory=dict)
+    model: Any = field(default=None, compare=False, repr=False)
