@@ -1,0 +1,77 @@
+"""All that a rule pack may import: the public names of the core, in one place.
+
+Built-in and third-party rules see the same names. A name that is not here is not public.
+"""
+
+from initlint.lint.finding import Confidence, Finding, Fix, Severity
+from initlint.lint.rule import Context, Need, Option, Rule
+from initlint.measure.result import Family, Identification, Match, Moments, Stage
+from initlint.model import (
+    ACTIVATIONS,
+    BUFFERS,
+    NORMALISERS,
+    RECURRENT,
+    RELU_FAMILY,
+    SATURATING,
+    TRANSPARENT,
+    WEIGHTED,
+    Edge,
+    Fans,
+    Kind,
+    Layer,
+    LayerGraph,
+    Model,
+    Op,
+    Param,
+    Role,
+    Tensor,
+    Where,
+    fans,
+)
+from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
+from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
+
+__all__ = [
+    "ACTIVATIONS",
+    "BUFFERS",
+    "NORMALISERS",
+    "RECURRENT",
+    "RELU_FAMILY",
+    "SATURATING",
+    "TRANSPARENT",
+    "WEIGHTED",
+    "Activations",
+    "Confidence",
+    "Context",
+    "Edge",
+    "Family",
+    "Fans",
+    "Finding",
+    "Fix",
+    "GradientStats",
+    "Identification",
+    "Kind",
+    "Layer",
+    "LayerGraph",
+    "Match",
+    "Model",
+    "Moments",
+    "Need",
+    "Op",
+    "Option",
+    "OutputStats",
+    "Param",
+    "Prediction",
+    "ProbeStatus",
+    "ResidualBranch",
+    "Role",
+    "Rule",
+    "Segment",
+    "Severity",
+    "Signal",
+    "Sink",
+    "Stage",
+    "Tensor",
+    "Where",
+    "fans",
+]

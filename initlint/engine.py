@@ -1,0 +1,373 @@
+"""The one place where a model, its evidence and the rules meet."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from initlint.lint.finding import Finding
+from initlint.lint.fold import fold
+from initlint.lint.registry import all_rules, family, summary
+from initlint.lint.rule import Context, Need, Rule
+from initlint.measure.measures import Measures
+from initlint.measure.result import Stage
+from initlint.model import Kind, Layer, Model, Param, Where, fans
+from initlint.probe.result import Activations, ProbeStatus
+from initlint.selection import choose
+from initlint.theory.result import Prediction
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a run of the engine is told; the command line's options by the same names.
+
+    Attributes:
+        select, ignore, extend_select: rule names, codes or code prefixes.
+        preview: also run rules that are still in preview.
+        stage: ``auto``, or the stage to assume.
+        probe: run the model once to measure activations.
+        probe_timeout: seconds the probe may take.
+        probe_memory: megabytes it may take beyond its weights.
+        input: an ``.npz`` file with inputs for the probe.
+        seed: seed of synthesised inputs.
+        sequence_length: sequence length for recurrent layers; None: the graph's, else 50.
+        loss: name of the loss for a module's probe; None: guessed from the output.
+        rule_options: options by rule name.
+        layers: include the table of layers in the result.
+    """
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    preview: bool = False
+    stage: str = "auto"
+    probe: bool = True
+    probe_timeout: float = 30.0
+    probe_memory: int = 2048
+    input: str | None = None
+    seed: int = 0
+    sequence_length: int | None = None
+    loss: str | None = None
+    rule_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    layers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured, predicted and observed of one model."""
+
+    measures: Measures
+    stage: Stage
+    theory: Prediction | None
+    probe: Activations | None
+
+
+def gather(model: Model, settings: Settings, needs: frozenset[Need]) -> Evidence:
+    """Measure and predict as far as the given needs ask; the probe is a separate step."""
+    override = None if settings.stage == "auto" else Stage(settings.stage)
+    measures = Measures(model, override)
+    theory = None
+    if Need.THEORY in needs and model.connected:
+        from initlint.theory.propagation import predict
+
+        theory = predict(model, measures)
+    return Evidence(measures, measures.model_stage, theory, None)
+
+
+def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
+    """Run the model once by the road its kind has; never raises for what a model does."""
+    if model.runnable is None:
+        return Activations(ProbeStatus.SKIPPED, "there is nothing to run: weights only")
+    if model.kind is Kind.TORCH:
+        from initlint.probe.torch import probe_torch
+
+        return probe_torch(model, seed=settings.seed, loss=settings.loss)
+    from initlint.probe.child import run_in_child
+
+    return run_in_child(
+        model,
+        seed=settings.seed,
+        timeout=settings.probe_timeout,
+        memory_mb=settings.probe_memory,
+        inputs_file=settings.input,
+        train_norm=stage is Stage.FRESH,
+    )
+
+
+def _missing(
+    rule: type[Rule], model: Model, evidence: Evidence, *, probe_pending: bool
+) -> str | None:
+    """Why a rule cannot run on this evidence; None when it can."""
+    if evidence.stage not in rule.stages:
+        return f"the model is {evidence.stage}"
+    needs = rule.needs
+    if not model.connected and needs & {Need.GRAPH, Need.THEORY}:
+        return "the target has no graph"
+    if Need.THEORY in needs and evidence.theory is None:
+        return "there is no prediction"
+    if Need.PROBE in needs and evidence.probe is None:
+        return "the probe comes later" if probe_pending else "the probe did not run"
+    if Need.BACKWARD in needs and not (evidence.probe and evidence.probe.gradients):
+        return "the probe comes later" if probe_pending else "there are no gradients"
+    return None
+
+
+def _context(rule: type[Rule], model: Model, evidence: Evidence, settings: Settings) -> Context:
+    options = {name: option.default for name, option in rule.options.items()}
+    options.update(settings.rule_options.get(rule.name, {}))
+    known = model.metadata.get("sequence_length")
+    length = settings.sequence_length or known
+    return Context(
+        model=model,
+        measures=evidence.measures,
+        stage=evidence.stage,
+        theory=evidence.theory,
+        probe=evidence.probe,
+        options=options,
+        sequence_length=int(length or 50),
+        sequence_length_known=length is not None,
+    )
+
+
+def _complete(finding: Finding, rule: type[Rule], model: Model) -> Finding:
+    layers = finding.layers or (finding.layer,)
+    where = finding.where
+    if where is None:
+        places = (model.graph[key].where for key in layers if key in model.graph)
+        where = next((place for place in places if place.file or place.node), None)
+    return replace(
+        finding,
+        code=finding.code or rule.code,
+        name=finding.name or rule.name,
+        layers=layers,
+        where=where,
+        culprits=finding.culprits or layers,
+    )
+
+
+def _run(
+    rules: Iterable[type[Rule]],
+    model: Model,
+    evidence: Evidence,
+    settings: Settings,
+    *,
+    probe_pending: bool,
+) -> tuple[list[Finding], dict[str, list[str]], list[str]]:
+    findings: list[Finding] = []
+    skipped: dict[str, list[str]] = {}
+    failures: list[str] = []
+    for rule in rules:
+        reason = _missing(rule, model, evidence, probe_pending=probe_pending)
+        if reason is not None:
+            skipped.setdefault(reason, []).append(rule.name)
+            continue
+        try:
+            found = list(rule().check(_context(rule, model, evidence, settings)))
+        except Exception as error:  # one crashing rule must not silence the others
+            failures.append(f"rule {rule.name} crashed: {type(error).__name__}: {error}")
+            continue
+        findings.extend(_complete(finding, rule, model) for finding in found)
+    return fold(findings, rules, model.graph), skipped, failures
+
+
+def _uses_probe(rules: Iterable[type[Rule]]) -> bool:
+    wanted = {Need.PROBE, Need.BACKWARD}
+    return any((rule.needs | rule.optional) & wanted for rule in rules)
+
+
+def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None = None) -> Record:
+    """Lint one model: the target object of the JSON report.
+
+    Before the probe runs, ``emit`` is given ``{"type": "static", "target": {...}}``, so that a
+    probe that takes the process down loses nothing. Beyond the contract the object holds
+    ``notices`` (what the loader or the probe could not do), ``skipped`` (rule names by the reason
+    they did not run) and ``failures`` (rules that crashed: the target counts as not checked).
+
+    Raises:
+        UnknownRule: (from `initlint.selection`) for a selector that names no rule.
+    """
+    started = time.perf_counter()
+    rules = choose(
+        all_rules(),
+        select=settings.select,
+        ignore=settings.ignore,
+        extend_select=settings.extend_select,
+        preview=settings.preview,
+    )
+    needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
+    evidence = gather(model, settings, needs)
+    probing = settings.probe and _uses_probe(rules)
+    findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
+    pending = Activations(
+        ProbeStatus.SKIPPED,
+        "" if probing else "not asked for" if not settings.probe else "no rule needs it",
+    )
+    record = _record(model, settings, evidence, pending, findings, skipped, failures, started)
+    if emit is not None:
+        emit({"type": "static", "target": record})
+    if not probing:
+        return record
+    observed = run_probe(model, settings, evidence.stage)
+    if observed.status is ProbeStatus.OK:
+        evidence = replace(evidence, probe=observed)
+    findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=False)
+    return _record(model, settings, evidence, observed, findings, skipped, failures, started)
+
+
+def describe(model: Model, settings: Settings) -> Record:
+    """What each layer was initialised with: the target object with its table of layers."""
+    started = time.perf_counter()
+    evidence = gather(model, settings, frozenset({Need.WEIGHTS}))
+    settings = replace(settings, layers=True)
+    skipped = Activations(ProbeStatus.SKIPPED, "not asked for")
+    return _record(model, settings, evidence, skipped, [], {}, [], started)
+
+
+def catalogue() -> list[Record]:
+    """Every installed rule: code, name, family, since, preview, needs, summary, documentation."""
+    import inspect
+
+    return [
+        {
+            "code": rule.code,
+            "name": rule.name,
+            "family": family(rule),
+            "since": rule.since,
+            "preview": rule.preview,
+            "needs": sorted(need.value for need in rule.needs),
+            "options": {
+                name: {"default": option.default, "why": option.why}
+                for name, option in rule.options.items()
+            },
+            "summary": summary(rule),
+            "doc": inspect.getdoc(rule) or "",
+        }
+        for rule in all_rules()
+    ]
+
+
+def _record(
+    model: Model,
+    settings: Settings,
+    evidence: Evidence,
+    probe: Activations,
+    findings: Sequence[Finding],
+    skipped: Mapping[str, Sequence[str]],
+    failures: Sequence[str],
+    started: float,
+) -> Record:
+    counts = {"error": 0, "warning": 0, "info": 0}
+    for finding in findings:
+        counts[finding.severity.value] += 1
+    record: Record = {
+        "target": model.target,
+        "kind": model.kind.value,
+        "stage": evidence.stage.value,
+        "risk": None,
+        "summary": counts,
+        "probe": {
+            "status": probe.status.value,
+            "detail": probe.detail,
+            "seconds": round(probe.seconds, 3),
+            "inputs": dict(sorted(probe.inputs.items())),
+        },
+        "producer": model.producer,
+        "parameters": sum(param.size for _, param in model.graph.params if param.tied_to is None),
+        "findings": [finding_record(finding) for finding in findings],
+        "notices": list(model.notices),
+        "skipped": {reason: sorted(names) for reason, names in sorted(skipped.items())},
+        "ended_at": list(evidence.theory.ended_at) if evidence.theory else [],
+        "failures": list(failures),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if settings.layers:
+        record["layers"] = [
+            layer_record(model, evidence.measures, layer)
+            for layer in model.graph.order
+            if layer.params
+        ]
+    return record
+
+
+def finding_record(finding: Finding) -> Record:
+    """A finding as the JSON report holds it."""
+    fix = finding.fix
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "severity": finding.severity.value,
+        "confidence": finding.confidence.value,
+        "layer": finding.layer,
+        "param": finding.param,
+        "message": finding.message,
+        "why": finding.why,
+        "measured": finding.measured,
+        "expected": finding.expected,
+        "evidence": dict(finding.evidence),
+        "location": location_record(finding.where),
+        "node": finding.where.node if finding.where else None,
+        "layers": list(finding.layers),
+        "fix": None
+        if fix is None
+        else {
+            "scheme": fix.scheme,
+            "applicability": fix.applicability,
+            "code": fix.code,
+            "params": list(fix.params),
+            "arguments": dict(fix.arguments),
+        },
+        "fingerprint": fingerprint(finding),
+    }
+
+
+def location_record(where: Where | None) -> Record | None:
+    """File and line of a construction site; None where the file is unknown."""
+    if where is None or where.file is None:
+        return None
+    return {"file": where.file, "line": where.line}
+
+
+def fingerprint(finding: Finding) -> str:
+    """Identity of a finding over runs: rule and place, no measured number."""
+    key = "\n".join((finding.name, finding.layer, finding.param or ""))
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def layer_record(model: Model, measures: Measures, layer: Layer) -> Record:
+    """One row of the table of layers: what it is, what it was drawn from, what it feeds."""
+    return {
+        "id": layer.id,
+        "op": layer.op.value,
+        "scope": layer.scope,
+        "location": location_record(layer.where),
+        "feeds": [consumer.id for consumer in model.graph.effective_consumers(layer.id)],
+        "feeds_ops": sorted(
+            {consumer.op.value for consumer in model.graph.effective_consumers(layer.id)}
+        ),
+        "params": [_param_record(measures, layer, param) for param in layer.params],
+    }
+
+
+def _param_record(measures: Measures, layer: Layer, param: Param) -> Record:
+    moments = measures.moments(param)
+    fan = fans(layer, param)
+    return {
+        "name": param.name,
+        "role": param.role.value,
+        "gate": param.gate,
+        "shape": list(param.shape),
+        "dtype": param.dtype,
+        "trainable": param.trainable,
+        "tied_to": param.tied_to,
+        "fan_in": fan.fan_in if fan else None,
+        "fan_out": fan.fan_out if fan else None,
+        "mean": moments.mean if moments else None,
+        "std": moments.std if moments else None,
+        "scheme": measures.identify(param).scheme if moments else None,
+        "stage": measures.stage(param).value,
+    }
