@@ -1,0 +1,295 @@
+"""Files and folders that may be hostile: regular files only, never outside their folder.
+
+Reads are `pread` calls against an open descriptor. Nothing is memory-mapped: a mapped file that
+shrinks kills the process, a short `pread` is a sentence.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initlint.model import LoadError
+
+_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_HUB_SNAPSHOT = re.compile(r"(?P<repo>.*/models--[^/]+)/snapshots/[^/]+(?:/.*)?")
+_BLOB_NAME = re.compile(r"[0-9A-Za-z]{1,128}")
+_LONGEST_NAME = 120
+_PREAD_LIMIT = 1 << 30
+"""Linux moves at most 2 GiB minus a page in one call, macOS 2 GiB minus one byte."""
+
+
+def shown(name: object) -> str:
+    """A name from a file as one printable line of bounded length, for an error message."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name)[: 2 * _LONGEST_NAME])
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    """What must stay the same while a file is read."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, descriptor: int) -> _Identity:
+        info = os.fstat(descriptor)
+        return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+class File:
+    """A regular file open for reading at any offset.
+
+    A file that is not held reopens itself for each read, and refuses to go on when it finds
+    another file there: a checkpoint may have more shards than a process may have descriptors.
+
+    Attributes:
+        name: how messages name the file.
+        size: bytes when it was opened.
+    """
+
+    def __init__(self, name: str, opener: Callable[[], int], hold: bool = True) -> None:
+        self.name = name
+        self._opener = opener
+        descriptor = opener()
+        self._identity = _Identity.of(descriptor)
+        self.size = self._identity.size
+        self._descriptor: int | None = None
+        self._closer: Callable[[], Any] = lambda: None
+        if hold:
+            self._descriptor = descriptor
+            self._closer = weakref.finalize(self, os.close, descriptor)
+        else:
+            os.close(descriptor)
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back; reading after this reopens the file, if it is the same."""
+        self._descriptor = None
+        self._closer()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``.
+
+        Raises:
+            LoadError: the file does not hold these bytes, or changed while it was read.
+        """
+        self._check_range(offset, length)
+        return self.read_array(offset, length).tobytes()
+
+    def read_array(self, offset: int, length: int) -> NDArray[np.uint8]:
+        """``length`` bytes from ``offset`` as a fresh, writeable array. Raises as `read_at`."""
+        self._check_range(offset, length)
+        if self._descriptor is not None:
+            return self._read(self._descriptor, offset, length)
+        descriptor = self._reopen()
+        try:
+            return self._read(descriptor, offset, length)
+        finally:
+            os.close(descriptor)
+
+    def check_unchanged(self) -> None:
+        """Raise `LoadError` when size, modification time or inode differ from the opening."""
+        if self._descriptor is None:
+            os.close(self._reopen())
+        elif _Identity.of(self._descriptor) != self._identity:
+            raise self._changed()
+
+    def _check_range(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise LoadError(
+                f"{shown(self.name)}: truncated or damaged: {length} bytes at offset {offset} "
+                f"are not in a file of {self.size} bytes"
+            )
+
+    def _read(self, descriptor: int, offset: int, length: int) -> NDArray[np.uint8]:
+        buffer = np.empty(length, dtype=np.uint8)
+        done = 0
+        while done < length:
+            piece = memoryview(buffer)[done : done + _PREAD_LIMIT]  # type: ignore[arg-type]
+            try:
+                got = os.preadv(descriptor, [piece], offset + done)
+            except OSError as error:
+                raise LoadError(f"{shown(self.name)}: cannot be read: {error.strerror}") from None
+            if got == 0:
+                raise self._changed()
+            done += got
+        return buffer
+
+    def _reopen(self) -> int:
+        descriptor = self._opener()
+        if _Identity.of(descriptor) != self._identity:
+            os.close(descriptor)
+            raise self._changed()
+        return descriptor
+
+    def _changed(self) -> LoadError:
+        return LoadError(f"{shown(self.name)}: changed while it was read; run again")
+
+
+def open_file(path: str) -> File:
+    """The file that the user named; the path may be or contain symbolic links.
+
+    Raises:
+        LoadError: missing, unreadable, or not a regular file.
+    """
+    return File(path, lambda: _open_regular(path, path, _FLAGS, None))
+
+
+class Folder:
+    """A folder that reads stay inside of, whoever renames or links things meanwhile.
+
+    Every component of a relative path is opened by descriptor and without following symbolic
+    links, and ``..`` is refused, which confines as openat2's RESOLVE_BENEATH does. Hard links are
+    accepted. One link is followed: in a Hugging Face hub cache, the files of
+    ``models--*/snapshots/REV`` link into ``blobs`` of the same repository.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path or "."
+        try:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise _cannot_open(self.path, error) from None
+        self._closer = weakref.finalize(self, os.close, self._descriptor)
+        hub = _HUB_SNAPSHOT.fullmatch(os.path.realpath(self.path))
+        self._hub_repo = hub["repo"] if hub else None
+
+    @classmethod
+    def of(cls, path: str) -> Folder:
+        """The folder at ``path``.
+
+        Raises:
+            LoadError: missing, unreadable, or not a folder.
+        """
+        return cls(path)
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor back. Files that are held stay readable."""
+        self._closer()
+
+    def open(self, relative: str, hold: bool = True) -> File:
+        """A file below this folder.
+
+        Args:
+            relative: path with ``/`` between components, as a model file states it.
+            hold: keep the descriptor open between reads.
+
+        Raises:
+            LoadError: the path leaves the folder or goes through a symbolic link, or the file is
+                missing, unreadable, or not a regular file.
+        """
+        parts = _components(relative)
+        name = os.path.join(self.path, relative)
+        return File(name, lambda: self._descend(parts, name), hold)
+
+    def has(self, relative: str) -> bool:
+        """True when `open` would find something of that name."""
+        try:
+            parts = _components(relative)
+            os.stat("/".join(parts), dir_fd=self._descriptor, follow_symlinks=False)
+        except (LoadError, OSError, ValueError):
+            return False
+        return True
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the entries of this folder, sorted."""
+        return tuple(sorted(os.listdir(self._descriptor)))
+
+    def _descend(self, parts: tuple[str, ...], name: str) -> int:
+        current, opened = self._descriptor, -1
+        try:
+            for part in parts[:-1]:
+                following = _open_directory(part, name, current)
+                if opened >= 0:
+                    os.close(opened)
+                current = opened = following
+            blob = self._blob(parts, current)
+            if blob is not None:
+                return blob
+            return _open_regular(parts[-1], name, _FLAGS | os.O_NOFOLLOW, current)
+        finally:
+            if opened >= 0:
+                os.close(opened)
+
+    def _blob(self, parts: tuple[str, ...], parent: int) -> int | None:
+        """Descriptor of the blob that a hub cache entry links to, None for anything else."""
+        if self._hub_repo is None:
+            return None
+        try:
+            link = os.readlink(parts[-1], dir_fd=parent)
+        except OSError:
+            return None
+        folder = os.path.join(os.path.realpath(self.path), *parts[:-1])
+        target = os.path.normpath(os.path.join(folder, link))
+        blobs = os.path.join(self._hub_repo, "blobs")
+        blob = os.path.basename(target)
+        if os.path.dirname(target) != blobs or not _BLOB_NAME.fullmatch(blob):
+            return None
+        directory = _open_directory(blobs, blobs, None)
+        try:
+            return _open_regular(blob, target, _FLAGS | os.O_NOFOLLOW, directory)
+        finally:
+            os.close(directory)
+
+
+def _components(relative: str) -> tuple[str, ...]:
+    parts = tuple(part for part in relative.split("/") if part != ".")
+    bad = not parts or any(part in ("", "..") or "\\" in part or "\0" in part for part in parts)
+    if bad or os.path.isabs(relative):
+        raise LoadError(
+            f"refused to read {shown(relative)!r}: a model may only name files in its own folder"
+        )
+    return parts
+
+
+def _open_directory(path: str, name: str, parent: int | None) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, dir_fd=parent)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(name, error) from None
+
+
+def _open_regular(path: str, name: str, flags: int, parent: int | None) -> int:
+    try:
+        descriptor = os.open(path, flags, dir_fd=parent)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(name, error) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise LoadError(f"{shown(name)}: not a regular file")
+    return descriptor
+
+
+def _cannot_open(name: str, error: OSError | ValueError) -> LoadError:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.ENOENT:
+        return LoadError(f"{shown(name)}: no such file")
+    if code in (errno.ELOOP, errno.EMLINK):
+        return LoadError(f"{shown(name)}: refused to follow a symbolic link out of the folder")
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return LoadError(f"{shown(name)}: cannot be opened: {reason}")
