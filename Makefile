@@ -1,0 +1,44 @@
+# `make demo` and `make test` each work alone on a fresh clone; they are quick the second time.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types contracts format corpus clean
+
+$(VENV)/.base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	$(PIP) torch
+	$(PIP) -e ".[dev]"
+	touch $@
+
+demo: $(VENV)/.base ## lint a deep network that cannot train, then its healthy twin
+	@mkdir -p build
+	@$(BIN)/python -m fixtures.onnx_models bad_deep_relu_xavier build/bad_deep_relu_xavier.onnx
+	@$(BIN)/python -m fixtures.onnx_models good_deep_relu_he build/good_deep_relu_he.onnx
+	@$(BIN)/initlint build/bad_deep_relu_xavier.onnx --exit-zero
+	@$(BIN)/initlint build/good_deep_relu_he.onnx
+
+test: $(VENV)/.dev ## every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build
