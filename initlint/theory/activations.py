@@ -1,0 +1,581 @@
+"""Gaussian moments of every element-wise function: what a layer's activation does to a signal.
+
+For a pre-activation z ~ N(mean, q - mean²) this module gives E[φ], E[φ²], E[φ'²], the cosine
+between two outputs whose inputs have a given cosine, and the gains derived from them
+(Poole et al. 2016, Schoenholz et al. 2017). Positively homogeneous functions have closed forms;
+the others are integrated by Gauss-Legendre panels split at their kinks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from initlint.model.op import Op
+from initlint.theory.gaussian import (
+    Array,
+    erf,
+    hermite_basis,
+    nodes,
+    normal_density,
+    normal_distribution,
+    sigmoid,
+)
+
+Function = Callable[[Array], Array]
+
+_SELU_ALPHA = 1.6732632423543772
+_SELU_SCALE = 1.0507009873554805
+
+LOG_RANGE = 18.0
+"""Outside |ln q| <= 18 the moments are continued as power laws: there every function of the
+vocabulary is its own asymptote (linear, constant, or a power) to better than 1e-3."""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An element-wise function, its derivative and what is known in closed form.
+
+    Attributes:
+        name: for people.
+        function: φ.
+        derivative: φ'.
+        kinks: arguments where φ or φ' jumps (0 is always assumed).
+        slopes: (left, right) slopes when φ is piecewise linear with its only kink at 0.
+        frequency: ω when φ is sin(ωz); a wave has no useful Hermite series once q > 10.
+    """
+
+    name: str
+    function: Function
+    derivative: Function
+    kinks: tuple[float, ...] = ()
+    slopes: tuple[float, float] | None = None
+    frequency: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivationMoments:
+    """Moments of y = φ(z), z ~ N(mean, q - mean²).
+
+    Attributes:
+        log_second: ln E[y²].
+        mean: E[y] / sqrt(E[y²]).
+        log_derivative: ln E[φ'(z)²].
+        derivative_mean: E[φ'(z)]² / E[φ'(z)²].
+        linear: correlation between y and z, both centred.
+        kurtosis: κ = E[y⁴] / E[y²]² - 1.
+        spectrum: Hermite energies a_k² / E[y²] for k = 0 … K, and the remainder.
+    """
+
+    log_second: float
+    mean: float
+    log_derivative: float
+    derivative_mean: float
+    linear: float
+    kurtosis: float
+    spectrum: tuple[float, ...]
+
+    def cosine(self, correlation: float) -> float:
+        """Cosine of two outputs whose centred inputs have this correlation."""
+        c = min(max(correlation, -1.0), 1.0)
+        total, power = 0.0, 1.0
+        for energy in self.spectrum:
+            total += energy * power
+            power *= c
+        return min(max(total, -1.0), 1.0)
+
+
+def _piecewise(name: str, left: float, right: float) -> Activation:
+    return Activation(
+        name,
+        lambda z: np.where(z > 0, right * z, left * z),
+        lambda z: np.where(z > 0, right, left),
+        slopes=(left, right),
+    )
+
+
+def _elu(alpha: float, scale: float, inner: float, name: str) -> Activation:
+    def function(z: Array) -> Array:
+        return scale * np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0) / inner))
+
+    def derivative(z: Array) -> Array:
+        return scale * np.where(z > 0, 1.0, alpha / inner * np.exp(np.minimum(z, 0) / inner))
+
+    return Activation(name, function, derivative)
+
+
+def _gelu_tanh() -> Activation:
+    scale = math.sqrt(2 / math.pi)
+
+    def function(z: Array) -> Array:
+        return 0.5 * z * (1 + np.tanh(scale * (z + 0.044715 * z**3)))
+
+    def derivative(z: Array) -> Array:
+        t = np.tanh(scale * (z + 0.044715 * z**3))
+        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * 0.044715 * z * z)
+
+    return Activation("gelu (tanh)", function, derivative)
+
+
+def _gelu_erf() -> Activation:
+    return Activation(
+        "gelu",
+        lambda z: z * normal_distribution(z),
+        lambda z: normal_distribution(z) + z * normal_density(z),
+    )
+
+
+def _swish(beta: float, name: str) -> Activation:
+    def derivative(z: Array) -> Array:
+        s = sigmoid(beta * z)
+        return s * (1 + beta * z * (1 - s))
+
+    return Activation(name, lambda z: z * sigmoid(beta * z), derivative)
+
+
+def _mish() -> Activation:
+    def derivative(z: Array) -> Array:
+        t = np.tanh(np.logaddexp(0, z))
+        return t + z * (1 - t * t) * sigmoid(z)
+
+    return Activation("mish", lambda z: z * np.tanh(np.logaddexp(0, z)), derivative)
+
+
+def _hard_swish() -> Activation:
+    def derivative(z: Array) -> Array:
+        return np.where(z <= -3, 0.0, np.where(z >= 3, 1.0, (2 * z + 3) / 6))
+
+    return Activation("hard_swish", lambda z: z * np.clip(z + 3, 0, 6) / 6, derivative, (-3.0, 3.0))
+
+
+def _clip(low: float, high: float, name: str, slope: float = 1.0, shift: float = 0.0) -> Activation:
+    kinks = tuple((bound - shift) / slope for bound in (low, high) if math.isfinite(bound))
+    return Activation(
+        name,
+        lambda z: np.clip(slope * z + shift, low, high),
+        lambda z: np.where((slope * z + shift > low) & (slope * z + shift < high), slope, 0.0),
+        kinks,
+    )
+
+
+def _soft_shrink(bound: float) -> Activation:
+    return Activation(
+        "softshrink",
+        lambda z: np.sign(z) * np.maximum(np.abs(z) - bound, 0),
+        lambda z: (np.abs(z) > bound).astype(np.float64),
+        (-bound, bound),
+    )
+
+
+def _hard_shrink(bound: float) -> Activation:
+    return Activation(
+        "hardshrink",
+        lambda z: np.where(np.abs(z) > bound, z, 0.0),
+        lambda z: (np.abs(z) > bound).astype(np.float64),
+        (-bound, bound),
+    )
+
+
+def _thresholded(alpha: float) -> Activation:
+    return Activation(
+        "thresholded_relu",
+        lambda z: np.where(z > alpha, z, 0.0),
+        lambda z: (z > alpha).astype(np.float64),
+        (alpha,),
+    )
+
+
+def _softplus(beta: float) -> Activation:
+    return Activation(
+        "softplus", lambda z: np.logaddexp(0, beta * z) / beta, lambda z: sigmoid(beta * z)
+    )
+
+
+def _snake(alpha: float) -> Activation:
+    return Activation(
+        "snake",
+        lambda z: z + np.sin(alpha * z) ** 2 / alpha,
+        lambda z: 1 + np.sin(2 * alpha * z),
+    )
+
+
+def _number(attrs: Mapping[str, Any], name: str, default: float) -> float:
+    value = attrs.get(name)
+    if value is None:
+        return default
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return default
+    return number if math.isfinite(number) else default
+
+
+_PLAIN: dict[Op, Callable[[], Activation]] = {
+    Op.IDENTITY: lambda: _piecewise("linear", 1.0, 1.0),
+    Op.RELU: lambda: _piecewise("relu", 0.0, 1.0),
+    Op.ABS: lambda: _piecewise("abs", -1.0, 1.0),
+    Op.NEG: lambda: _piecewise("negative", -1.0, -1.0),
+    Op.RELU6: lambda: _clip(0.0, 6.0, "relu6"),
+    Op.QUICK_GELU: lambda: _swish(1.702, "quick_gelu"),
+    Op.MISH: _mish,
+    Op.HARD_SWISH: _hard_swish,
+    Op.SIGMOID: lambda: Activation(
+        "sigmoid", sigmoid, lambda z: sigmoid(z) * sigmoid(-np.asarray(z))
+    ),
+    Op.LOG_SIGMOID: lambda: Activation(
+        "log_sigmoid", lambda z: -np.logaddexp(0, -z), lambda z: sigmoid(-z)
+    ),
+    Op.TANH: lambda: Activation("tanh", np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    Op.SOFTSIGN: lambda: Activation(
+        "softsign", lambda z: z / (1 + np.abs(z)), lambda z: (1 + np.abs(z)) ** -2
+    ),
+    Op.ERF: lambda: Activation(
+        "erf", erf, lambda z: 2 / math.sqrt(math.pi) * np.exp(-np.minimum(z * z, 700))
+    ),
+    Op.ATAN: lambda: Activation("atan", np.arctan, lambda z: 1 / (1 + z * z)),
+    Op.SIN: lambda: Activation("sin", np.sin, np.cos, frequency=1.0),
+    Op.COS: lambda: Activation("cos", np.cos, lambda z: -np.sin(z)),
+    Op.GAUSSIAN: lambda: Activation(
+        "gaussian",
+        lambda z: np.exp(-np.minimum(z * z, 700)),
+        lambda z: -2 * z * np.exp(-np.minimum(z * z, 700)),
+    ),
+    Op.SQUARED_RELU: lambda: Activation(
+        "squared_relu", lambda z: np.maximum(z, 0) ** 2, lambda z: 2 * np.maximum(z, 0)
+    ),
+    Op.SQUARE: lambda: Activation("square", lambda z: z * z, lambda z: 2 * z),
+}
+
+
+@lru_cache(maxsize=256)
+def _build(op: Op, a: float, b: float, word: str) -> Activation | None:
+    if op in (Op.LEAKY_RELU, Op.PRELU):
+        return _piecewise("leaky_relu", a, 1.0)
+    if op is Op.GELU:
+        return _gelu_tanh() if word == "tanh" else _gelu_erf()
+    if op is Op.SILU:
+        return _swish(a, "silu")
+    if op is Op.ELU:
+        return _elu(a, 1.0, 1.0, "elu")
+    if op is Op.CELU:
+        return _elu(a, 1.0, a, "celu") if a > 0 else None
+    if op is Op.SELU:
+        return _elu(_SELU_ALPHA, _SELU_SCALE, 1.0, "selu")
+    if op is Op.SOFTPLUS:
+        return _softplus(a) if a > 0 else None
+    if op is Op.SNAKE:
+        return _snake(a) if a > 0 else None
+    if op is Op.SOFTSHRINK:
+        return _soft_shrink(a)
+    if op is Op.HARDSHRINK:
+        return _hard_shrink(a)
+    if op is Op.THRESHOLDED_RELU:
+        return _thresholded(a)
+    if op in (Op.HARD_TANH, Op.CLIP):
+        return _clip(a, b, str(op)) if a < b else None
+    if op is Op.HARD_SIGMOID:
+        return _clip(0.0, 1.0, "hard_sigmoid", a, b) if a > 0 else None
+    make = _PLAIN.get(op)
+    return make() if make else None
+
+
+_NAMES: dict[Op, tuple[tuple[str, ...], float, tuple[str, ...], float]] = {
+    Op.LEAKY_RELU: (("negative_slope", "alpha"), 0.01, (), 0.0),
+    Op.PRELU: (("negative_slope",), 0.25, (), 0.0),
+    Op.ELU: (("alpha",), 1.0, (), 0.0),
+    Op.CELU: (("alpha",), 1.0, (), 0.0),
+    Op.SILU: (("beta",), 1.0, (), 0.0),
+    Op.SOFTPLUS: (("beta",), 1.0, (), 0.0),
+    Op.SNAKE: (("alpha",), 1.0, (), 0.0),
+    Op.SOFTSHRINK: (("lambd", "bound"), 0.5, (), 0.0),
+    Op.HARDSHRINK: (("lambd", "bound"), 0.5, (), 0.0),
+    Op.THRESHOLDED_RELU: (("alpha", "threshold"), 1.0, (), 0.0),
+    Op.HARD_TANH: (("min", "min_val"), -1.0, ("max", "max_val"), 1.0),
+    Op.CLIP: (("min", "min_val"), -math.inf, ("max", "max_val"), math.inf),
+    Op.HARD_SIGMOID: (("alpha", "slope"), 1 / 6, ("beta", "offset"), 0.5),
+}
+
+
+def activation(op: Op, attrs: Mapping[str, Any] | None = None) -> Activation | None:
+    """The element-wise function of an operator; None when theory does not know it.
+
+    Attributes that are missing take the framework's default (PyTorch's where they differ: a
+    PReLU starts at 0.25, HardSigmoid at z/6 + 1/2).
+    """
+    attrs = attrs or {}
+    first, a, second, b = _NAMES.get(op, ((), 0.0, (), 0.0))
+    for name in reversed(first):
+        a = _number(attrs, name, a)
+    for name in reversed(second):
+        b = _number(attrs, name, b)
+    word = str(attrs.get("approximate", "")) if op is Op.GELU else ""
+    return _build(op, a, b, word)
+
+
+def _homogeneous_moments(left: float, right: float, log_q: float) -> ActivationMoments:
+    """Closed form for φ(z) = right·z⁺ + left·z⁻ and a centred z.
+
+    φ(z) = s z + t |z| with s, t half the sum and difference of the slopes, so E[φ²] =
+    (s² + t²) q, and the cosine is s² c + t² k(c) over s² + t², where k(c) =
+    2/π (sqrt(1-c²) + c asin c) is the cosine map of |z| (Cho & Saul 2009).
+    """
+    s, t = 0.5 * (right + left), 0.5 * (right - left)
+    second = s * s + t * t
+    if second == 0:
+        return ActivationMoments(-math.inf, 0.0, -math.inf, 0.0, 0.0, 0.0, ())
+    fourth = 3 * 0.5 * (right**4 + left**4)
+    return ActivationMoments(
+        log_second=log_q + math.log(second),
+        mean=t * math.sqrt(2 / math.pi) / math.sqrt(second),
+        log_derivative=math.log(second),
+        derivative_mean=s * s / second,
+        linear=s / math.sqrt(second - t * t * 2 / math.pi),
+        kurtosis=fourth / (second * second) - 1,
+        spectrum=(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Homogeneous(ActivationMoments):
+    """Moments of a piecewise linear function: its cosine map has a closed form."""
+
+    odd: float = 1.0
+
+    def cosine(self, correlation: float) -> float:
+        c = min(max(correlation, -1.0), 1.0)
+        even = 2 / math.pi * (math.sqrt(max(1 - c * c, 0.0)) + c * math.asin(c))
+        return self.odd * c + (1 - self.odd) * even
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave(ActivationMoments):
+    """Moments of sin(z): E[sin a sin b] = e^-q sinh(qc), exact at any q."""
+
+    log_q: float = 0.0
+
+    def cosine(self, correlation: float) -> float:
+        q = math.exp(min(self.log_q, 50.0))
+        c = min(max(correlation, -1.0), 1.0)
+        upper = math.exp(-q * (1 - c)) - math.exp(-q * (1 + c))
+        return upper / -math.expm1(-2 * q) if q > 0 else c
+
+
+def _wave_moments(log_q: float) -> ActivationMoments:
+    q = math.exp(min(log_q, 50.0))
+    second = -0.5 * math.expm1(-2 * q)
+    derivative = 1 - second
+    return _Wave(
+        log_second=math.log(second) if q > 1e-300 else log_q,
+        mean=0.0,
+        log_derivative=math.log(derivative),
+        derivative_mean=math.exp(-q) / derivative,
+        linear=min(math.sqrt(q * math.exp(-q) / second), 1.0) if q > 1e-300 else 1.0,
+        kurtosis=max((3 - 4 * math.exp(-2 * q) + math.exp(-8 * q)) / 8 / second**2 - 1, 0.0)
+        if q > 1e-3
+        else 2.0,
+        spectrum=(),
+        log_q=log_q,
+    )
+
+
+def _integrate(function: Activation, scale: float, mean: float) -> ActivationMoments | None:
+    """Moments by quadrature for z = mean + scale·x, x ~ N(0, 1)."""
+    centre = round(min(max(-mean / scale, -9.0), 9.0), 9)
+    breaks = tuple(
+        round((kink - mean) / scale, 9) for kink in function.kinks if abs(kink - mean) < 9.0 * scale
+    )
+    x, weight = nodes(centre, breaks)
+    z = mean + scale * x
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        y = function.function(z)
+        slope = function.derivative(z)
+        first, second = float(weight @ y), float(weight @ (y * y))
+        derivative = float(weight @ (slope * slope))
+        fourth = float(weight @ (y * y) ** 2)
+    if not (math.isfinite(second) and math.isfinite(derivative)):
+        return None
+    if second <= 0:
+        return ActivationMoments(-math.inf, 0.0, _log(derivative), 0.0, 0.0, 0.0, ())
+    coefficients = hermite_basis(centre, breaks) @ y
+    energies = coefficients**2 / second
+    rest = max(1.0 - float(energies.sum()), 0.0)
+    variance = max(second - first * first, 1e-300)
+    return ActivationMoments(
+        log_second=math.log(second),
+        mean=first / math.sqrt(second),
+        log_derivative=_log(derivative),
+        derivative_mean=float(weight @ slope) ** 2 / derivative if derivative > 0 else 0.0,
+        linear=min(max(float(coefficients[1]) / math.sqrt(variance), -1.0), 1.0),
+        kurtosis=fourth / (second * second) - 1 if math.isfinite(fourth) else math.inf,
+        spectrum=(*(float(energy) for energy in energies), rest),
+    )
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf
+
+
+@lru_cache(maxsize=20_000)
+def _moments(function: Activation, log_q: float, mean: float) -> ActivationMoments | None:
+    """`moments` at rounded arguments; ``mean`` is the mean in units of the rms."""
+    if function.slopes is not None and mean == 0:
+        left, right = function.slopes
+        plain = _homogeneous_moments(left, right, log_q)
+        s, t = 0.5 * (right + left), 0.5 * (right - left)
+        odd = s * s / (s * s + t * t) if s or t else 1.0
+        return _Homogeneous(
+            plain.log_second,
+            plain.mean,
+            plain.log_derivative,
+            plain.derivative_mean,
+            plain.linear,
+            plain.kurtosis,
+            (),
+            odd,
+        )
+    if function.frequency == 1.0 and mean == 0:
+        return _wave_moments(log_q)
+    if function.slopes is not None:
+        found = _integrate(function, math.sqrt(1 - mean * mean), mean)
+        return _shift(found, log_q, 0.0) if found else None
+    if abs(log_q) <= LOG_RANGE:
+        rms = math.exp(0.5 * log_q)
+        return _integrate(function, rms * math.sqrt(1 - mean * mean), rms * mean)
+    edge = math.copysign(LOG_RANGE, log_q)
+    inner = _moments(function, edge - math.copysign(1.0, log_q), mean)
+    outer = _moments(function, edge, mean)
+    if inner is None or outer is None or not math.isfinite(outer.log_second):
+        return outer
+    beyond = abs(log_q) - LOG_RANGE
+    return _shift(
+        outer,
+        beyond * (outer.log_second - inner.log_second),
+        beyond * (outer.log_derivative - inner.log_derivative),
+    )
+
+
+def _shift(moments: ActivationMoments, second: float, derivative: float) -> ActivationMoments:
+    return ActivationMoments(
+        moments.log_second + second,
+        moments.mean,
+        moments.log_derivative + (0.0 if math.isnan(derivative) else derivative),
+        moments.derivative_mean,
+        moments.linear,
+        moments.kurtosis,
+        moments.spectrum,
+    )
+
+
+def moments(function: Activation, log_q: float, mean: float = 0.0) -> ActivationMoments | None:
+    """All moments of φ(z) for z with ln E[z²] = ``log_q`` and mean ``mean``·rms.
+
+    None where they do not exist in double precision. A signal that is exactly zero
+    (``log_q = -inf``) gives φ(0) and φ'(0).
+    """
+    if math.isnan(log_q) or math.isnan(mean):
+        return None
+    if log_q == -math.inf:
+        return _at_zero(function)
+    if log_q == math.inf:
+        return None
+    share = min(max(round(mean, 6), -0.999999), 0.999999)
+    return _moments(function, round(log_q, 6), share if abs(share) > 1e-3 else 0.0)
+
+
+def _at_zero(function: Activation) -> ActivationMoments:
+    origin = np.zeros(1)
+    y = float(function.function(origin)[0])
+    slope = float(function.derivative(origin)[0])
+    second = _log(y * y)
+    return ActivationMoments(
+        second,
+        math.copysign(1.0, y) if y else 0.0,
+        _log(slope * slope),
+        1.0 if slope else 0.0,
+        0.0,
+        0.0,
+        (1.0,) if y else (),
+    )
+
+
+def _required(op: Op, attrs: Mapping[str, Any] | None) -> Activation:
+    found = activation(op, attrs)
+    if found is None:
+        raise ValueError(f"no moments are known for the operator {op}")
+    return found
+
+
+def _at(op: Op, attrs: Mapping[str, Any] | None, q: float, mean: float) -> ActivationMoments:
+    if q <= 0:
+        raise ValueError("q is a second moment and must be positive")
+    found = moments(_required(op, attrs), math.log(q), mean / math.sqrt(q))
+    if found is None:
+        raise ValueError(f"the moments of {op} at q = {q:g} exceed double precision")
+    return found
+
+
+def second_moment(
+    op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0, mean: float = 0.0
+) -> float:
+    """E[φ(z)²] for z ~ N(mean, q - mean²).
+
+    Raises:
+        ValueError: the operator is not an element-wise function, or q is not positive.
+    """
+    return math.exp(_at(op, attrs, q, mean).log_second)
+
+
+def first_moment(
+    op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0, mean: float = 0.0
+) -> float:
+    """E[φ(z)] for z ~ N(mean, q - mean²). Raises as `second_moment`."""
+    found = _at(op, attrs, q, mean)
+    return found.mean * math.exp(0.5 * found.log_second)
+
+
+def derivative_moment(
+    op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0, mean: float = 0.0
+) -> float:
+    """E[φ'(z)²] for z ~ N(mean, q - mean²). Raises as `second_moment`."""
+    return math.exp(_at(op, attrs, q, mean).log_derivative)
+
+
+def correlation_map(
+    op: Op, attrs: Mapping[str, Any] | None = None, c: float = 0.0, q: float = 1.0
+) -> float:
+    """Cosine between φ(z₁) and φ(z₂), centred inputs of cosine c. Raises as `second_moment`."""
+    return _at(op, attrs, q, 0.0).cosine(c)
+
+
+def forward_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
+    """g_f = 1/sqrt(E[φ²]) at q = 1: with std = g_f/sqrt(fan_in) a layer keeps q = 1."""
+    return second_moment(op, attrs) ** -0.5
+
+
+def backward_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
+    """g_b = 1/sqrt(E[φ'²]) at q = 1: with std = g_b/sqrt(fan_out) a layer keeps gradients."""
+    return derivative_moment(op, attrs) ** -0.5
+
+
+def standardised_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
+    """1/Std[φ] at q = 1: the gain of weight-standardised layers (Brock et al. 2021, NFNet)."""
+    found = _at(op, attrs, 1.0, 0.0)
+    return (math.exp(found.log_second) * (1 - found.mean**2)) ** -0.5
+
+
+def slope(op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0) -> float:
+    """λ = d ln E[φ²] / d ln q: above 1, an error of scale grows from layer to layer."""
+    step = 1e-2
+    up = _at(op, attrs, q * math.exp(step), 0.0).log_second
+    down = _at(op, attrs, q * math.exp(-step), 0.0).log_second
+    return (up - down) / (2 * step)
+
+
+def kurtosis(op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0) -> float:
+    """κ = E[φ⁴]/E[φ²]² - 1: scatter of ln q over draws of the weights is κ/width per layer."""
+    return _at(op, attrs, q, 0.0).kurtosis
