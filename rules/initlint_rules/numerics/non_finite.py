@@ -1,0 +1,122 @@
+"""non-finite: NaN or infinity among the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from initlint.api import Context, Finding, Fix, Layer, Need, Param, Role, Rule, Severity, Stage
+
+
+class NonFinite(Rule):
+    """A parameter or buffer holds NaN or infinity.
+
+    What it does
+    ------------
+    Counts NaN and infinite elements of every floating parameter and buffer.
+
+    Why is this bad
+    ---------------
+    One NaN spreads to every output that depends on it, and to every gradient. The usual causes are
+    a parameter left at `torch.empty` (a new head, a module without `reset_parameters` that was
+    built on the meta device), a log or division in a hand-written initialiser, and overflow when a
+    checkpoint was cast to half precision.
+
+    How it decides
+    --------------
+    Exact: at least one element is not finite. Always an error.
+
+    What it does not flag
+    ---------------------
+    Minus infinity in a mask or bias table (a causal attention mask, a logit mask): an additive
+    table, not trainable or not a weight, whose non-finite elements are all minus infinity.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+            with torch.no_grad():
+                net[0].weight[3, 5] = float("nan")
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+            nn.init.kaiming_normal_(net[0].weight, nonlinearity="relu")
+            return net
+
+    References
+    ----------
+    - transformers issue 46002: heads missing from a checkpoint came back as NaN in half precision.
+    - rules catalogue NUM951.
+    """
+
+    code = "NUM951"
+    name = "non-finite"
+    needs = frozenset({Need.WEIGHTS})
+    stages = frozenset(Stage)
+    folds = ("uninitialised-memory", "forward-drift", "variance-profile")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per parameter with non-finite elements."""
+        for layer, param in context.model.graph.params:
+            if param.tied_to is None:
+                yield from self._param(context, layer, param)
+        for param in context.model.loose:
+            yield from self._param(context, None, param)
+
+    def _param(self, context: Context, layer: Layer | None, param: Param) -> Iterator[Finding]:
+        moments = context.measures.moments(param)
+        if moments is None or not moments.non_finite or _is_mask(context, param):
+            return
+        values = context.measures.read(param).reshape(-1)
+        bad = np.flatnonzero(~np.isfinite(values))
+        index = np.unravel_index(int(bad[0]), param.shape) if param.shape else ()
+        kinds = " and ".join(
+            f"{count:,} {kind}"
+            for count, kind in ((moments.nan, "NaN"), (moments.inf, "infinite"))
+            if count
+        )
+        place = ", ".join(str(int(axis)) for axis in index)
+        yield Finding(
+            severity=Severity.ERROR,
+            layer=layer.id if layer else param.name,
+            param=param.name,
+            message=f"{kinds} of {moments.count:,} values of {param.name} are not finite",
+            evidence={
+                "nan": moments.nan,
+                "inf": moments.inf,
+                "count": moments.count,
+                "first_index": [int(axis) for axis in index],
+                "dtype": param.dtype,
+            },
+            why="a non-finite weight makes every output and gradient that depends on it non-finite",
+            measured=f"{kinds}, first at [{place}]",
+            expected="finite numbers",
+            fix=Fix("reinitialise", params=(param.key,), code=_advice(layer, param)),
+        )
+
+
+def _is_mask(context: Context, param: Param) -> bool:
+    """An additive table of which only minus infinity is not finite (a logit mask)."""
+    if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.BIAS, Role.GAIN):
+        return False
+    values = context.measures.read(param)
+    return bool(np.all(np.isneginf(values[~np.isfinite(values)])))
+
+
+def _advice(layer: Layer | None, param: Param) -> str:
+    owner = layer.id if layer else param.name
+    return f"re-initialise {owner}: call its reset_parameters(), or load the tensor again"

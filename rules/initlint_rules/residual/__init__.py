@@ -1,0 +1,1 @@
+"""Residual branches and depth."""

@@ -1,0 +1,1 @@
+"""Scale of the weights against the activation they feed."""

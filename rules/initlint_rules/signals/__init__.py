@@ -1,0 +1,1 @@
+"""Signals that a run of the model measured."""

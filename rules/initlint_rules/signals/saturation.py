@@ -1,0 +1,138 @@
+"""saturation: bounded activations that sit on their flat ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initlint.api import (
+    SATURATING,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    OutputStats,
+    Rule,
+    Severity,
+    Stage,
+)
+
+LEVELS = ((0.7, Severity.ERROR), (0.3, Severity.WARNING))
+"""Share of elements with slope below 6 % of the peak. With a share f saturated the mean squared
+slope is at most about 1-f of its peak: at f = 0.7 the gradient variance falls to 0.3 a layer, and
+a tanh pre-activation N(0, q) reaches f = 0.3 at sqrt(q) = 2.0, f = 0.7 at 5.4 (|z| > 2.09)."""
+
+
+class Saturation(Rule):
+    """Most outputs of a tanh or sigmoid layer lie on its flat ends.
+
+    What it does
+    ------------
+    Measures, on the probe, the share of elements of each bounded activation at which its slope is
+    below 6 % of the peak.
+
+    Why is this bad
+    ---------------
+    A saturated unit passes almost no gradient. Weights that are too large for their fan_in (N(0, 1),
+    a gain meant for another activation) push every unit there at the first step.
+
+    How it decides
+    --------------
+    Above 30 % warning, above 70 % error, on hidden layers of a fresh model.
+
+    What it does not flag
+    ---------------------
+    Gates (outputs that multiply another signal), the output layer, attention masks, quantisation
+    and binary nets, layers of trained models.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
+            )
+            nn.init.normal_(net[2].weight, std=1.0)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)
+            )
+            nn.init.xavier_normal_(net[2].weight)
+            return net
+
+    References
+    ----------
+    - Glorot, Bengio 2010, Understanding the difficulty of training deep feedforward neural networks.
+    - rules catalogue PRB104.
+    """
+
+    code = "PRB104"
+    name = "saturation"
+    needs = frozenset({Need.GRAPH, Need.PROBE})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names all saturated layers."""
+        if context.probe is None:
+            return
+        found: list[tuple[Severity, float, Layer, OutputStats]] = []
+        for layer in context.model.graph.order:
+            stats = context.probe.outputs.get(layer.id)
+            if layer.op not in SATURATING or stats is None or not _hidden(context, layer):
+                continue
+            share = stats.saturated_share
+            severity = next((level for bound, level in LEVELS if share > bound), None)
+            if severity is not None and _drawn(context, layer):
+                found.append((severity, share, layer, stats))
+        if not found:
+            return
+        severity, share, layer, stats = max(found, key=lambda item: (item[0].rank, item[1]))
+        feeding = [
+            producer.id for producer in context.model.graph.effective_producers(layer.id)
+        ]
+        others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
+        yield Finding(
+            severity=severity,
+            layer=layer.id,
+            layers=tuple(item[2].id for item in found),
+            culprits=tuple(feeding) + tuple(item[2].id for item in found),
+            message=f"{share:.0%} of the {layer.op} outputs of {layer.id} are saturated{others}",
+            evidence={"saturated_share": share, "rms": stats.rms, "rows": stats.rows},
+            why="where the activation is flat its gradient is near zero: these units hardly learn",
+            measured=f"{share:.0%} of elements with slope below 6 % of the peak",
+            expected="below 30 %",
+            fix=Fix(
+                "rescale",
+                code=f"scale the weights of {', '.join(feeding) or layer.id} to "
+                f"torch.nn.init.calculate_gain('{layer.op}') / sqrt(fan_in)",
+            ),
+        )
+
+
+def _hidden(context: Context, layer: Layer) -> bool:
+    """Neither a gate nor an output: some later layer reads it as a signal."""
+    consumers = context.model.graph.effective_consumers(layer.id)
+    if not consumers or context.model.graph.is_head(layer.id):
+        return False
+    return not any(consumer.op is Op.MUL for consumer in consumers)
+
+
+def _drawn(context: Context, layer: Layer) -> bool:
+    """The layers that feed it are not trained."""
+    return not any(
+        context.measures.stage(param) is Stage.TRAINED
+        for producer in context.model.graph.effective_producers(layer.id)
+        for param in producer.params
+    )
