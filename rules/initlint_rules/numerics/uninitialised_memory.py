@@ -81,7 +81,6 @@ class UninitialisedMemory(Rule):
     ----------
     - pytorch issue 90465, transformers issues 45050 and 30953: parameters materialised by
       `to_empty` and never initialised.
-    - rules catalogue NUM954.
     """
 
     code = "NUM954"

@@ -26,17 +26,17 @@ from initlint.api import (
 
 ORTHOGONAL = 5e-3
 """Largest ||W W^T - g^2 I|| / g^2 of a block that counts as orthogonal: 4e-7 in float32, up to
-8e-4 after rounding to bfloat16, 0.18 and more for a Gaussian (rules catalogue B.5)."""
+8e-4 after rounding to bfloat16, 0.18 and more for a Gaussian."""
 
 VANISHING = ((-7.2, Severity.ERROR), (-4.0, Severity.WARNING))
 """Decades of gradient over the sequence: 2^-24 = 10^-7.2 is a float32 rounding error of the
-gradient of the last step; -4 is where SGD learned nothing (rules catalogue F.4)."""
+gradient of the last step; -4 is where SGD learned nothing."""
 
 EXPLODING = ((3.0, Severity.ERROR), (1.5, Severity.WARNING))
-"""Above +1.5 decades ReLU nets no longer trained, above +3 nothing did (F.4, REC401)."""
+"""Above +1.5 decades ReLU nets no longer trained, above +3 nothing did in the same experiment."""
 
 SATURATED = ((0.7, Severity.ERROR), (0.3, Severity.WARNING))
-"""Share of gate and cell units whose slope is below 6 % of its peak (rules catalogue PRB104)."""
+"""Share of gate and cell units whose slope is below 6 % of its peak."""
 
 
 class RecurrentNotOrthogonal(Rule):
@@ -97,7 +97,6 @@ class RecurrentNotOrthogonal(Rule):
     - Saxe, McClelland, Ganguli 2013, Exact solutions to the nonlinear dynamics of learning.
     - Le, Jaitly, Hinton 2015, A simple way to initialize recurrent networks of rectified linear
       units.
-    - rules catalogue REC401, REC406.
     """
 
     code = "REC406"

@@ -20,8 +20,7 @@ from initlint.api import (
 )
 
 LEVELS = ((0.9, Severity.ERROR), (0.5, Severity.WARNING), (0.2, Severity.INFO))
-"""Share of silent units: at 0.9 a tenth of the width is left, at 0.5 half (rules catalogue
-PRB103; engineering choices, applied to the excess over chance)."""
+"""Share of silent units: at 0.9 a tenth of the width is left, at 0.5 half."""
 
 MIN_ROWS = 16
 """Rows needed to judge: a unit that fires on half of independent rows is silent on all of 16 with
@@ -81,7 +80,6 @@ class DeadRelu(Rule):
     References
     ----------
     - Lu, Shin, Su, Karniadakis 2019, Dying ReLU and initialization.
-    - rules catalogue PRB103.
     """
 
     code = "PRB103"
@@ -114,9 +112,7 @@ class DeadRelu(Rule):
         severity = Severity.INFO if context.stage is Stage.TRAINED else worst[0]
         _, share, layer, stats = worst
         chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
-        feeding = [
-            producer.id for producer in context.model.graph.effective_producers(layer.id)
-        ]
+        feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,

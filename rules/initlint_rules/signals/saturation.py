@@ -34,8 +34,8 @@ class Saturation(Rule):
 
     Why is this bad
     ---------------
-    A saturated unit passes almost no gradient. Weights that are too large for their fan_in (N(0, 1),
-    a gain meant for another activation) push every unit there at the first step.
+    A saturated unit passes almost no gradient. Weights that are too large for their fan_in (N(0,
+    1), a gain meant for another activation) push every unit there at the first step.
 
     How it decides
     --------------
@@ -74,8 +74,8 @@ class Saturation(Rule):
 
     References
     ----------
-    - Glorot, Bengio 2010, Understanding the difficulty of training deep feedforward neural networks.
-    - rules catalogue PRB104.
+    - Glorot, Bengio 2010, Understanding the difficulty of training deep feedforward neural
+      networks.
     """
 
     code = "PRB104"
@@ -99,9 +99,7 @@ class Saturation(Rule):
         if not found:
             return
         severity, share, layer, stats = max(found, key=lambda item: (item[0].rank, item[1]))
-        feeding = [
-            producer.id for producer in context.model.graph.effective_producers(layer.id)
-        ]
+        feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
