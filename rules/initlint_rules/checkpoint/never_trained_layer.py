@@ -26,7 +26,7 @@ from initlint.api import (
 
 MIN_UNIFORM = 256
 """Elements a uniform draw needs: the largest of n lies within 12/n of the bound with probability
-1 - e^-12, so n = 256 pins the bound to 5 %, and a single optimizer step moves about n*step/(2*bound)
+1 - e^-12, so n = 256 pins the bound to 5 %, and one optimizer step moves about n*step/(2*bound)
 weights outside: 1e-4 already put 47 of 65,536 there."""
 
 MIN_NORMAL = 4096
@@ -56,13 +56,13 @@ class NeverTrainedLayer(Rule):
     Why is this bad
     ---------------
     The layer was never loaded (a renamed prefix, a new head that nobody fine-tuned), never received
-    a gradient, or was left out of the optimizer. The checkpoint runs, and its predictions are partly
-    random.
+    a gradient, or was left out of the optimizer. The checkpoint runs, and its predictions are
+    partly random.
 
     How it decides
     --------------
-    Uniform schemes: every value lies within the scheme's bound, and the largest comes within 12/n of
-    it; one optimizer step of 1e-4 breaks this. Normal schemes: standard deviation within four
+    Uniform schemes: every value lies within the scheme's bound, and the largest comes within 12/n
+    of it; one optimizer step of 1e-4 breaks this. Normal schemes: standard deviation within four
     standard errors of a named scheme, and kurtosis, skewness, row norms and the largest singular
     value as for independent draws; this is weaker (a low-rank update is invisible) and is said so.
     A bias, where there is one, must be at its initial value too. A module of which nine tenths are
