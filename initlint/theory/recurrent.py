@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.model import Op
+from initlint.model import Layer, Op, Param, Role
 
 Array = NDArray[Any]
 
@@ -203,3 +203,56 @@ def simulate(
                 squares.append(float(np.mean(cell.h**2)))
     saturated = float(np.mean(cell.slopes)) if cell.slopes else 0.0
     return RecurrentResponse(tuple(decades), saturated, float(np.sqrt(np.mean(squares))))
+
+
+_GATES: Mapping[Op, tuple[str, ...]] = {
+    Op.RNN: ("",),
+    Op.LSTM: ("input", "forget", "cell", "output"),
+    Op.GRU: ("reset", "update", "new"),
+}
+
+
+def recurrent_weights(
+    layer: Layer, direction: int, read: Callable[[Param], Array]
+) -> RecurrentWeights | None:
+    """Gather one direction of a layer for `simulate`.
+
+    Args:
+        layer: an RNN, LSTM or GRU layer with one `Param` per gate.
+        direction: 0 forward, 1 backward.
+        read: reads a parameter, e.g. ``Measures.read``.
+
+    Returns:
+        None when a gate is missing, shapes disagree (a projected LSTM), or the cell uses
+        activations other than the standard ones.
+    """
+    here = [param for param in layer.params if param.direction == direction]
+
+    def blocks(role: Role) -> dict[str, Param]:
+        return {param.gate or "": param for param in here if param.role is role}
+
+    gates = _GATES[layer.op]
+    inputs, recurrent = blocks(Role.WEIGHT), blocks(Role.RECURRENT_WEIGHT)
+    if set(inputs) != set(gates) or set(recurrent) != set(gates):
+        return None
+    hidden = recurrent[gates[0]].shape[0]
+    if any(recurrent[gate].shape != (hidden, hidden) for gate in gates):
+        return None
+    if any(param.tensor is None for param in here):
+        return None
+    activation = str(layer.attrs.get("nonlinearity", "tanh")).lower()
+    if activation not in ("tanh", "relu") or layer.attrs.get("custom_activations"):
+        return None
+    biases = {gate: np.zeros(hidden) for gate in gates}
+    for role in (Role.BIAS, Role.RECURRENT_BIAS):
+        for gate, param in blocks(role).items():
+            if gate in biases:
+                biases[gate] = biases[gate] + read(param).astype(np.float64)
+    return RecurrentWeights(
+        layer.op,
+        {gate: read(inputs[gate]).astype(np.float64) for gate in gates},
+        {gate: read(recurrent[gate]).astype(np.float64) for gate in gates},
+        biases,
+        activation,
+        reset_after=bool(layer.attrs.get("reset_after", True)),
+    )
