@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.load.files import File, shown
+from initlint.load.files import shown
 from initlint.model import LoadError
 
 Array = NDArray[Any]
@@ -132,7 +132,8 @@ def _packed_table(dtype: str) -> Array:
     values = _narrow_values(dtype)
     shifts = np.arange(0, 8, width)
     codes = (np.arange(256)[:, None] >> shifts[None, :]) & ((1 << width) - 1)
-    return values[codes].astype(np.float32)
+    table: Array = values[codes].astype(np.float32)
+    return table
 
 
 def _narrow_values(dtype: str) -> Array:
@@ -197,6 +198,24 @@ def _span(dtype: str, start: int, stop: int) -> tuple[int, int, int]:
     return first, last - first, start - first * 8 // width
 
 
+class Readable(Protocol):
+    """Stored bytes that can be read at any offset: a file, a member of an archive."""
+
+    @property
+    def name(self) -> str:
+        """How messages name it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        ...
+
+    def read_array(self, offset: int, length: int) -> Bytes:
+        """``length`` bytes from ``offset``; raises `LoadError` where there are fewer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FileSource:
     """Elements stored one after the other in a file (a `initlint.model.Source`).
@@ -211,7 +230,7 @@ class FileSource:
         LoadError: when built, if the file is too short to hold them.
     """
 
-    file: File
+    file: Readable
     offset: int
     dtype: str
     count: int
