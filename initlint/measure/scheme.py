@@ -1,0 +1,299 @@
+"""Scheme identification: which initialisation a tensor is compatible with."""
+
+from __future__ import annotations
+
+from math import isfinite, log, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initlint.measure.candidates import Candidate, candidates, round_number
+from initlint.measure.families import LEAST, REFERENCES, Fit, fit
+from initlint.measure.moments import array_moments
+from initlint.measure.precision import effective_dtype, is_float, is_quantised, unit_roundoff
+from initlint.measure.result import Family, Identification, Match, Moments
+from initlint.measure.structure import constant, sparsity_per_column, structure
+from initlint.measure.symmetry import duplicate_units
+from initlint.measure.tables import table
+from initlint.model import BUFFERS, Layer, Param, Role
+
+Array = NDArray[Any]
+
+SCALE_SIGMAS = 4.0
+SCALE_SLACK = {"float64": 0.005, "float32": 0.005, "float16": 0.01, "bfloat16": 0.01}
+"""A scheme survives while ``|ln(s/s_pred)| <= 4 SE + slack``. The slack is the disagreement between
+implementations (epsilon of a folded normaliser, 0.8796 against 0.88) and, in half precision, the
+rounding of the values."""
+
+BOUND_DRAWS = 12.0
+"""The largest of n uniform draws is below ``b (1 - 12/n)`` with probability e^-12."""
+
+OUTLIER_SIGMAS = 8.0
+"""P(|z| > 8) = 1.2e-15: no draw of a normal is out there."""
+
+OUTLIER_SHARE = 0.01
+"""Share of impossible values that may be set aside before the rest is judged; samplers that clamp
+leave 6e-8 (float32) to 2e-3 (bfloat16) of them."""
+
+SERIES_MOST = 3
+"""A scheme with a free integer (GPT-2's depth) that leaves more members than this names none: n is
+too small to tell its members apart, so any scale would find some."""
+
+_NO_FAMILY = frozenset({Role.SLOPE, Role.INITIAL_STATE}) | BUFFERS
+
+
+def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Identification:
+    """Which initialisation schemes a parameter is compatible with.
+
+    Exact structures first, then analytic tables, then the likeliest family (uniform, normal,
+    normal cut at ±2σ) if the tensor passes every test of independent identical draws, then the
+    named schemes of that family whose scale is within sampling error:
+    ``|ln(s/s_pred)| <= 4 sqrt((κ-1)/(4n)) + slack``, and for uniforms ``max|w|`` within
+    ``[b(1 - 12/n), b]``. Schemes that n values cannot tell apart are all named. Rare gains are
+    looked at only where no common scheme fits, wrong fans and depth-scaled ones only where no
+    true fan does.
+
+    Rows of zeros (padding), repeated rows (ICNR, mirrored or cloned units) and impossible outliers
+    (a clamping sampler) are set aside before the rest is judged. Fewer than 64 values, quantised
+    grids and 8-bit floats have no family; their exact structures are still named.
+
+    Args:
+        layer: the layer that reads the parameter.
+        param: the parameter; ``shape``, ``role``, ``packed`` and ``module`` decide the candidates.
+        array: its values in canonical orientation.
+        moments: moments of the same values.
+    """
+    n = moments.count
+    if n == 0 or moments.non_finite == n:
+        return Identification(Family.UNKNOWN)
+    exact = _exact(layer, param, array, moments)
+    if exact is not None:
+        family, match = exact
+        return Identification(family, (match,), n, 0.0, moments.std)
+    error = _std_error(moments.kurtosis, n)
+    unknown = Identification(Family.UNKNOWN, (), n, error, moments.std)
+    if moments.non_finite or n < LEAST or param.role in _NO_FAMILY:
+        return unknown
+    if param.quantised or not is_float(param.dtype) or is_quantised(array):
+        return unknown
+    dtype = effective_dtype(array, param.dtype)
+    matrix = _has_units(param) and array.ndim >= 2
+    found = _random(layer, param, array, moments, dtype, matrix)
+    if found is not None:
+        return found
+    for rest in _without_special(array, moments, dtype, matrix):
+        found = _random(layer, param, rest, array_moments(rest), dtype, matrix)
+        if found is not None:
+            return found
+    return _sparse(layer, param, array, moments, dtype) or unknown
+
+
+def _exact(
+    layer: Layer, param: Param, array: Array, moments: Moments
+) -> tuple[Family, Match] | None:
+    found = constant(moments) if not moments.non_finite else None
+    if found is None and not moments.non_finite:
+        if _has_units(param):
+            found = structure(layer, param, array, moments.zeros)
+        if found is None and param.role not in BUFFERS:
+            match = table(array, moments, unit_roundoff(param.dtype))
+            found = (Family.DETERMINISTIC, match) if match else None
+    return found
+
+
+def _has_units(param: Param) -> bool:
+    return param.role in (
+        Role.WEIGHT,
+        Role.RECURRENT_WEIGHT,
+        Role.PROJECTION,
+        Role.TABLE,
+        Role.OTHER,
+    )
+
+
+def _std_error(kurtosis: float, n: int) -> float:
+    """Relative standard error of a standard deviation of n values: ``sqrt((κ-1)/(4n))``."""
+    return sqrt(max(kurtosis - 1.0, 0.0) / (4.0 * n)) if n and isfinite(kurtosis) else 0.0
+
+
+def _random(
+    layer: Layer, param: Param, array: Array, moments: Moments, dtype: str, matrix: bool
+) -> Identification | None:
+    if moments.count < LEAST or moments.std == 0.0:
+        return None
+    fitted = fit(array, moments, matrix)
+    if fitted.family is Family.UNKNOWN:
+        return None
+    n = moments.count
+    kurtosis = REFERENCES[fitted.family].kurtosis
+    error = _std_error(kurtosis, n)
+    uniform = fitted.family is Family.UNIFORM
+    bound = max(moments.max - fitted.centre, fitted.centre - moments.min) if uniform else 0.0
+    if fitted.centre:
+        matches = _off_centre(fitted, moments, error, dtype)
+    else:
+        matches = _named(layer, param, fitted, moments, dtype)
+    return Identification(fitted.family, matches, n, error, moments.std, bound)
+
+
+def _named(
+    layer: Layer, param: Param, fitted: Fit, moments: Moments, dtype: str
+) -> tuple[Match, ...]:
+    found: dict[int, dict[tuple[str, str], Match]] = {0: {}, 1: {}, 2: {}}
+    for candidate in candidates(layer, param):
+        if _survives(candidate, fitted, moments, dtype):
+            match = candidate.match
+            found[candidate.tier].setdefault((match.scheme, match.fan), match)
+    for tier in (0, 1):
+        matches = tuple(found[tier].values())
+        if matches:
+            return matches
+    series = [match for match in found[2].values() if match.fan == "depth"]
+    dropped = series if len(series) > SERIES_MOST else []
+    rare = tuple(match for match in found[2].values() if match not in dropped)
+    return rare + _rounded(fitted, moments, dtype)
+
+
+def _survives(candidate: Candidate, fitted: Fit, moments: Moments, dtype: str) -> bool:
+    predicted = candidate.match.std
+    if predicted <= 0.0:
+        return False
+    for family in fitted.alternatives:
+        if family not in candidate.families:
+            continue
+        if not _scale_fits(family, moments, predicted, dtype):
+            continue
+        if family is not Family.UNIFORM or _bound_fits(moments, predicted * sqrt(3.0), dtype):
+            return True
+    return False
+
+
+def _scale_fits(family: Family, moments: Moments, predicted: float, dtype: str) -> bool:
+    error = _std_error(REFERENCES[family].kurtosis, moments.count)
+    limit = SCALE_SIGMAS * error + SCALE_SLACK[dtype]
+    return abs(log(sqrt(moments.second_moment) / predicted)) <= limit
+
+
+def _bound_fits(moments: Moments, bound: float, dtype: str) -> bool:
+    ulp = 4.0 * unit_roundoff(dtype) if dtype in ("float32", "float64") else unit_roundoff(dtype)
+    share = moments.max_abs / bound
+    return 1.0 - BOUND_DRAWS / moments.count - ulp <= share <= 1.0 + ulp
+
+
+def _rounded(fitted: Fit, moments: Moments, dtype: str) -> tuple[Match, ...]:
+    """``normal(s)`` or ``uniform(b)`` when the scale is a round number."""
+    if fitted.family is Family.UNIFORM:
+        bound = round_number(moments.max_abs, BOUND_DRAWS / moments.count + unit_roundoff(dtype))
+        fits = bound is not None and _bound_fits(moments, bound, dtype)
+        return (Match(f"uniform({bound!r})", 1.0, (bound or 0.0) / sqrt(3.0)),) if fits else ()
+    error = _std_error(REFERENCES[fitted.family].kurtosis, moments.count)
+    factor = 1.0
+    name = "normal"
+    if fitted.family is Family.TRUNCATED_NORMAL:
+        factor, name = 0.87962566103423978, "truncated_normal"
+    std = round_number(moments.std / factor, SCALE_SIGMAS * error + SCALE_SLACK[dtype])
+    return (Match(f"{name}({std!r})", 1.0, std * factor),) if std is not None else ()
+
+
+def _off_centre(fitted: Fit, moments: Moments, error: float, dtype: str) -> tuple[Match, ...]:
+    """Named by both parameters: ``uniform(0, b)`` and ``normal(mean, s)`` for round values."""
+    n = moments.count
+    if fitted.family is Family.UNIFORM:
+        width = moments.max - moments.min
+        slack = BOUND_DRAWS / n * width
+        if abs(moments.min) <= slack:
+            high = round_number(moments.max, BOUND_DRAWS / n + unit_roundoff(dtype))
+            if high is not None:
+                return (Match(f"uniform(0, {high!r})", 1.0, high / sqrt(12.0)),)
+        return ()
+    mean = round_number(abs(moments.mean), 0.02)
+    std = round_number(moments.std, SCALE_SIGMAS * error + SCALE_SLACK[dtype])
+    near = mean is not None and abs(abs(moments.mean) - mean) <= SCALE_SIGMAS * moments.std / sqrt(
+        n
+    )
+    if near and std is not None and mean is not None:
+        signed = mean if moments.mean > 0 else -mean
+        return (Match(f"normal({signed!r}, {std!r})", 1.0, std),)
+    return ()
+
+
+def _without_special(array: Array, moments: Moments, dtype: str, matrix: bool) -> list[Array]:
+    """The array without rows of zeros, repeated units, and values that no draw can have."""
+    rests: list[Array] = []
+    current = array
+    if matrix and moments.zeros:
+        alive = np.any(array.reshape(array.shape[0], -1) != 0.0, axis=1)
+        if not alive.all() and alive.any():
+            current = array[alive]
+            rests.append(current)
+    if matrix:
+        distinct = _distinct_units(current, dtype)
+        if distinct.size < current.size:
+            current = distinct
+            rests.append(current)
+    inner = _without_outliers(current, moments)
+    if inner is not None:
+        rests.append(inner)
+    return rests
+
+
+def _distinct_units(array: Array, dtype: str) -> Array:
+    """One of each group of units that are equal, or equal up to sign, along both axes."""
+    for axis in (0, 1):
+        units = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        signs = np.sign(units[np.arange(units.shape[0]), np.abs(units).argmax(axis=1)])
+        groups = duplicate_units(units * signs[:, None], dtype)
+        if groups:
+            spare = [index for group in groups for index in group[1:]]
+            array = np.delete(array, spare, axis=axis)
+    return array
+
+
+def _without_outliers(array: Array, moments: Moments) -> Array | None:
+    """A flat copy without impossible values, when those are few and all of one magnitude."""
+    flat = array.reshape(-1)
+    sample = flat[:: max(1, flat.size // (1 << 16))]
+    low, high = np.percentile(sample, (25.0, 75.0))
+    robust = float(high - low) / 1.349
+    outliers = np.abs(flat) > OUTLIER_SIGMAS * robust
+    count = int(np.count_nonzero(outliers))
+    if robust <= 0.0 or not 0 < count <= OUTLIER_SHARE * flat.size:
+        return None
+    values = np.abs(flat[outliers])
+    if float(values.max()) > float(values.min()) * (1.0 + 1e-2):
+        return None
+    return flat[~outliers]
+
+
+def _sparse(
+    layer: Layer, param: Param, array: Array, moments: Moments, dtype: str
+) -> Identification | None:
+    """A random mask over a random family: zeros set aside, the rest must fit one."""
+    if not 0.02 * moments.count < moments.zeros < moments.count - LEAST or array.ndim < 2:
+        return None
+    kept = array[array != 0.0]
+    inner = array_moments(kept)
+    fitted = fit(kept, inner, False)
+    if fitted.family is Family.UNKNOWN or fitted.centre:
+        return None
+    per_column = sparsity_per_column(array)
+    share = moments.zeros / moments.count
+    if per_column is None and not _random_mask(array, share):
+        return None
+    matches = (Match(f"sparse({share:.2g})", 1.0, inner.std),)
+    return Identification(
+        Family.SPARSE, matches, inner.count, _std_error(inner.kurtosis, inner.count), moments.std
+    )
+
+
+def _random_mask(array: Array, share: float) -> bool:
+    """True when zeros fall on rows and columns as independent coins would."""
+    mask = (array.reshape(array.shape[0], -1) == 0.0).astype(np.float64)
+    for axis in (0, 1):
+        size = mask.shape[axis]
+        shares = mask.mean(axis=axis)
+        spread = float(np.mean((shares - share) ** 2)) * size / (share * (1.0 - share))
+        if spread > 1.0 + 4.0 * sqrt(2.0 / shares.size):
+            return False
+    return True

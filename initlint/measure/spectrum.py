@@ -1,0 +1,187 @@
+"""Spectra of weight matrices: exact while that is cheap, by randomised iteration beyond."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+EXACT_FLOPS = 1e9
+"""Work up to which a decomposition is exact: about 0.1 s of one core. A Gram matrix of an m×n
+matrix costs 2m²n and its eigenvalues about 9m³, so a square matrix stays exact up to m = 450;
+eigenvalues of a non-symmetric matrix cost about 25m³ (m = 340)."""
+
+SWEEPS = 24
+"""Block power iterations. After k sweeps an error component shrinks by (σ_j/σ_1)^(4k) in the
+squared norm: a neighbour at 0.97 σ_1 is down to 5 %, so σ_1 is right to about 0.2 %."""
+
+BLOCK = 8
+"""Vectors per sweep: the block also holds the neighbours that one vector would converge into."""
+
+KRYLOV = 120
+"""Arnoldi steps for the spectral radius of large matrices. Measured on Gaussian matrices of 400
+to 2,000 rows, the largest Ritz value is within 3 % of the spectral radius."""
+
+GRAM_SAMPLE = 64
+"""Rows whose inner products with all others are looked at before a full Gram matrix is paid for.
+A matrix that is far from orthogonal shows it there: 64 rows of an iid matrix hold 64·m products of
+standard deviation 1/√n."""
+
+
+@dataclass(frozen=True, slots=True)
+class Orthogonality:
+    """Distance of a matrix from a scaled orthogonal one.
+
+    Attributes:
+        residual: ``max |W Wᵀ - g² I| / g²`` over the shorter side. 4e-7 for a float32
+            orthogonal matrix, 8e-4 for a bfloat16 one, above 0.1 for a random one. When the first
+            rows alone show more than 0.5, their residual: a lower bound.
+        gain: g, the root mean square of the singular values (of the row norms).
+    """
+
+    residual: float
+    gain: float
+
+
+def as_matrix(array: Array) -> Array:
+    """A weight as ``(out, everything else)``, the way `torch.nn.init.orthogonal_` flattens."""
+    if array.ndim == 2:
+        return array
+    return array.reshape(array.shape[0], -1) if array.ndim else array.reshape(1, 1)
+
+
+def _wide(matrix: Array) -> Array:
+    return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+
+
+def orthogonality(matrix: Array) -> Orthogonality:
+    """How far a matrix of any shape ``(r, c)`` is from having orthonormal rows times a gain.
+
+    The shorter side is the one that can be orthonormal; higher ranks are flattened by `as_matrix`.
+    Recurrent blocks are judged gate by gate: pass one gate's ``(hidden, hidden)`` block.
+    """
+    wide = np.ascontiguousarray(_wide(as_matrix(matrix)), dtype=np.float32)
+    rows = wide.shape[0]
+    if wide.size == 0:
+        return Orthogonality(float("inf"), 0.0)
+    power = float(np.vdot(wide, wide)) / rows
+    if not 0.0 < power < float("inf"):
+        return Orthogonality(float("inf"), sqrt(power) if power == 0.0 else float("nan"))
+    gain = sqrt(power)
+    head = _gram_residual(wide, 0, min(GRAM_SAMPLE, rows), power)
+    if head > 0.5 or rows <= GRAM_SAMPLE:
+        return Orthogonality(head, gain)
+    worst = head
+    for start in range(GRAM_SAMPLE, rows, 1024):
+        worst = max(worst, _gram_residual(wide, start, min(start + 1024, rows), power))
+        if worst > 0.5:
+            break
+    return Orthogonality(worst, gain)
+
+
+def _gram_residual(wide: Array, start: int, stop: int, power: float) -> float:
+    gram = wide[start:stop] @ wide.T
+    gram[np.arange(stop - start), np.arange(start, stop)] -= power
+    return float(np.abs(gram).max()) / power
+
+
+def singular_values(matrix: Array) -> Array:
+    """All singular values, largest first, as float64. Cost 2m²n + 9m³ for the shorter side m.
+
+    They come from the Gram matrix: values below 1e-8 of the largest are rounding.
+    """
+    wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float64)
+    if wide.size == 0:
+        return np.zeros(0)
+    values = np.linalg.eigvalsh(wide @ wide.T)[::-1]
+    return np.asarray(np.sqrt(np.maximum(values, 0.0)))
+
+
+def spectral_norm(matrix: Array) -> float:
+    """The largest singular value: exact while cheap, else from below by block power iteration."""
+    wide = _wide(as_matrix(matrix))
+    if wide.size == 0:
+        return 0.0
+    rows, columns = wide.shape
+    if 2.0 * rows * rows * columns + 9.0 * rows**3 <= EXACT_FLOPS:
+        return float(singular_values(wide)[0])
+    return leading_singular_value(wide, SWEEPS)
+
+
+def leading_singular_value(matrix: Array, sweeps: int) -> float:
+    """A lower bound of the largest singular value after some sweeps of block power iteration.
+
+    An outlier above the bulk is found within a few sweeps, the edge of the bulk needs more
+    (Halko, Martinsson & Tropp 2011, §4.5). The start is seeded: the same matrix, the same answer.
+    """
+    wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float32)
+    scale = float(np.abs(wide).max()) if wide.size else 0.0
+    if scale == 0.0 or not np.isfinite(scale):
+        return scale
+    wide = wide / np.float32(scale)
+    width = min(BLOCK, wide.shape[0])
+    block = np.random.default_rng(0).standard_normal((wide.shape[0], width), dtype=np.float32)
+    for _ in range(sweeps):
+        block, _ = np.linalg.qr(wide @ (wide.T @ block))
+    projected = (wide.T @ block).astype(np.float64)
+    return scale * float(np.linalg.svd(projected, compute_uv=False)[0])
+
+
+def stable_rank(matrix: Array) -> float:
+    """``‖W‖_F² / ‖W‖_2²``: between 1 and the rank; 0 for a zero matrix."""
+    norm = spectral_norm(matrix)
+    flat = as_matrix(matrix).astype(np.float64, copy=False).reshape(-1)
+    return float(flat @ flat) / norm**2 if norm > 0.0 else 0.0
+
+
+def spectral_radius(square: Array) -> float:
+    """Largest magnitude of an eigenvalue of a square matrix.
+
+    Exact while 25m³ is cheap; beyond, the largest Ritz value of an Arnoldi iteration, which
+    approaches the radius from inside (Saad 2011, ch. 6).
+
+    Raises:
+        ValueError: the matrix is not square.
+    """
+    matrix = np.asarray(square, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a spectral radius needs a square matrix, not {matrix.shape}")
+    size = matrix.shape[0]
+    if size == 0 or not np.isfinite(matrix).all():
+        return 0.0 if size == 0 else float("nan")
+    if 25.0 * size**3 > EXACT_FLOPS:
+        matrix = _hessenberg(matrix, KRYLOV)
+    return float(np.abs(np.linalg.eigvals(matrix)).max())
+
+
+def _hessenberg(matrix: Array, steps: int) -> Array:
+    size = matrix.shape[0]
+    basis = np.zeros((steps + 1, size))
+    basis[0] = np.random.default_rng(0).standard_normal(size)
+    basis[0] /= np.linalg.norm(basis[0])
+    small = np.zeros((steps + 1, steps))
+    for step in range(steps):
+        vector = matrix @ basis[step]
+        for _ in range(2):  # once more: classical Gram-Schmidt alone loses orthogonality
+            overlap = basis[: step + 1] @ vector
+            small[: step + 1, step] += overlap
+            vector -= overlap @ basis[: step + 1]
+        norm = float(np.linalg.norm(vector))
+        if norm <= 1e-12 * float(np.abs(small).max()):
+            return small[: step + 1, : step + 1]
+        small[step + 1, step] = norm
+        basis[step + 1] = vector / norm
+    return small[:steps, :steps]
+
+
+def marchenko_pastur_edge(std: float, rows: int, cols: int) -> float:
+    """Upper edge ``std (√rows + √cols)`` of the singular values of an iid matrix.
+
+    The largest one scatters around it by a relative ``min(rows, cols)^(-2/3)`` (Tracy-Widom).
+    """
+    return std * (sqrt(rows) + sqrt(cols))

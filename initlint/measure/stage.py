@@ -1,0 +1,135 @@
+"""Stage: do weights still fit the distribution they were drawn from?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from initlint.measure.families import LEAST
+from initlint.measure.precision import is_float
+from initlint.measure.result import Family, Identification, Moments, Stage
+from initlint.model import Layer, Param, Role
+
+WEIGHT_ROLES = frozenset({Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION})
+"""The parameters whose elements decide the stage of a model."""
+
+RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL, Family.SPARSE})
+
+STRUCTURED = frozenset(
+    {
+        Family.IDENTITY,
+        Family.DIRAC,
+        Family.ORTHOGONAL,
+        Family.DELTA_ORTHOGONAL,
+        Family.HADAMARD,
+    }
+)
+"""Exact structures that one step of training destroys."""
+
+TRAINED_SHARE = 0.3
+"""Share of the decided weight elements that must fail every initial distribution for a model to be
+trained: a fresh model fails with 1e-3 of its tensors, a trained one with nearly all, and a large
+fresh embedding or head on a trained trunk may hold two thirds of the elements."""
+
+MIXED_SHARE = 0.1
+"""Share of the decided weight elements of a trained model that must be fresh for sure before the
+model is called mixed. Below it single layers are reported tensor by tensor."""
+
+PLAUSIBLE_STD = (1e-12, 1e4)
+"""Scales that someone may have drawn: from score-SDE's 1e-10 zero convolutions to StyleGAN's stored
+standard deviation of 100, with two decades to spare."""
+
+STRONG_NORMAL = 4096
+STRONG_SIDE = 32
+"""Size from which passing all tests is strong evidence for a Gaussian: row and column norms and the
+singular-value edge then resolve a relative change of the weights of about 1/√32 = 18 %."""
+
+STRONG_UNIFORM = 256
+"""A trained tensor's largest weight falls into the window of 12/n below a framework's bound by
+chance with probability below 12/256 = 5 %, on top of having passed the tests of shape."""
+
+
+def tensor_stage(
+    identification: Identification, moments: Moments, layer: Layer, param: Param
+) -> Stage:
+    """Stage of one tensor, from its own numbers alone.
+
+    FRESH when it is an exact random structure or fits a family with a plausible scale, TRAINED when
+    it is large enough to decide and fits none. UNKNOWN when nothing can be told: too few values,
+    constants and analytic tables (which look the same before and after), quantised grids, values
+    that are not finite, and parameters that are not weights.
+    """
+    family = identification.family
+    if family in STRUCTURED:
+        return Stage.FRESH
+    if family in RANDOM:
+        low, high = PLAUSIBLE_STD
+        return Stage.FRESH if low <= moments.std <= high else Stage.UNKNOWN
+    if family is not Family.UNKNOWN or moments.count < LEAST or moments.non_finite:
+        return Stage.UNKNOWN
+    undecidable = param.quantised or not is_float(param.dtype) or identification.n == 0
+    return Stage.UNKNOWN if undecidable or param.role not in WEIGHT_ROLES else Stage.TRAINED
+
+
+def is_certain(identification: Identification, param: Param) -> bool:
+    """True when a fresh verdict would convince even inside a trained model.
+
+    Exact structures; uniforms whose largest weight meets a named bound; Gaussians large enough for
+    the tests of independence to have power and with a named scale.
+    """
+    family, n = identification.family, identification.n
+    if family in STRUCTURED:
+        return True
+    named = any(match.true_fan for match in identification.matches)
+    if family is Family.UNIFORM:
+        return named and n >= STRONG_UNIFORM
+    sides = sorted(param.shape)[-2:] if len(param.shape) > 1 else [0]
+    return named and n >= STRONG_NORMAL and sides[0] >= STRONG_SIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one weight tensor says about its model.
+
+    Attributes:
+        stage: its own stage.
+        size: elements.
+        certain: see `is_certain`.
+        head: True for a layer whose output goes to the loss alone.
+    """
+
+    stage: Stage
+    size: int
+    certain: bool = False
+    head: bool = False
+
+
+def model_stage(verdicts: Iterable[Verdict]) -> Stage:
+    """Stage of a model from its weight tensors, weighted by elements.
+
+    Trained when at least 30 % of the decided elements fit no initial distribution; mixed when,
+    beside them, tensors that are certainly fresh and are not heads hold at least 10 % (a fresh head
+    on a trained trunk is an ordinary start of fine-tuning: trained). Unknown when nothing decides.
+    """
+    found = list(verdicts)
+    trained = sum(item.size for item in found if item.stage is Stage.TRAINED)
+    fresh = sum(item.size for item in found if item.stage is Stage.FRESH)
+    certain = sum(
+        item.size for item in found if item.stage is Stage.FRESH and item.certain and not item.head
+    )
+    decided = trained + fresh
+    if decided == 0:
+        return Stage.UNKNOWN
+    if trained < TRAINED_SHARE * decided:
+        return Stage.FRESH if not _has_trained_trunk(found, decided) else Stage.MIXED
+    return Stage.MIXED if certain >= MIXED_SHARE * decided else Stage.TRAINED
+
+
+def _has_trained_trunk(found: list[Verdict], decided: int) -> bool:
+    """Several tensors that fit nothing: more than chance leaves in a fresh model.
+
+    A fresh tensor fails one of about ten tests at four standard errors with probability 1e-3, so
+    three or more failures among at least 10 % of the elements are not chance.
+    """
+    failed = [item for item in found if item.stage is Stage.TRAINED]
+    return len(failed) >= 3 and sum(item.size for item in failed) >= MIXED_SHARE * decided

@@ -1,0 +1,147 @@
+"""Equal units, equal tensors and tensors drawn from the same random stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initlint.measure.precision import unit_roundoff
+
+Array = NDArray[Any]
+
+ULPS = 2.0
+"""Equal up to this many units in the last place of the storage dtype at the largest magnitude:
+a scale factor folded into the weights and a change of dtype round once each."""
+
+STREAM_LEAST = 64
+"""Shortest common prefix that is evidence of one random stream, and the longest one looked at is
+`STREAM_MOST`. 64 independent ratios agreeing to 1e-4 have a probability below 1e-250."""
+
+STREAM_MOST = 4096
+
+STREAM_SPREAD = 1e-4
+"""Relative median deviation of the ratios; one stream rescaled in float32 leaves 1e-7, in bfloat16
+4e-3 would be needed and independent draws would still give more than 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStream:
+    """Two tensors that are proportional over their common prefix.
+
+    Attributes:
+        ratio: median of ``a / b``.
+        spread: median absolute deviation of the ratio, relative to it.
+        count: elements compared.
+    """
+
+    ratio: float
+    spread: float
+    count: int
+
+
+def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, ...], ...]:
+    """Groups of equal rows of ``(units, features…)``, each group and the groups in row order.
+
+    Candidates share the value of two random projections (matrix-vector products, so linear in the
+    elements, then a sort of the units); every candidate is verified element by element to `ULPS`.
+    Rows of zeros are a group like any other. Non-finite rows equal nothing.
+
+    Args:
+        array: the weight, units first.
+        dtype: storage dtype where it differs from the array's.
+    """
+    if array.ndim == 0 or array.shape[0] < 2 or array.size == 0:
+        return ()
+    matrix = array.reshape(array.shape[0], -1)
+    largest = float(np.nanmax(np.abs(matrix)))
+    if not np.isfinite(largest):
+        matrix = np.where(np.isfinite(matrix), matrix, np.nan)
+        largest = float(np.nanmax(np.abs(matrix))) if np.isfinite(matrix).any() else 0.0
+    tolerance = ULPS * unit_roundoff(dtype or str(array.dtype)) * largest
+    features = matrix.shape[1]
+    probes = np.random.default_rng(0).standard_normal((features, 2))
+    shadows = np.empty((matrix.shape[0], 2))
+    step = max(1, (1 << 20) // features)
+    for start in range(0, matrix.shape[0], step):
+        piece = matrix[start : start + step].astype(np.float64, copy=False)
+        shadows[start : start + step] = piece @ probes
+    # Differences of at most `tolerance` per element move a projection by about tolerance·‖v‖₂;
+    # four times that, plus the rounding of the float64 product itself.
+    slack = (4.0 * tolerance + 1e-13 * largest) * float(np.linalg.norm(probes[:, 0]))
+    groups: list[tuple[int, ...]] = []
+    for candidates in _runs(shadows[:, 0], np.arange(matrix.shape[0]), slack):
+        for close in _runs(shadows[candidates, 1], candidates, slack):
+            groups.extend(_verified(matrix, close, tolerance))
+    return tuple(sorted(groups))
+
+
+def _runs(values: Array, indices: Array, slack: float) -> list[Array]:
+    """Index sets of two or more values whose sorted neighbours differ by at most ``slack``."""
+    finite = np.isfinite(values)
+    values, indices = values[finite], indices[finite]
+    order = np.argsort(values, kind="stable")
+    breaks = np.flatnonzero(np.diff(values[order]) > slack) + 1
+    pieces: list[Array] = np.split(indices[order], breaks)
+    return [np.sort(piece) for piece in pieces if piece.size > 1]
+
+
+def _verified(matrix: Array, candidates: Array, tolerance: float) -> list[tuple[int, ...]]:
+    """Split candidates into groups that really equal their first row.
+
+    Two projections already agree, so more than a few different rows in one run do not occur; the
+    bound on the rounds keeps the work linear whatever the input.
+    """
+    groups: list[tuple[int, ...]] = []
+    for _ in range(8):
+        if candidates.size < 2:
+            break
+        first = matrix[candidates[0]]
+        same = np.zeros(candidates.size, np.bool_)
+        step = max(1, (1 << 20) // matrix.shape[1])
+        for start in range(0, candidates.size, step):
+            rows = matrix[candidates[start : start + step]]
+            same[start : start + step] = np.abs(rows - first).max(axis=1) <= tolerance
+        same[0] = True
+        if np.count_nonzero(same) > 1:
+            groups.append(tuple(int(index) for index in candidates[same]))
+        candidates = candidates[~same]
+    return groups
+
+
+def same_stream(a: Array, b: Array) -> SharedStream | None:
+    """Whether two tensors were drawn from one random stream, differently scaled.
+
+    A generator that is seeded anew before each layer gives layers that are exactly proportional
+    over the shorter one's length, in storage order. Returns None for independent tensors, tensors
+    below `STREAM_LEAST` elements, and constants (any two of which are proportional).
+    """
+    count = min(a.size, b.size, STREAM_MOST)
+    if count < STREAM_LEAST:
+        return None
+    x = a.reshape(-1)[:count].astype(np.float64)
+    y = b.reshape(-1)[:count].astype(np.float64)
+    usable = np.isfinite(x) & np.isfinite(y) & (y != 0.0) & (x != 0.0)
+    if np.count_nonzero(usable) < max(STREAM_LEAST, count // 2):
+        return None
+    x, y = x[usable], y[usable]
+    if np.unique(np.abs(x)).size < STREAM_LEAST // 2:
+        return None
+    ratios = x / y
+    ratio = float(np.median(ratios))
+    spread = float(np.median(np.abs(ratios - ratio))) / abs(ratio)
+    return SharedStream(ratio, spread, int(x.size)) if spread < STREAM_SPREAD else None
+
+
+def content_key(array: Array) -> str:
+    """Digest of a tensor's values and shape; equal tensors have equal digests.
+
+    Positive and negative zero count as equal.
+    """
+    clean = np.ascontiguousarray(array + np.zeros((), array.dtype))
+    digest = blake2b(repr(clean.shape).encode(), digest_size=16)
+    digest.update(clean.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
