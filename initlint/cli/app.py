@@ -1,0 +1,101 @@
+"""The command line as a whole: commands, the default command, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from initlint import __version__
+from initlint.cli.check import EXAMPLES, check
+from initlint.cli.describe import describe
+from initlint.cli.early import COMMANDS
+from initlint.cli.explain import explain
+from initlint.cli.help import GroupedCommand, paragraphs
+from initlint.cli.rules import rules
+
+_EPILOG = paragraphs(
+    """\
+    Examples:
+      initlint model.onnx                  lint one file
+      initlint checkpoints/ --format json  everything in a folder, for a program
+      initlint net.py:Net                  a PyTorch module, built by your own code
+      initlint explain relu-after-xavier   what a rule is about
+      initlint describe model.onnx         what each layer was initialised with
+
+    Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 something was not checked.
+    """
+)
+
+app = typer.Typer(
+    name="initlint",
+    help="The linter for neural-network weight initialisation.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(cls=GroupedCommand, epilog=EXAMPLES)(check)
+app.command(cls=GroupedCommand)(describe)
+app.command(cls=GroupedCommand)(explain)
+app.command(cls=GroupedCommand)(rules)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"initlint {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """The linter for neural-network weight initialisation.
+
+    `initlint TARGET` is short for `initlint check TARGET`; see `initlint check --help`.
+    """
+
+
+_GROUP_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+
+
+def with_default_command(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``check`` in front, unless they name a command already."""
+    if not arguments or arguments[0] in (*COMMANDS, *_GROUP_OPTIONS):
+        return list(arguments)
+    return ["check", *arguments]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; the exit code is 0, 1 or 2."""
+    completing = "_INITLINT_COMPLETE" in os.environ
+    words = list(arguments) if completing else with_default_command(arguments)
+    try:
+        app(words, prog_name="initlint")
+    except SystemExit as end:
+        code = end.code
+    else:
+        code = 0
+    _flush()
+    # no arguments print the help, which is what was wanted; click disagrees between its versions
+    if not arguments:
+        return 0
+    return code if isinstance(code, int) and code in (0, 1, 2) else 2
+
+
+def _flush() -> None:
+    """Deliver what is buffered; a reader that has left (``| head``) is no fault of ours."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,60 @@
+"""The installed rules, for commands that talk about rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RuleInfo:
+    """What the catalogue holds about one rule."""
+
+    code: str
+    name: str
+    family: str
+    since: str
+    preview: bool
+    needs: tuple[str, ...]
+    options: Mapping[str, Mapping[str, Any]]
+    summary: str
+    doc: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "family": self.family,
+            "since": self.since,
+            "preview": self.preview,
+            "needs": list(self.needs),
+            "options": {name: dict(option) for name, option in self.options.items()},
+            "summary": self.summary,
+            "doc": self.doc,
+        }
+
+
+def installed_rules() -> list[RuleInfo]:
+    """Every installed rule, by code.
+
+    Raises:
+        PackError: when a rule pack is malformed.
+    """
+    from initlint.engine import catalogue
+
+    return [
+        RuleInfo(
+            code=rule["code"],
+            name=rule["name"],
+            family=rule["family"],
+            since=rule["since"],
+            preview=rule["preview"],
+            needs=tuple(rule["needs"]),
+            options=rule["options"],
+            summary=rule["summary"],
+            doc=rule["doc"],
+        )
+        for rule in catalogue()
+    ]

@@ -1,0 +1,39 @@
+"""A worker that starts importing before the command line is even parsed.
+
+Importing NumPy, networkx and onnx takes longer than everything the parent does; this lets the two
+overlap. A wrong guess costs nothing but the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from initlint import supervisor, targets
+
+COMMANDS = ("check", "describe", "explain", "rules")
+
+PRELOAD = ("initlint.engine", "initlint.load")
+
+_GRAPH_PRELOAD = (*PRELOAD, "onnx", "initlint.load.onnx", "initlint.theory.propagation")
+
+_LINTING = ("check", "describe")
+
+
+def preload_for(target: str) -> tuple[str, ...]:
+    """Modules that a worker for this data file will import anyway."""
+    return _GRAPH_PRELOAD if target.lower().endswith(".onnx") else PRELOAD
+
+
+def start_early(arguments: Sequence[str]) -> None:
+    """Start a worker when the command line looks like one that lints a data file."""
+    if not arguments or "_INITLINT_COMPLETE" in os.environ:
+        return
+    if arguments[0] in COMMANDS and arguments[0] not in _LINTING:
+        return
+    if {"--help", "-h", "--version"} & set(arguments):
+        return
+    words = [word for word in arguments if not word.startswith("-") and os.path.exists(word)]
+    files = [word for word in words if word.endswith((".onnx", ".safetensors", ".pt", ".pth"))]
+    if files and not any(targets.is_spec(word) for word in arguments):
+        supervisor.keep_early(supervisor.Worker(preload_for(files[0])))

@@ -1,0 +1,164 @@
+"""Options as the command line and the configuration give them, in that order of precedence."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from initlint.config import Config
+from initlint.selection import split_selectors
+
+
+class UsageError(Exception):
+    """A call that cannot be carried out: one line."""
+
+
+def usable_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Every option of ``check`` and ``describe`` with its value; names as on the command line."""
+
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    extend_select: tuple[str, ...] = ()
+    preview: bool = False
+    fail_on: str = "error"
+    min_severity: str = "info"
+    format: str = "full"
+    report: tuple[str, ...] = ()
+    baseline: str | None = None
+    write_baseline: str | None = None
+    no_probe: bool = False
+    probe_timeout: float = 30.0
+    probe_memory: int = 2048
+    timeout: float | None = None
+    input: str | None = None
+    seed: int = 0
+    sequence_length: int | None = None
+    model: str | None = None
+    stage: str = "auto"
+    jobs: int = 0
+    quiet: bool = False
+    verbose: bool = False
+    statistics: bool = False
+    exit_zero: bool = False
+    input_shape: str | None = None
+    input_dtype: str | None = None
+    arg: tuple[str, ...] = ()
+    config: Config = field(default_factory=Config)
+
+    @property
+    def parallel(self) -> int:
+        """Workers at once."""
+        return self.jobs or min(usable_cpus(), 4)
+
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `initlint.engine.Settings`."""
+        return {
+            "select": self.select,
+            "ignore": self.ignore,
+            "extend_select": self.extend_select,
+            "preview": self.preview,
+            "stage": self.stage,
+            "probe": not self.no_probe,
+            "probe_timeout": self.probe_timeout,
+            "probe_memory": int(self.probe_memory),
+            "input": self.input and os.path.abspath(self.input),
+            "seed": self.seed,
+            "sequence_length": self.sequence_length or None,
+            "rule_options": dict(self.config.rule_options),
+            "layers": self.verbose,
+        }
+
+    def load(self) -> dict[str, Any]:
+        """Keyword arguments of `initlint.load.LoadOptions`."""
+        return {
+            "arguments": keyword_arguments(self.arg),
+            "input_shape": shape(self.input_shape),
+            "input_dtype": self.input_dtype,
+            "input_file": self.input and os.path.abspath(self.input),
+            "model": self.model,
+            "seed": self.seed,
+        }
+
+
+_SELECTORS = ("select", "ignore", "extend_select")
+
+
+def merge(given: Mapping[str, Any], config: Config) -> Options:
+    """Options from the command line (None, empty or False: not given), else from the file."""
+    values: dict[str, Any] = {}
+    for option in fields(Options):
+        name = option.name
+        value = given.get(name)
+        if value is None or value is False or value == []:
+            value = config.options.get(name.replace("_", "-"))
+        if given.get(f"set_{name}") is not None:
+            value = given[f"set_{name}"]
+        if value is not None:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    for name in _SELECTORS:
+        values[name] = split_selectors(values.get(name, ()))
+    values["config"] = config
+    return Options(**values)
+
+
+def shape(text: str | None) -> list[int] | None:
+    """``8,3,224,224`` or ``8x3x224x224`` as sides.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if text is None:
+        return None
+    try:
+        sides = [int(side) for side in text.replace("x", ",").split(",")]
+    except ValueError:
+        sides = []
+    if not sides or min(sides) < 1:
+        raise UsageError(f"--input-shape is {text!r}; write it as 8,3,224,224")
+    return sides
+
+
+def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """``name=value`` pairs; a value that is JSON is decoded, any other is a string.
+
+    Raises:
+        UsageError: for a pair without a name.
+    """
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--arg is {pair!r}; write it as name=value")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return arguments
+
+
+def report_files(values: tuple[str, ...], formats: Mapping[str, str]) -> list[tuple[str, Path]]:
+    """``FORMAT=PATH`` pairs of ``--report``.
+
+    Raises:
+        UsageError: for an unknown format or a missing path.
+    """
+    files = []
+    for value in values:
+        name, _, path = value.partition("=")
+        if name not in formats or not path:
+            known = ", ".join(formats)
+            raise UsageError(f"--report is {value!r}; write it as FORMAT=PATH with one of {known}")
+        files.append((name, Path(path)))
+    return files

@@ -1,0 +1,84 @@
+"""From target strings to a finished run: resolve, start workers, collect, suppress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from initlint import __version__, supervisor
+from initlint.cli.console import Progress
+from initlint.cli.early import COMMANDS, preload_for
+from initlint.cli.options import Options
+from initlint.records import Failure, RecordError, Target
+from initlint.report.run import Run
+from initlint.report.text import Untrusted, one_line
+from initlint.targets import Target as Requested
+from initlint.targets import TargetError, resolve
+
+
+def carry_out(targets: Sequence[str], task: str, options: Options) -> Run:
+    """Lint or describe every target.
+
+    Args:
+        targets: as the user wrote them.
+        task: ``lint`` or ``describe``.
+        options: merged options.
+
+    Raises:
+        UsageError: for an option whose value cannot be used.
+    """
+    requested: list[Requested] = []
+    errors: list[Failure] = []
+    for text in dict.fromkeys(targets):
+        try:
+            requested.extend(resolve(text, COMMANDS))
+        except TargetError as error:
+            errors.append(Failure(Untrusted(text), Untrusted(str(error))))
+    unique = list({target.text: target for target in requested}.values())
+    jobs = [_job(target, task, options) for target in unique]
+    progress = Progress(enabled=not options.quiet)
+    outcomes = supervisor.run(jobs, parallel=options.parallel, progress=progress)
+    progress.clear()
+    found: list[Target] = []
+    for outcome in outcomes:
+        result = _result(outcome)
+        if isinstance(result, Target):
+            found.append(result)
+        elif result not in errors:  # a fault of the call is the same for every target
+            errors.append(result)
+    return Run(
+        __version__,
+        tuple(found),
+        tuple(errors),
+        fail_on=options.fail_on,
+        min_severity=options.min_severity,
+    )
+
+
+def _job(target: Requested, task: str, options: Options) -> supervisor.Job:
+    python = target.python or options.model is not None
+    if python:
+        limits = supervisor.python_limits(options.probe_timeout, options.timeout)
+    else:
+        limits = supervisor.data_limits(
+            target.size, target.files, options.probe_timeout, options.timeout
+        )
+    return supervisor.Job(
+        target=target.text,
+        task=task,
+        python=python,
+        settings=options.settings(),
+        load=options.load(),
+        limits=limits,
+        preload=() if python else preload_for(target.text),
+    )
+
+
+def _result(outcome: supervisor.Outcome) -> Target | Failure:
+    name = Untrusted("" if outcome.call else outcome.job.target)
+    detail = Untrusted(outcome.stderr)
+    if outcome.record is None:
+        return Failure(name, Untrusted(one_line(outcome.message)), detail)
+    try:
+        return Target.parse(outcome.record)
+    except RecordError as error:
+        return Failure(name, Untrusted(f"the worker sent a record that is wrong: {error}"), detail)

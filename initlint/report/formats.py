@@ -1,0 +1,21 @@
+"""The formats a report can be written in, imported when one is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from initlint.report.run import Run
+from initlint.report.style import View
+
+FORMATS = {
+    "full": "initlint.report.full",
+    "concise": "initlint.report.concise",
+    "json": "initlint.report.json",
+}
+"""Module of each format; it has ``render(run, view) -> str``."""
+
+
+def render(name: str, run: Run, view: View) -> str:
+    """The run in the format called ``name``."""
+    text: str = import_module(FORMATS[name]).render(run, view)
+    return text

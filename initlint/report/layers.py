@@ -1,0 +1,132 @@
+"""The table of ``initlint describe``: what each layer was initialised with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from initlint.records import Target
+from initlint.report.style import Style
+from initlint.report.summary import plural
+from initlint.report.text import Untrusted, inert, shorten
+
+_HEADINGS = ("parameter", "shape", "fan in/out", "std", "scheme", "stage")
+_INDENT = "  "
+_GAP = "  "
+
+_NARROW = (22, 14, 12, 8)
+_WIDE = (48, 20, 16, 10)
+"""Columns of the first four cells; the scheme takes what the terminal leaves."""
+
+_WIDE_FROM = 130
+_STAGE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One parameter as text."""
+
+    name: str
+    shape: str
+    fans: str
+    std: str
+    scheme: str
+    stage: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (self.name, self.shape, self.fans, self.std, self.scheme, self.stage)
+
+
+def as_text(target: Target, style: Style) -> str:
+    """The table as text: a line per layer with what it feeds, below it a line per parameter."""
+    wide = style.table_width >= _WIDE_FROM
+    first = _WIDE if wide else _NARROW
+    taken = len(_INDENT) + sum(first) + _STAGE + len(_GAP) * 5
+    widths = (*first, max(style.table_width - taken, 8), _STAGE)
+    lines = [style.paint(_title(target), "bold"), ""]
+    lines.append(style.paint(_INDENT + _cells(_HEADINGS, widths), "dim"))
+    for layer in target.layers:
+        head = f"{_name(layer)}  {_operator(layer)}{_feeds(layer)}"
+        lines.extend(style.wrap(head, rest="    ") if not wide else [head])
+        lines.extend(_INDENT + _cells(row.cells, widths) for row in _rows(layer))
+    lines.extend(f"- {notice}" for notice in target.notices)
+    return "".join(f"{inert(line.rstrip())}\n" for line in lines)
+
+
+def as_markdown(target: Target) -> str:
+    """The table as GitHub's Markdown."""
+    lines = [
+        f"### {_code(_title(target))}",
+        "",
+        "| layer | operator | feeds | " + " | ".join(_HEADINGS) + " |",
+        "|---" * 9 + "|",
+    ]
+    for layer in target.layers:
+        for row in _rows(layer):
+            cells = (_name(layer), _operator(layer), _feeds(layer).removeprefix(" -> "), *row.cells)
+            lines.append("| " + " | ".join(_code(cell) if cell else "" for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _code(text: str) -> str:
+    """A code span that its contents cannot leave, also inside a table."""
+    fence = "`"
+    while fence in text:
+        fence += "`"
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
+
+
+def _title(target: Target) -> str:
+    layers = plural(len(target.layers), "layer")
+    count = target.record.get("parameters")
+    parameters = f", {count:,} parameters" if isinstance(count, int) else ""
+    return f"{target.target}: {target.kind} · stage {target.stage} · {layers}{parameters}"
+
+
+def _show(value: Any, limit: int = 200) -> str:
+    return "" if value is None else Untrusted(str(value)).show(limit)
+
+
+def _name(layer: Mapping[str, Any]) -> str:
+    return _show(layer.get("id"))
+
+
+def _operator(layer: Mapping[str, Any]) -> str:
+    return _show(layer.get("op"), 40)
+
+
+def _feeds(layer: Mapping[str, Any]) -> str:
+    operators = layer.get("feeds_ops") or []
+    return " -> " + ", ".join(_show(op, 40) for op in operators[:4]) if operators else ""
+
+
+def _rows(layer: Mapping[str, Any]) -> Iterator[_Row]:
+    for param in layer.get("params") or []:
+        gate = param.get("gate")
+        short = str(param.get("name") or "").removeprefix(f"{layer.get('id')}.")
+        fans = (param.get("fan_in"), param.get("fan_out"))
+        yield _Row(
+            name=_show(f"{short} [{gate}]" if gate else short),
+            shape="x".join(_show(side, 20) for side in param.get("shape") or []) or "scalar",
+            fans="" if fans[0] is None else "/".join(number(fan) for fan in fans),
+            std=number(param.get("std")),
+            scheme=_show(param.get("scheme")),
+            stage=_show(param.get("stage"), 20),
+        )
+
+
+def number(value: Any) -> str:
+    """A number in at most four significant digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        value = int(value)
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _cells(values: tuple[str, ...], widths: tuple[int, ...]) -> str:
+    shown = (shorten(value, width) for value, width in zip(values, widths, strict=True))
+    return _GAP.join(f"{value:<{width}}" for value, width in zip(shown, widths, strict=True))

@@ -1,0 +1,308 @@
+"""What a target string on the command line means, decided with the standard library alone."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from enum import Enum
+from pathlib import Path
+
+SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py):[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""``pkg.module:attr`` and ``path/file.py:attr``; nothing else ever runs code."""
+
+_INDEX = re.compile(r".*\.(safetensors|bin)\.index\.json")
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.(safetensors|bin)")
+
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+_EXTENSIONS = (".onnx", ".safetensors", ".pt2", *_PICKLES)
+
+_NOT_WEIGHTS = frozenset(
+    {"optimizer", "scheduler", "scaler", "training_args", "rng_state", "random_states"}
+)
+"""Stems of files that trainers write beside the weights."""
+
+_FOREIGN = {
+    ".h5": "a Keras file",
+    ".hdf5": "a Keras file",
+    ".keras": "a Keras file",
+    ".tflite": "a TensorFlow Lite file",
+    ".pb": "a TensorFlow graph",
+    ".gguf": "a GGUF file",
+    ".ggml": "a GGML file",
+    ".npz": "a NumPy archive",
+    ".npy": "a NumPy array",
+    ".msgpack": "a Flax checkpoint",
+    ".mlmodel": "a Core ML model",
+    ".engine": "a TensorRT engine",
+    ".pkl": "a bare pickle",
+    ".pickle": "a bare pickle",
+    ".joblib": "a joblib pickle",
+}
+
+_SNIFF_BYTES = 512
+
+FOLDER_LIMIT = 100_000
+"""Entries looked at in a folder, so that a mistyped ``/`` ends."""
+
+
+class Form(str, Enum):
+    """What kind of thing a target is; how the worker is started depends on it."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    SPEC = "spec"
+
+
+class TargetError(Exception):
+    """A target that cannot be what the user meant; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One model to lint.
+
+    Attributes:
+        text: the target as the user wrote it, or the path found in a folder or by a pattern.
+        form: file, Hugging Face folder, or Python spec.
+        size: bytes of weights on disk that belong to it, as far as names tell.
+        files: number of files among them.
+    """
+
+    text: str
+    form: Form
+    size: int = 0
+    files: int = 1
+
+    @property
+    def python(self) -> bool:
+        """True for the user's own code, which runs without isolation."""
+        return self.form is Form.SPEC
+
+
+def is_spec(text: str) -> bool:
+    """True for ``pkg.module:attr`` and ``file.py:attr``, unless a file has that very name."""
+    return SPEC.fullmatch(text) is not None and not os.path.lexists(text)
+
+
+def resolve(text: str, commands: Iterable[str] = ()) -> list[Target]:
+    """The models that a target string stands for.
+
+    Args:
+        text: a file, folder, glob pattern or Python spec.
+        commands: names of the command line's commands, to recognise a mistyped one.
+
+    Raises:
+        TargetError: when it stands for none, with one line that says why.
+    """
+    if "\0" in text:
+        raise TargetError("a path cannot hold a NUL character")
+    if is_spec(text):
+        return [_spec(text)]
+    try:
+        status = os.stat(text)
+    except FileNotFoundError as error:
+        found = _matches(text)
+        if found is None:
+            raise TargetError(_missing(text, commands)) from error
+        return found
+    except (OSError, ValueError) as error:
+        raise TargetError(_os_reason(error)) from error
+    if stat.S_ISDIR(status.st_mode):
+        return _folder(text)
+    check_file(text)
+    return [_file(text)]
+
+
+def _spec(text: str) -> Target:
+    module = text.rpartition(":")[0]
+    if module.endswith(".py") and not os.path.isfile(module):
+        raise TargetError(f"there is no file {module}")
+    return Target(text, Form.SPEC)
+
+
+def _os_reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror.lower()}"
+    return f"cannot be read: {error}"
+
+
+def _missing(text: str, commands: Iterable[str]) -> str:
+    near = get_close_matches(text, list(commands), 1, 0.7)
+    if near and not os.path.splitext(text)[1]:
+        return f"there is no such file; did you mean the command `initlint {near[0]}`?"
+    folder, name = os.path.split(text)
+    try:
+        names = sorted(os.listdir(folder or "."))
+    except OSError:
+        return "there is no such file or folder"
+    close = get_close_matches(name, names, 1, 0.8)
+    if close:
+        return f"there is no such file; did you mean {os.path.join(folder, close[0])}?"
+    if ":" in text:
+        return "there is no such file, and it is not a spec like pkg.module:Net or file.py:build"
+    return "there is no such file or folder"
+
+
+def _matches(pattern: str) -> list[Target] | None:
+    """Targets that a glob pattern matches; None when it is no pattern."""
+    if not glob.has_magic(pattern):
+        return None
+    paths = sorted(glob.glob(pattern, recursive=True))
+    found = [path for path in paths if os.path.isdir(path) or _is_model(path)]
+    if not found:
+        raise TargetError("no model matches this pattern")
+    targets: list[Target] = []
+    for path in found:
+        targets.extend(_folder(path) if os.path.isdir(path) else [_file(path)])
+    return targets
+
+
+def _file(text: str) -> Target:
+    size, files = _weight_bytes(Path(text))
+    return Target(text, Form.FILE, size, files)
+
+
+def _is_model(path: str) -> bool:
+    name = os.path.basename(path)
+    stem, extension = os.path.splitext(name.lower())
+    if _SHARD.fullmatch(name) or stem.split("-")[0] in _NOT_WEIGHTS:
+        return False
+    if extension == ".bin":
+        return os.path.isfile(path) and _sniff(path)[:4] in (b"PK\x03\x04", b"\x80\x02\x8a\x0a")
+    return extension in _EXTENSIONS or _INDEX.fullmatch(name) is not None
+
+
+def is_hugging_face(names: Iterable[str]) -> bool:
+    """True for the file names of one Hugging Face model: its config beside weights."""
+    present = set(names)
+    weights = any(
+        name.endswith(".safetensors")
+        or _INDEX.fullmatch(name)
+        or (name.startswith("pytorch_model") and name.endswith(".bin"))
+        for name in present
+    )
+    return "config.json" in present and weights
+
+
+def _folder(text: str) -> list[Target]:
+    """The models in a folder, which may itself be one."""
+    targets = list(_walk(text))
+    if not targets:
+        kinds = " ".join(f"*{extension}" for extension in _EXTENSIONS)
+        raise TargetError(f"there is no model in this folder (looked for {kinds})")
+    return targets
+
+
+def _walk(top: str) -> Iterator[Target]:
+    seen = 0
+    for folder, subfolders, names in os.walk(top):
+        seen += len(names) + len(subfolders)
+        if seen > FOLDER_LIMIT:
+            raise TargetError(f"there are more than {FOLDER_LIMIT} files in this folder")
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if is_hugging_face(names):
+            paths = [os.path.join(folder, name) for name in names]
+            sizes = [_size(path) for path in paths if path.endswith((".safetensors", ".bin"))]
+            yield Target(folder, Form.FOLDER, sum(sizes), len(sizes))
+            names = [name for name in names if name.endswith(".onnx")]
+        indexed = {name.removesuffix(".index.json") for name in names if _INDEX.fullmatch(name)}
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if not name.startswith(".") and name not in indexed and _is_model(path):
+                yield _file(path)
+
+
+def _size(path: str) -> int:
+    """Bytes that a file really occupies: a sparse file must not raise the memory limit."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0
+    blocks = getattr(status, "st_blocks", None)
+    return status.st_size if blocks is None else min(status.st_size, blocks * 512)
+
+
+def _weight_bytes(path: Path) -> tuple[int, int]:
+    """Size and number of the files that hold a model's weights.
+
+    External data and shards are counted by their names: a sibling whose name starts with the
+    model's stem, or any shard beside an index.
+    """
+    sizes = [_size(str(path))]
+    stem = path.name.split(".")[0]
+    indexed = _INDEX.fullmatch(path.name) is not None
+    if path.suffix == ".onnx" or indexed:
+        try:
+            siblings = sorted(os.scandir(path.parent), key=lambda entry: entry.name)
+        except OSError:
+            siblings = []
+        for entry in siblings[:FOLDER_LIMIT]:
+            if entry.name == path.name or entry.name.endswith(".onnx"):
+                continue
+            data = entry.name.endswith((".data", ".onnx_data", ".bin", ".weight"))
+            if entry.name.startswith(stem) or data or (indexed and _SHARD.fullmatch(entry.name)):
+                sizes.append(_size(entry.path))
+    return sum(sizes), len(sizes)
+
+
+def _sniff(path: str) -> bytes:
+    """The first bytes of a regular file; a pipe or device is never opened to wait."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise TargetError("is not a regular file")
+        return os.read(descriptor, _SNIFF_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def check_file(path: str) -> None:
+    """Refuse what cheap inspection shows is no model file.
+
+    Raises:
+        TargetError: empty file, Git LFS pointer, web page, a format initlint does not read, or
+            contents that contradict the extension.
+    """
+    try:
+        head = _sniff(path)
+    except OSError as error:
+        raise TargetError(_os_reason(error)) from error
+    if not head:
+        raise TargetError("is empty")
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise TargetError("is a Git LFS pointer, not the file itself: run `git lfs pull`")
+    if re.match(rb"\s*<(!doctype html|html|head|\?xml|!--)", head, re.IGNORECASE):
+        raise TargetError("is a web page, not a model: the download went wrong")
+    extension = os.path.splitext(path)[1].lower()
+    if head.startswith(b"GGUF"):
+        raise TargetError("is a GGUF file: initlint reads ONNX, safetensors and PyTorch files")
+    if extension in _FOREIGN:
+        raise TargetError(
+            f"is {_FOREIGN[extension]}: initlint reads ONNX, safetensors and PyTorch files, "
+            "so export it as ONNX"
+        )
+    if extension == ".py":
+        raise TargetError(f"is Python source: name what to build, as in {path}:Net")
+    if extension not in _EXTENSIONS and not _INDEX.fullmatch(os.path.basename(path)):
+        known = ", ".join(_EXTENSIONS)
+        raise TargetError(f"has no extension of a model file ({known})")
+    contents = _contents(head)
+    if contents is not None and extension not in contents[1]:
+        raise TargetError(f"holds {contents[0]}: rename it to *{contents[1][0]}")
+
+
+def _contents(head: bytes) -> tuple[str, tuple[str, ...]] | None:
+    """What the first bytes are sure signs of, and the extensions that go with it."""
+    if head.startswith(b"PK\x03\x04"):
+        return "a zip archive, as PyTorch writes", (*_PICKLES, ".pt2")
+    if re.match(rb"\x80[\x02-\x05]", head):
+        return "a pickle, as PyTorch writes", _PICKLES
+    length = int.from_bytes(head[:8], "little")
+    if len(head) > 8 and head[8:9] == b"{" and 2 <= length <= 100_000_000:
+        return "safetensors", (".safetensors",)
+    return None

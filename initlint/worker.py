@@ -1,0 +1,246 @@
+"""The child process that reads, measures and runs one model, and reports over a pipe.
+
+Started by `initlint.supervisor`. Imports come first, so that they overlap with the parent's own
+work and are done before any limit holds; then one job is read, limits are set, and only then is
+the target touched. The last record is ``done`` or ``error``; without one nothing was checked.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from initlint.wire import Decoder, Record, encode
+
+Emit = Callable[[Record], None]
+
+
+def main() -> None:
+    """Serve one job, then leave without waiting for anybody's exit handlers."""
+    records = os.dup(1)
+    os.dup2(2, 1)  # whatever a library or the user's code prints must not look like a record
+    emit = _emitter(records)
+    _preload(sys.argv[1:])
+    job = _read_job()
+    if job is None:
+        os._exit(0)
+    _follow_parent()
+    apply_limits(job.get("limits") or {})
+    serve(job, emit)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _emitter(descriptor: int) -> Emit:
+    def emit(record: Record) -> None:
+        data = memoryview(encode(record))
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+    return emit
+
+
+def _preload(modules: list[str]) -> None:
+    """Import what most jobs need; a failure shows again, with a name, when the job needs it."""
+    from importlib import import_module
+
+    try:
+        for module in modules:
+            import_module(module)
+        if "initlint.engine" in modules:
+            from initlint.lint.registry import all_rules
+
+            all_rules()
+    except Exception:
+        return
+
+
+def _read_job() -> Record | None:
+    """The one job from standard input; None when the parent changed its mind."""
+    decoder = Decoder()
+    while True:
+        data = os.read(0, 1 << 16)
+        if not data:
+            return None
+        for record in decoder.feed(data):
+            return record
+
+
+def _follow_parent() -> None:
+    """End when the parent ends, however it ended: its end of the pipe then closes."""
+    from threading import Thread
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def apply_limits(limits: Mapping[str, int | None]) -> None:
+    """Bound this process: CPU seconds, address space, bytes written, open files, core dumps.
+
+    A limit that the system lacks or that is already lower is left as it is.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's clock is the only limit
+        return
+    sys.dont_write_bytecode = True
+    wanted = {
+        resource.RLIMIT_CPU: limits.get("cpu_seconds"),
+        resource.RLIMIT_AS: limits.get("memory_bytes"),
+        resource.RLIMIT_FSIZE: limits.get("file_bytes"),
+        resource.RLIMIT_NOFILE: limits.get("open_files"),
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, value in wanted.items():
+        if value is None:
+            continue
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        try:
+            # beyond the soft CPU limit comes SIGXCPU, which names the cause; SIGKILL does not
+            grace = int(kind == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY)
+            resource.setrlimit(kind, (value, value + grace))
+        except (ValueError, OSError):
+            continue
+
+
+def serve(job: Record, emit: Emit) -> None:
+    """Do one job and emit its last record, whatever happens on the way."""
+    stage = ["start"]
+
+    def enter(name: str) -> None:
+        stage[0] = name
+        emit({"type": "stage", "stage": name})
+
+    try:
+        emit({"type": "done", "target": _TASKS[job["task"]](job, enter, emit)})
+    except MemoryError:
+        emit({"type": "error", "stage": stage[0], "message": "needs more memory than allowed"})
+    except RecursionError:
+        emit({"type": "error", "stage": stage[0], "message": "is nested too deeply"})
+    except Exception as error:
+        emit({"type": "error", "stage": stage[0], **_explain(error)})
+
+
+def _explain(error: Exception) -> Record:
+    """The user's line for an exception; an unexpected one also goes to standard error."""
+    from initlint.lint.registry import PackError
+    from initlint.model import LoadError
+    from initlint.selection import UnknownRule
+
+    if isinstance(error, LoadError):
+        return {"message": str(error)}
+    if isinstance(error, (UnknownRule, PackError)):
+        return {"message": str(error), "call": True}
+    import traceback
+
+    traceback.print_exc()
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    return {"message": f"initlint failed: {type(error).__name__}: {error}{place}"}
+
+
+def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint import engine
+
+    enter("read")
+    model = _load(job)
+    settings = _settings(job)
+    enter("measure")
+
+    def pass_on(record: Record) -> None:
+        emit({**record, "target": _annotate(record["target"], model, settings)})
+        if record["type"] == "static":
+            enter("probe")
+
+    return _annotate(engine.lint(model, settings, pass_on), model, settings)
+
+
+def _describe(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint import engine
+
+    enter("read")
+    model = _load(job)
+    enter("measure")
+    return engine.describe(model, _settings(job))
+
+
+_TASKS: dict[str, Callable[[Record, Callable[[str], None], Emit], Record]] = {
+    "lint": _lint,
+    "describe": _describe,
+}
+
+
+def _load(job: Record) -> Any:
+    from initlint.load import LoadOptions, load
+
+    options = dict(job.get("load") or {})
+    if options.get("input_shape") is not None:
+        options["input_shape"] = tuple(options["input_shape"])
+    return load(job["target"], LoadOptions(**options))
+
+
+def _settings(job: Record) -> Any:
+    from initlint.engine import Settings
+
+    settings = dict(job.get("settings") or {})
+    for name in ("select", "ignore", "extend_select"):
+        settings[name] = tuple(settings.get(name) or ())
+    return Settings(**settings)
+
+
+def _annotate(record: Record, model: Any, settings: Any) -> Record:
+    """Add what suppressions need: the rules that ran, and where each layer was constructed."""
+    from initlint.lint.registry import all_rules
+    from initlint.selection import choose
+
+    chosen = choose(
+        all_rules(),
+        select=settings.select,
+        ignore=settings.ignore,
+        extend_select=settings.extend_select,
+        preview=settings.preview,
+    )
+    idle = {name for names in record["skipped"].values() for name in names}
+    findings = [{**finding, **_context(finding, model.graph)} for finding in record["findings"]]
+    ran = sorted(rule.name for rule in chosen if rule.name not in idle)
+    return {**record, "findings": findings, "ran": ran, "sources": _sources(model)}
+
+
+def _context(finding: Record, graph: Any) -> Record:
+    """What text shows beside a finding: its tensor, what it feeds, where it was built."""
+    context: Record = {"places": [_place(graph, layer) for layer in finding["layers"]]}
+    if finding["layer"] not in graph:
+        return context
+    for param in graph[finding["layer"]].params:
+        if param.name == finding["param"]:
+            context["tensor"] = f"{param.dtype}[{', '.join(map(str, param.shape))}]"
+            break
+    consumers = graph.effective_consumers(finding["layer"])[:3]
+    context["feeds"] = ", ".join(f"{layer.id} ({layer.op.value})" for layer in consumers)
+    return context
+
+
+def _place(graph: Any, layer: str) -> Record | None:
+    where = graph[layer].where if layer in graph else None
+    return {"file": where.file, "line": where.line} if where and where.file else None
+
+
+def _sources(model: Any) -> dict[str, list[int]]:
+    """Construction sites by file, for a model that the user's own code built."""
+    from initlint.model import Kind
+
+    sources: dict[str, set[int]] = {}
+    if model.kind is Kind.TORCH:
+        for layer in model.graph.order:
+            if layer.where.file and layer.where.line:
+                sources.setdefault(layer.where.file, set()).add(layer.where.line)
+    return {file: sorted(lines) for file, lines in sorted(sources.items())}
