@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.model import Op
 from initlint.probe.result import OutputStats
 
 Array = NDArray[Any]
@@ -35,13 +34,16 @@ gradient, so the backward gain falls to about 1−f of the unsaturated one.
 """
 
 BINS = 32
+HISTOGRAM_ELEMENTS = 1 << 15
+"""A thousand elements per bin: the shape of a histogram needs no more."""
 
-_RELU_LIKE = frozenset({Op.RELU, Op.RELU6, Op.THRESHOLDED_RELU})
+_RELU_LIKE = frozenset({"relu", "relu6", "thresholded_relu"})
+"""Values of `initlint.model.Op`, which is not imported: the probe's child process starts faster."""
 
 
 def output_stats(
     array: Array,
-    op: Op,
+    op: str,
     *,
     samples: int,
     channel_axis: int = -1,
@@ -52,7 +54,7 @@ def output_stats(
 
     Args:
         array: the output, any shape, real numbers.
-        op: what the layer computes; decides what dead and saturated mean.
+        op: what the layer computes (an `initlint.model.Op`); decides what dead and saturated mean.
         samples: distinct inputs in the batch. Their axis is found by its size: the first axis when
             its size is a multiple of it (rows of one sample are adjacent), else the first axis of
             that very size.
@@ -70,7 +72,7 @@ class OutputAccumulator:
 
     def __init__(
         self,
-        op: Op,
+        op: str,
         *,
         channel_axis: int = -1,
         attrs: Mapping[str, Any] | None = None,
@@ -96,8 +98,12 @@ class OutputAccumulator:
         self._samples = _SampleMoments()
         self._values: list[Array] = []
 
-    def update(self, array: Array, samples: int) -> None:
-        """Add the output of one run on ``samples`` distinct inputs."""
+    def update(self, array: Array, samples: int, sample_axis: int | None = None) -> None:
+        """Add the output of one run on ``samples`` distinct inputs.
+
+        ``sample_axis`` is the axis that holds them, alone or folded with others behind it; None:
+        it is guessed from its size.
+        """
         if array.size == 0:
             return
         if array.dtype not in (np.float32, np.float64):
@@ -113,7 +119,7 @@ class OutputAccumulator:
             low, high = float(array[finite].min()), float(array[finite].max())
         self._min, self._max = min(self._min, low), max(self._max, high)
         cap = DEAD_ELEMENTS if self._op in _RELU_LIKE else ELEMENTS
-        block, split = _blocks(array, samples, self._channel_axis, cap, self._seed)
+        block, split = _blocks(array, samples, sample_axis, self._channel_axis, cap, self._seed)
         self._add_elements(block)
         self._add_units(block)
         self._samples.update(block.reshape(block.shape[0], -1), split, self._seed)
@@ -125,7 +131,7 @@ class OutputAccumulator:
         self._square += float(np.dot(flat, flat))
         self._zeros += flat.size - int(np.count_nonzero(flat))
         self._saturated += _saturated(flat, self._op, self._attrs)
-        step = ceil(flat.size / ELEMENTS)
+        step = ceil(flat.size / HISTOGRAM_ELEMENTS)
         self._values.append(flat[::step].astype(np.float32))
 
     def _add_units(self, block: Array) -> None:
@@ -289,28 +295,35 @@ class _SampleMoments:
 
 
 def _blocks(
-    array: Array, samples: int, channel_axis: int, cap: int, seed: int
+    array: Array,
+    samples: int,
+    sample_axis: int | None,
+    channel_axis: int,
+    cap: int,
+    seed: int,
 ) -> tuple[Array, bool]:
     """``array`` as ``(samples, before, units, after)``, and whether samples were told apart.
 
     Positions are dropped until at most ``cap`` elements are left; samples and units never are.
     """
     shape = array.shape
-    unit = channel_axis % len(shape) if -len(shape) <= channel_axis < len(shape) else len(shape) - 1
-    axis = _sample_axis(shape, samples, unit)
-    if axis is None:
-        array, unit, count = array[None], unit + 1, 1
-    elif axis:
-        array, count = np.moveaxis(array, axis, 0), samples
-        unit += unit < axis
+    rank = len(shape)
+    unit = channel_axis % rank if -rank <= channel_axis < rank else rank - 1
+    axis = _sample_axis(shape, samples, unit) if sample_axis is None else sample_axis
+    if samples < 2 or axis is None:
+        array, unit = array[None], unit + 1
     else:
-        count = samples
-    if unit == 0 or not shape:
+        inner = shape[axis] // samples
+        array = np.moveaxis(
+            array.reshape(*shape[:axis], samples, inner, *shape[axis + 1 :]), axis, 0
+        )
+        unit = -1 if unit == axis else unit + 1
+    count = array.shape[0]
+    if unit < 1:  # the samples are the only axis: one unit
         array = array.reshape(count, -1, 1, 1)
     else:
-        before = array.size // max(count * int(np.prod(array.shape[unit:])), 1)
         after = int(np.prod(array.shape[unit + 1 :]))
-        array = array.reshape(count, before, array.shape[unit], after)
+        array = array.reshape(count, -1, array.shape[unit], after)
     _, before, units, after = array.shape
     keep = max(cap // (count * units), 1)
     if before * after > keep:
@@ -319,7 +332,7 @@ def _blocks(
             array = array[:, _choose(generator, before, max(keep // after, 1))]
         else:
             array = array[..., _choose(generator, after, max(keep // before, 1))]
-    return array, axis is not None or samples == 1
+    return array, samples < 2 or axis is not None
 
 
 def _sample_axis(shape: tuple[int, ...], samples: int, unit: int) -> int | None:
@@ -336,24 +349,24 @@ def _choose(generator: np.random.Generator, size: int, count: int) -> Array:
     return chosen
 
 
-def _saturated(flat: Array, op: Op, attrs: Mapping[str, Any]) -> int:
+def _saturated(flat: Array, op: str, attrs: Mapping[str, Any]) -> int:
     """Elements whose derivative, computed from the output, is under the limit.
 
     sigmoid' = y(1−y) ≤ 1/4; tanh' = 1−y²; softsign' = (1−|y|)²; erf' ∝ exp(−x²), so the limit is
     |y| > erf(√ln(1/0.06)); the hard ones are flat exactly at their bounds.
     """
     limit = SATURATED_DERIVATIVE
-    if op is Op.SIGMOID:
+    if op == "sigmoid":
         return int(np.count_nonzero(flat * (1.0 - flat) < 0.25 * limit))
-    if op is Op.TANH:
+    if op == "tanh":
         return int(np.count_nonzero(flat * flat > 1.0 - limit))
-    if op is Op.SOFTSIGN:
+    if op == "softsign":
         return int(np.count_nonzero(np.abs(flat) > 1.0 - sqrt(limit)))
-    if op is Op.ERF:
+    if op == "erf":
         return int(np.count_nonzero(np.abs(flat) > 1.0 - erfc(sqrt(log(1.0 / limit)))))
-    if op is Op.HARD_SIGMOID:
+    if op == "hard_sigmoid":
         return int(np.count_nonzero((flat <= 0.0) | (flat >= 1.0)))
-    if op is Op.HARD_TANH:
+    if op == "hard_tanh":
         low, high = float(attrs.get("min", -1.0)), float(attrs.get("max", 1.0))
         return int(np.count_nonzero((flat <= low) | (flat >= high)))
     return 0

@@ -1,0 +1,263 @@
+"""The probe in a process of its own: a crash, a hang or a memory bomb costs the probe alone.
+
+The parent sends a `Request` through a pipe and reads back one JSON object behind its length. The
+child imports NumPy and onnxruntime only, opens no file for the model and writes none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from initlint.probe.result import Activations, OutputStats, ProbeStatus
+
+if TYPE_CHECKING:
+    from initlint.model import Model
+    from initlint.probe.request import Request
+
+_LENGTH = struct.Struct("<Q")
+
+MAX_ANSWER = 1 << 28
+"""Bytes of an answer: statistics of one layer take about 1 kB."""
+
+_BOOTSTRAP = (
+    "import sys; sys.path.extend(sys.argv[2:]); "
+    "from initlint.probe.child import main; main(int(sys.argv[1]))"
+)
+
+
+def run_in_child(
+    model: Model,
+    *,
+    seed: int = 0,
+    timeout: float = 30.0,
+    memory_mb: int = 2048,
+    inputs_file: str | None = None,
+    train_norm: bool = False,
+) -> Activations:
+    """Run an ONNX model once in a child process and measure every visible layer's output.
+
+    Args:
+        model: a model whose ``runnable`` is an ``OnnxRunnable``.
+        seed: seeds the inputs.
+        timeout: seconds of wall-clock time; the child is killed after them.
+        memory_mb: address space of the child beyond three times the weights.
+        inputs_file: ``.npz`` file with one array per input; None: inputs are synthesised.
+        train_norm: BatchNormalization that never ran uses batch statistics, as training would.
+
+    Returns:
+        What was measured. Whatever the model does to the child, this does not raise: the status
+        says how it ended and ``detail`` why, on one line.
+    """
+    from initlint.probe.onnx_request import Refusal, request_for
+
+    started = time.monotonic()
+    try:
+        request = request_for(
+            model,
+            seed=seed,
+            memory_mb=memory_mb,
+            inputs_file=inputs_file,
+            train_norm=train_norm,
+        )
+    except Refusal as refusal:
+        return Activations(refusal.status, str(refusal))
+    weights = len(request.model) + sum(len(item.data) for item in request.external)
+    answer = _ask(request, timeout, memory_mb * (1 << 20) + 3 * weights)
+    seconds = time.monotonic() - started
+    return _activations({**answer, "seconds": seconds})
+
+
+def _ask(request: Request, timeout: float, memory: int) -> dict[str, Any]:
+    """The child's answer, or a stand-in that says why there is none."""
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _BOOTSTRAP, str(memory), *_import_paths()],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=os.path.abspath(os.sep),
+            env=_environment(),
+            start_new_session=os.name == "posix",
+        )
+    except OSError as error:
+        return _failed(f"the probe's process could not be started: {error.strerror}")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answer: list[bytes] = []
+    writer = threading.Thread(target=_send, args=(process.stdin, request.pieces()), daemon=True)
+    reader = threading.Thread(target=_receive, args=(process.stdout, answer), daemon=True)
+    try:
+        writer.start()
+        reader.start()
+        reader.join(timeout)
+        late = reader.is_alive()
+    finally:
+        status = _end(process, graceful=bool(answer))
+    reader.join(1.0)
+    writer.join(1.0)
+    for stream in (process.stdin, process.stdout):
+        with suppress(OSError):
+            stream.close()
+    if answer:
+        try:
+            found: dict[str, Any] = json.loads(answer[0])
+            return found
+        except ValueError:
+            return _failed("the probe's answer was damaged")
+    if late:
+        return {"status": ProbeStatus.TIMEOUT, "detail": f"stopped after {timeout:g} s"}
+    return _failed(_death(status))
+
+
+def _send(stream: IO[bytes], pieces: Iterator[bytes]) -> None:
+    try:
+        for piece in pieces:
+            stream.write(piece)
+        stream.flush()
+    except (OSError, ValueError):
+        return  # the child ended early; its exit status tells why
+
+
+def _receive(stream: IO[bytes], answer: list[bytes]) -> None:
+    try:
+        head = stream.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return
+        (length,) = _LENGTH.unpack(head)
+        if length > MAX_ANSWER:
+            return
+        body = stream.read(length)
+        if len(body) == length:
+            answer.append(body)
+    except (OSError, ValueError):
+        return
+
+
+def _end(process: subprocess.Popen[bytes], graceful: bool) -> int:
+    """Wait for a child that answered; kill its whole group otherwise. Returns its exit status."""
+    if not graceful:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)  # a child that died by itself has a status worth reporting
+    with suppress(ProcessLookupError, PermissionError):
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    return process.wait()
+
+
+def _death(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        if -status == getattr(signal, "SIGXCPU", None):
+            return "the run used up its processor time"
+        return f"onnxruntime crashed ({name})"
+    return f"the probe's process ended without an answer (exit status {status})"
+
+
+def _failed(detail: str) -> dict[str, Any]:
+    return {"status": ProbeStatus.FAILED, "detail": detail}
+
+
+def _activations(data: dict[str, Any]) -> Activations:
+    outputs = {
+        layer: OutputStats(
+            **{
+                **stats,
+                "histogram": tuple(stats["histogram"]),
+                "histogram_range": tuple(stats["histogram_range"]),
+            }
+        )
+        for layer, stats in data.get("outputs", {}).items()
+    }
+    return Activations(
+        status=ProbeStatus(data["status"]),
+        detail=data["detail"],
+        seconds=data["seconds"],
+        samples=data.get("samples", 0),
+        outputs=outputs,
+        train_mode=data.get("train_mode", False),
+        inputs=data.get("inputs", {}),
+    )
+
+
+def _import_paths() -> list[str]:
+    """Where the child finds the packages that this process uses; never the working directory."""
+    package = str(Path(__file__).resolve().parents[2])
+    here = os.getcwd()
+    found = [path for path in sys.path if path and os.path.isabs(path) and path != here]
+    return list(dict.fromkeys([*found, package]))
+
+
+def _environment() -> dict[str, str]:
+    """This environment without telemetry, and with one thread for NumPy's linear algebra.
+
+    OpenBLAS reserves memory per core when it is imported, which counts against the limit.
+    """
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def main(memory: int) -> None:
+    """Entry point of the child: read a request from stdin, answer on stdout."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not reach the answer
+    _limit(memory)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    from initlint.probe.onnxruntime import observe
+    from initlint.probe.request import Request
+
+    try:
+        request = Request.read(sys.stdin.buffer.read)
+        threading.Thread(target=_die_with_parent, daemon=True).start()
+        found = observe(request)
+    except MemoryError:
+        found = Activations(ProbeStatus.FAILED, "the model does not fit into the memory limit")
+    body = json.dumps(asdict(found)).encode()
+    answers.write(_LENGTH.pack(len(body)) + body)
+    answers.flush()
+    os._exit(0)  # no teardown of native libraries, which may crash after a clean run
+
+
+def _die_with_parent() -> None:
+    """The pipe closes when the parent is gone, however it went."""
+    sys.stdin.buffer.read(1)
+    os._exit(1)
+
+
+def _limit(memory: int) -> None:
+    """Limits that the kernel holds; the parent holds the one on time."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return
+    for name, value in (
+        ("RLIMIT_AS", memory),
+        ("RLIMIT_CORE", 0),
+        ("RLIMIT_FSIZE", 0),
+        ("RLIMIT_NOFILE", 64),
+    ):
+        kind = getattr(resource, name, None)
+        if kind is None:
+            continue
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            continue  # macOS refuses some; the wall-clock limit still stands

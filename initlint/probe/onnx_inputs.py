@@ -1,0 +1,355 @@
+"""What each input of an ONNX graph should hold, read off its name, shape and consumers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from initlint.probe.inputs import Axis, Content, Extent, InputSpec
+
+_BATCH_NAME = re.compile(r"(^|_)(batch|bs|n)(_?size)?($|_)|^b$", re.IGNORECASE)
+_LENGTH_NAME = re.compile(r"seq|len|time|frame|token|step|audio|past|samples", re.IGNORECASE)
+_PAST_NAME = re.compile(r"past", re.IGNORECASE)
+_STATE_NAME = re.compile(
+    r"(^|[._/:])(h|c|hn|cn|h_?[0n]|c_?[0n]|h_?in|c_?in|hx|cx|(.*_)?(hidden|cell|state)s?"
+    r"(_?(in|input|h|c|[0-9]+))?|past.*)$",
+    re.IGNORECASE,
+)
+_MASK_NAME = re.compile(r"mask", re.IGNORECASE)
+_TYPE_NAME = re.compile(r"token_?type|segment", re.IGNORECASE)
+_POSITION_NAME = re.compile(r"position|pos_ids", re.IGNORECASE)
+_LENGTH_INPUT = re.compile(r"len(gth)?s?($|_)|n_?frames|seq_?lens?", re.IGNORECASE)
+_RATE_NAME = re.compile(r"^sr$|sampl(e|ing)_?rate", re.IGNORECASE)
+_CACHE_SWITCH = re.compile(r"use_cache", re.IGNORECASE)
+
+_SAME_VALUES = frozenset(
+    {"Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten", "Transpose"}
+    | {"Slice", "Clip", "Add", "Sub", "Where", "Expand", "Split", "Concat", "Gather", "Max", "Min"}
+)
+"""Operators after which an index is still (nearly) that index."""
+
+_SAME_AXES = frozenset(
+    {"Cast", "Identity", "Dropout", "Relu", "LeakyRelu", "Tanh", "Sigmoid", "Neg", "Abs", "Sqrt"}
+    | {"Add", "Sub", "Mul", "Div", "Clip", "QuantizeLinear", "DequantizeLinear", "Log"}
+    | {"DynamicQuantizeLinear", "LayerNormalization", "BatchNormalization"}
+)
+
+_RECURRENT = {"LSTM": 5, "GRU": 5, "RNN": 5, "DynamicQuantizeLSTM": 5}
+"""Position of the initial hidden state; the initial cell follows it."""
+
+_FLOATS = frozenset({"float16", "float32", "float64"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    node: Any
+    position: int
+
+
+class GraphHints:
+    """Who reads which value in a graph and its subgraphs, and the shapes of its constants."""
+
+    def __init__(self, graph: Any) -> None:
+        self.uses: dict[str, list[_Use]] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._producers: dict[str, Any] = {}
+        for body in _graphs(graph):
+            for tensor in body.initializer:
+                self._shapes[tensor.name] = tuple(tensor.dims)
+            for node in body.node:
+                self._add(node)
+
+    def _add(self, node: Any) -> None:
+        for position, name in enumerate(node.input):
+            if name:
+                self.uses.setdefault(name, []).append(_Use(node, position))
+        for name in node.output:
+            self._producers[name] = node
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    self._shapes[node.output[0]] = tuple(attribute.t.dims)
+
+    def shape(self, name: str, depth: int = 8) -> tuple[int, ...] | None:
+        """Shape of a constant, also behind Identity, Cast, Transpose or a quantised table."""
+        if name in self._shapes:
+            return self._shapes[name]
+        node = self._producers.get(name)
+        if node is None or not depth or not node.input:
+            return None
+        if node.op_type in ("Identity", "Cast", "DequantizeLinear", "QuantizeLinear"):
+            return self.shape(node.input[0], depth - 1)
+        if node.op_type == "Transpose":
+            shape = self.shape(node.input[0], depth - 1)
+            order = _ints(node, "perm")
+            if shape is None or (order is not None and sorted(order) != list(range(len(shape)))):
+                return None
+            return tuple(shape[axis] for axis in order) if order else shape[::-1]
+        return None
+
+    def index_bound(self, name: str) -> int | None:
+        """Rows of the smallest table that the values of ``name`` index; None: they index none."""
+        bounds = []
+        for use in self._reach(name):
+            node, position = use.node, use.position
+            if node.op_type == "Gather" and position == 1:
+                table = self.shape(node.input[0])
+                axis = (_int(node, "axis") or 0) if table else 0
+                if table and -len(table) <= axis < len(table):
+                    bounds.append(table[axis])
+            elif node.op_type == "EmbedLayerNormalization" and position == 0:
+                table = self.shape(node.input[2])
+                bounds += table[:1] if table else ()
+            elif node.op_type == "OneHot" and position == 0:
+                bounds += self._scalar(node.input[1])
+        return min((bound for bound in bounds if bound > 0), default=None)
+
+    def is_initial_state(self, name: str) -> bool:
+        """True when a recurrent operator starts from these values."""
+        return any(
+            use.node.op_type in _RECURRENT and 0 <= use.position - _RECURRENT[use.node.op_type] < 2
+            for use in self._reach(name)
+        )
+
+    def _reach(self, name: str) -> Iterator[_Use]:
+        """Uses of the values of ``name``, through operators that keep them."""
+        seen, waiting = {name}, [name]
+        while waiting:
+            for use in self.uses.get(waiting.pop(), ()):
+                yield use
+                indexes = use.node.op_type == "Gather" and use.position == 1
+                if use.node.op_type not in _SAME_VALUES or indexes:
+                    continue
+                for output in use.node.output:
+                    if output and output not in seen:
+                        seen.add(output)
+                        waiting.append(output)
+
+    def _scalar(self, name: str) -> list[int]:
+        node = self._producers.get(name)
+        if node is not None and node.op_type == "Constant":
+            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+            if tensor is not None and len(tensor.raw_data) == 8:
+                return [int.from_bytes(tensor.raw_data, "little", signed=True)]
+            if tensor is not None and len(tensor.int64_data) == 1:
+                return [int(tensor.int64_data[0])]
+        return []
+
+    def widths(self, name: str, rank: int) -> dict[int, Axis]:
+        """Axes of an input whose size the first weights that read it dictate."""
+        found: dict[int, Axis] = {}
+        waiting: list[tuple[str, tuple[int | None, ...]]] = [(name, tuple(range(rank)))]
+        seen = {name}
+        while waiting:
+            value, axes = waiting.pop()
+            for use in self.uses.get(value, ()):
+                for axis, kind in self._demands(use, len(axes)).items():
+                    origin = axes[axis]
+                    if origin is not None:
+                        found.setdefault(origin, kind)
+                following = _axes_after(use.node, use.position, axes)
+                for output in use.node.output[:1]:
+                    if following is not None and output not in seen:
+                        seen.add(output)
+                        waiting.append((output, following))
+        return found
+
+    def _demands(self, use: _Use, rank: int) -> dict[int, Axis]:
+        node, op = use.node, use.node.op_type
+        if use.position != 0 or rank == 0:
+            return {}
+        weight = self.shape(node.input[1]) if len(node.input) > 1 else None
+        if not weight:
+            return {}
+        if op in ("Conv", "ConvInteger") and rank == len(weight) and rank > 2:
+            return {1: Axis(Extent.FIXED, weight[1] * (_int(node, "group") or 1))}
+        if op == "ConvTranspose" and rank == len(weight) and rank > 2:
+            return {1: Axis(Extent.FIXED, weight[0])}
+        if op in ("MatMul", "MatMulInteger", "FusedMatMul") and len(weight) == 2:
+            return {rank - 1: Axis(Extent.FIXED, weight[0])}
+        if op == "Gemm" and rank == 2 and len(weight) == 2 and not _int(node, "transA"):
+            return {1: Axis(Extent.FIXED, weight[1 if _int(node, "transB") else 0])}
+        if op in ("LSTM", "GRU", "RNN") and rank == 3 and len(weight) == 3:
+            return {
+                0: Axis(Extent.LENGTH),
+                1: Axis(Extent.BATCH),
+                2: Axis(Extent.FIXED, weight[2]),
+            }
+        if op == "DynamicQuantizeLSTM" and rank == 3 and len(weight) == 3:
+            return {0: Axis(Extent.LENGTH), 1: Axis(Extent.BATCH), 2: Axis(Extent.FIXED, weight[1])}
+        if op == "BatchNormalization" and rank > 1 and len(weight) == 1:
+            return {1: Axis(Extent.FIXED, weight[0])}
+        if op == "LayerNormalization" and len(weight) == 1:
+            return {rank - 1: Axis(Extent.FIXED, weight[0])}
+        return {}
+
+    def rank(self, name: str) -> int:
+        """Number of axes of an input that declares none."""
+        for use in self.uses.get(name, ()):
+            if use.node.op_type == "Conv":
+                return len(self.shape(use.node.input[1]) or (0, 0, 0, 0))
+            if use.node.op_type in ("LSTM", "GRU", "RNN"):
+                return 3
+        return 2
+
+
+def input_specs(inputs: Sequence[Any], graph: Any) -> tuple[InputSpec, ...]:
+    """How to make every input.
+
+    Args:
+        inputs: the inputs to feed (``GraphInput``: name, dtype, dims, optional).
+        graph: the ``onnx.GraphProto`` that reads them.
+    """
+    hints = GraphHints(graph)
+    drafts = [(item, _content(item, hints)) for item in inputs]
+    roles = _symbol_roles(drafts, hints)
+    return tuple(
+        InputSpec(item.name, item.dtype, _axes(item, content, hints, roles), content, bound)
+        for item, (content, bound) in drafts
+    )
+
+
+def _content(item: Any, hints: GraphHints) -> tuple[Content, int]:
+    name, dtype = item.name, item.dtype
+    if dtype == "string":
+        return Content.TEXT, 0
+    if dtype == "bool":
+        return (Content.ZEROS if _CACHE_SWITCH.search(name) else Content.ONES), 0
+    if _RATE_NAME.search(name):
+        return Content.SAMPLE_RATE, 0
+    if _MASK_NAME.search(name):
+        return Content.ONES, 0
+    bound = hints.index_bound(name)
+    if dtype in _FLOATS:
+        if bound is not None:
+            return Content.TOKENS, bound
+        state = hints.is_initial_state(name) or _STATE_NAME.search(name)
+        return (Content.ZEROS if state else Content.NORMAL), 0
+    if _TYPE_NAME.search(name):
+        return Content.ZEROS, 0
+    if _POSITION_NAME.search(name):
+        return Content.POSITIONS, bound or 0
+    if bound is not None:
+        return Content.TOKENS, bound
+    if _LENGTH_INPUT.search(name):
+        return Content.LENGTHS, 0
+    if dtype in ("uint8", "int8") and len(item.dims or ()) >= 3:
+        return Content.TOKENS, 256 if dtype == "uint8" else 128
+    if item.dims is not None and len(item.dims) < 1:
+        return Content.ONES, 0
+    return Content.TOKENS, 2
+
+
+def _symbol_roles(
+    drafts: Sequence[tuple[Any, tuple[Content, int]]], hints: GraphHints
+) -> dict[str, Axis]:
+    """What a symbolic axis stands for; one symbol has one role in the whole graph."""
+    roles: dict[str, Axis] = {}
+    for item, (content, _) in drafts:
+        dims = item.dims or ()
+        widths = hints.widths(item.name, len(dims)) if content is Content.NORMAL else {}
+        for position, symbol in enumerate(dims):
+            if not isinstance(symbol, str):
+                continue
+            role = _role(symbol, position, dims, content, widths, len(drafts))
+            held = roles.get(symbol)
+            stronger = held is None or (
+                held.extent is not Extent.FIXED and role.extent in (Extent.FIXED, Extent.BATCH)
+            )
+            if stronger:
+                roles[symbol] = role
+    return roles
+
+
+def _axes(
+    item: Any,
+    draft: Content,
+    hints: GraphHints,
+    roles: Mapping[str, Axis],
+) -> tuple[Axis, ...]:
+    dims = item.dims
+    if dims is None:
+        dims = (None,) * hints.rank(item.name)
+    widths = hints.widths(item.name, len(dims)) if draft is Content.NORMAL else {}
+    found = []
+    for position, size in enumerate(dims):
+        if isinstance(size, int):
+            found.append(Axis(Extent.FIXED, size))
+        elif isinstance(size, str):
+            found.append(roles.get(size) or _role(size, position, dims, draft, widths, 1))
+        else:
+            found.append(_role("", position, dims, draft, widths, 2))
+    return tuple(found)
+
+
+def _role(
+    symbol: str,
+    position: int,
+    dims: Sequence[int | str | None],
+    content: Content,
+    widths: Mapping[int, Axis],
+    inputs: int,
+) -> Axis:
+    if _PAST_NAME.search(symbol) and not re.search(r"\+|total", symbol):
+        return Axis(Extent.FIXED, 0)  # the first step: nothing came before
+    if _BATCH_NAME.search(symbol):
+        return Axis(Extent.BATCH)
+    if position in widths:
+        return widths[position]
+    if content is Content.ZEROS and len(dims) == 3:
+        return Axis(Extent.BATCH)  # a recurrent state: layers and width are fixed
+    if position == 0:
+        sole_signal = len(dims) == 1 and inputs == 1 and content is Content.NORMAL
+        length = bool(_LENGTH_NAME.search(symbol)) or sole_signal
+        return Axis(Extent.LENGTH if length else Extent.BATCH)
+    if len(dims) == 4 and not _LENGTH_NAME.search(symbol):
+        channels_last = dims[3] in (1, 3, 4)
+        channel = 3 if channels_last else 1
+        return Axis(Extent.FIXED, 3) if position == channel else Axis(Extent.SPATIAL)
+    return Axis(Extent.LENGTH)
+
+
+def _axes_after(
+    node: Any, position: int, axes: tuple[int | None, ...]
+) -> tuple[int | None, ...] | None:
+    """Which input axis each axis of the node's output is; None where the trail ends."""
+    op = node.op_type
+    if op in _SAME_AXES:
+        return axes
+    if position != 0:
+        return None
+    if op == "Transpose":
+        order = _ints(node, "perm") or tuple(range(len(axes)))[::-1]
+        return tuple(axes[axis] for axis in order) if len(order) == len(axes) else None
+    if op in ("Unsqueeze", "Squeeze"):
+        places = _ints(node, "axes")
+        if places is None or len(places) != 1:
+            return None
+        if op == "Unsqueeze":
+            place = places[0] % (len(axes) + 1)
+            return (*axes[:place], None, *axes[place:])
+        place = places[0] % len(axes)
+        return (*axes[:place], *axes[place + 1 :])
+    return None
+
+
+def _graphs(graph: Any) -> Iterator[Any]:
+    waiting = [graph]
+    while waiting:
+        body = waiting.pop()
+        yield body
+        for node in body.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    waiting.append(attribute.g)
+                waiting.extend(attribute.graphs)
+
+
+def _int(node: Any, name: str) -> int | None:
+    return next((int(item.i) for item in node.attribute if item.name == name), None)
+
+
+def _ints(node: Any, name: str) -> tuple[int, ...] | None:
+    return next((tuple(item.ints) for item in node.attribute if item.name == name), None)

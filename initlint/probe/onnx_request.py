@@ -1,0 +1,190 @@
+"""From a loaded ONNX model to what the probe's child process is told."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from initlint.model import Layer, Model, Op, Role
+from initlint.probe.inputs import MAX_ELEMENTS, Array, InputSpec
+from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
+from initlint.probe.onnx_inputs import input_specs
+from initlint.probe.prechecks import refusal
+from initlint.probe.request import External, Observed, Request
+from initlint.probe.result import ProbeStatus
+
+ACTIVATION_SHARE = 4
+"""Share of the child's memory that the outputs of one run may take: the run itself needs as much
+again for values in flight, and the statistics work on float64 copies of single outputs."""
+
+
+class Refusal(Exception):  # noqa: N818 - a decision, not an error
+    """Why a model is not run.
+
+    Attributes:
+        status: `ProbeStatus.SKIPPED` for a decision, `ProbeStatus.FAILED` for unusable inputs.
+    """
+
+    def __init__(self, reason: str, status: ProbeStatus = ProbeStatus.SKIPPED) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def request_for(
+    model: Model,
+    *,
+    seed: int,
+    memory_mb: int,
+    inputs_file: str | None,
+    train_norm: bool,
+) -> Request:
+    """The request that runs a model.
+
+    Raises:
+        Refusal: the model should not or cannot be run, or the given inputs do not fit it.
+    """
+    runnable = model.runnable
+    proto = getattr(runnable, "model", None)
+    if proto is None:
+        raise Refusal("there is nothing to run: no graph")
+    reason = refusal(proto)
+    if reason is not None:
+        raise Refusal(reason)
+    observed = _observed(model)
+    if not observed:
+        raise Refusal("no layer's output is visible from outside")
+    given = read_inputs(inputs_file, runnable.inputs) if inputs_file is not None else {}
+    specs = () if given else _specs(runnable, proto)
+    proto = without_dropout(proto)
+    rewritten = 0
+    if train_norm:
+        proto, rewritten = with_batch_statistics(proto, runnable.opsets.get("", 1))
+    external = _external(runnable, proto)
+    try:
+        data = serialised(proto)
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    return Request(
+        model=data,
+        inputs=specs,
+        observed=observed,
+        external=external,
+        given=given,
+        seed=seed,
+        activation_bytes=memory_mb * (1 << 20) // ACTIVATION_SHARE,
+        batch_norms=rewritten,
+    )
+
+
+def _observed(model: Model) -> tuple[Observed, ...]:
+    """Layers whose output is a value of the main graph that the run computes."""
+    runnable = model.runnable
+    found = []
+    for layer in model.graph:
+        value = runnable.layer_outputs.get(layer.id)
+        if not value or value in runnable.initializers or layer.op in (Op.CONSTANT, Op.OUTPUT):
+            continue
+        found.append(
+            Observed(
+                layer.id, value, layer.op.value, layer.channel_axis, _bounds(layer), _weights(layer)
+            )
+        )
+    return tuple(found)
+
+
+def _bounds(layer: Layer) -> tuple[float, float] | None:
+    if layer.op is not Op.HARD_TANH:
+        return None
+    return float(layer.attrs.get("min", -1.0)), float(layer.attrs.get("max", 1.0))
+
+
+def _weights(layer: Layer) -> int:
+    if layer.op is Op.EMBEDDING:
+        return 0
+    return sum(param.size for param in layer.with_role(Role.WEIGHT, Role.RECURRENT_WEIGHT))
+
+
+def _specs(runnable: Any, proto: Any) -> tuple[InputSpec, ...]:
+    specs = input_specs([item for item in runnable.inputs if not item.optional], proto.graph)
+    for spec in specs:
+        if spec.dtype == "string":
+            continue
+        try:
+            np.dtype(spec.dtype)
+        except TypeError:
+            raise Refusal(f"no input of type {spec.dtype} can be made for {spec.name}") from None
+    return specs
+
+
+def _external(runnable: Any, proto: Any) -> tuple[External, ...]:
+    """Weights beside the model, read by the loader, which confines them to the model's folder."""
+    if not runnable.external:
+        return ()
+    read = getattr(runnable, "read_external", None)
+    tensors = [item for item in proto.graph.initializer if item.data_location == 1]
+    if read is None:
+        raise Refusal("its weights are in external files")
+    return tuple(
+        External(item.name, item.data_type, tuple(item.dims), bytes(read(item))) for item in tensors
+    )
+
+
+def read_inputs(path: str, inputs: Sequence[Any]) -> Mapping[str, Array]:
+    """Arrays from an ``.npz`` file, checked against the graph's inputs.
+
+    Raises:
+        Refusal: the file is no ``.npz``, or an array is missing, unknown, of the wrong element
+            type or of the wrong shape.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: np.asarray(archive[name]) for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        line = " ".join(str(error).split())[:120]
+        raise Refusal(f"{path}: not a readable .npz file: {line}", ProbeStatus.FAILED) from None
+    try:
+        return _checked(arrays, inputs)
+    except ValueError as error:
+        raise Refusal(f"{path}: {error}", ProbeStatus.FAILED) from None
+
+
+def _checked(arrays: Mapping[str, Array], inputs: Sequence[Any]) -> dict[str, Array]:
+    known = {item.name: item for item in inputs}
+    names = ", ".join(known)
+    for name in arrays:
+        if name not in known:
+            raise ValueError(f"the model has no input {name!r}; it has {names}")
+    found = {}
+    for name, item in known.items():
+        if name not in arrays:
+            if item.optional:
+                continue
+            raise ValueError(f"input {name!r} is missing; the model needs {names}")
+        found[name] = _fitting(name, arrays[name], item)
+    if sum(array.size for array in found.values()) > MAX_ELEMENTS:
+        raise ValueError(f"the arrays hold more than {MAX_ELEMENTS} elements")
+    return found
+
+
+def _fitting(name: str, array: Array, item: Any) -> Array:
+    if item.dtype == "string":
+        fits = array.dtype.kind in "US"
+    else:
+        fits = str(array.dtype) == item.dtype or (
+            array.dtype.kind == np.dtype(item.dtype).kind and array.dtype.kind in "fiu"
+        )
+    if not fits:
+        raise ValueError(f"input {name!r} is {array.dtype}, the model wants {item.dtype}")
+    wanted = item.dims
+    if wanted is not None and (
+        len(wanted) != array.ndim
+        or any(
+            isinstance(w, int) and w != side for w, side in zip(wanted, array.shape, strict=True)
+        )
+    ):
+        shape = ",".join(str(side) if side is not None else "?" for side in wanted)
+        raise ValueError(f"input {name!r} has shape {list(array.shape)}, the model wants [{shape}]")
+    return array if item.dtype == "string" else array.astype(item.dtype, copy=False)

@@ -1,0 +1,392 @@
+"""Running a graph with onnxruntime and measuring every layer's output, inside the child process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+from typing import Any
+
+import numpy as np
+
+from initlint.probe.activations import OutputAccumulator
+from initlint.probe.inputs import (
+    MAX_ELEMENTS,
+    Array,
+    Sizes,
+    attempts,
+    describe,
+    fixed_batch,
+    has_batch,
+    synthesise,
+    volume,
+)
+from initlint.probe.request import External, Observed, Request
+from initlint.probe.result import Activations, OutputStats, ProbeStatus
+
+SAMPLES = 16
+"""Distinct inputs at least, so that their mean cosine averages 120 pairs."""
+
+MAX_SAMPLES = 256
+"""Distinct inputs at most. With correlation 0.9 a ReLU unit of a vector layer is silent on all of
+256 by chance for 14 % of the units, on all of 16 for 28 %; more buys little."""
+
+CHEAP_WORK = 1 << 33
+"""Multiplications of a run that is repeated for more samples than `SAMPLES`: a third of a second
+on one core at 25 billion a second."""
+
+MAX_WORK = 1 << 37
+"""Multiplications at most: about 6 s on one core. Larger models get fewer samples."""
+
+MAX_GROUPS = 16
+"""Sessions tried when the outputs of one sample do not fit into memory together."""
+
+_FLOATS = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
+
+_NUMPY_TYPES = {
+    1: "<f4",
+    2: "u1",
+    3: "i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "?",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+    13: "<u8",
+}
+_CARRIERS = {16: "<u2", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}
+"""Element types that NumPy lacks (bfloat16, float8), by the integer type that carries them."""
+
+
+class _OutOfMemoryError(Exception):
+    """The outputs of one run did not fit."""
+
+
+def observe(request: Request) -> Activations:
+    """Run the graph on one or several batches and measure.
+
+    Never raises for what a model does: a graph that cannot be run gives a status and a reason.
+    """
+    import onnxruntime
+
+    try:
+        return _observe(request, onnxruntime)
+    except (_OutOfMemoryError, MemoryError):
+        return Activations(ProbeStatus.FAILED, "the activations do not fit into the memory limit")
+    except Exception as error:  # onnxruntime raises classes of its own, Python's and pybind11's
+        return Activations(ProbeStatus.FAILED, _one_line(error))
+
+
+def _observe(request: Request, onnxruntime: Any) -> Activations:
+    observed = request.observed
+    groups = 1
+    while True:
+        try:
+            parts = []
+            for start in range(groups):
+                part = observed[start::groups]
+                session = _Session(onnxruntime, request, part)
+                parts.append(_measure(request, session, part))
+                del session
+            return _joined(parts)
+        except _OutOfMemoryError:
+            groups *= 2
+            if groups > min(MAX_GROUPS, len(observed)):
+                raise
+
+
+class _Session:
+    """An inference session whose outputs are the observed values."""
+
+    def __init__(self, onnxruntime: Any, request: Request, observed: Sequence[Observed]) -> None:
+        options = session_options(onnxruntime)
+        kept = _external(onnxruntime, options, request.external)
+        names = sorted({item.value for item in observed} - {spec.name for spec in request.inputs})
+        data = request.model + outputs_suffix(names)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise _translated(error) from error
+        del kept
+        types = {item.name: item.type for item in self._session.get_outputs()}
+        self.names = [name for name in names if types.get(name) in _FLOATS]
+        self._any = self.names or [item.name for item in self._session.get_outputs()][:1]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The observed values for these inputs."""
+        try:
+            values = self._session.run(self._any, dict(feeds))
+        except Exception as error:
+            raise _translated(error) from error
+        found = dict(zip(self._any, values, strict=True))
+        return {name: found[name] for name in self.names}
+
+
+def session_options(onnxruntime: Any) -> Any:
+    """Options under which a session does what the file says and nothing else.
+
+    No optimisation: constant folding would run parts of an untrusted graph at load, and fusion
+    would hide the layers that are measured. One thread: results do not depend on the machine.
+    """
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    return options
+
+
+def outputs_suffix(names: Iterable[str]) -> bytes:
+    """Bytes that, after a serialised ``ModelProto``, add graph outputs of these names.
+
+    Protobuf defines the concatenation of two messages as their merge, which appends to repeated
+    fields: ``ModelProto.graph`` is field 7, ``GraphProto.output`` field 12,
+    ``ValueInfoProto.name`` field 1. The type is left out; onnxruntime infers it.
+    """
+    outputs = b"".join(_field(12, _field(1, name.encode("utf-8", "replace"))) for name in names)
+    return _field(7, outputs) if outputs else b""
+
+
+def _field(number: int, data: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _external(onnxruntime: Any, options: Any, weights: Sequence[External]) -> list[Any]:
+    """Hand weights over in memory, so that onnxruntime opens no file."""
+    values = []
+    for item in weights:
+        carrier = _CARRIERS.get(item.data_type)
+        array = np.frombuffer(item.data, carrier or _NUMPY_TYPES[item.data_type])
+        array = array.reshape(item.dims)
+        make = onnxruntime.OrtValue
+        values.append(
+            make.ortvalue_from_numpy_with_onnx_type(array, item.data_type)
+            if carrier
+            else make.ortvalue_from_numpy(array)
+        )
+    if values:
+        options.add_external_initializers([item.name for item in weights], values)
+    return values
+
+
+@dataclass
+class _Measurement:
+    """What one session measured."""
+
+    samples: int
+    runs: int
+    outputs: dict[str, OutputStats]
+    inputs: dict[str, str]
+    batch_norms: int
+
+
+def _measure(request: Request, session: _Session, observed: Sequence[Observed]) -> _Measurement:
+    meter = _Meter(observed, request.seed)
+    if request.given:
+        pilot = session.run(request.given)
+        samples = _given_samples(request)
+        meter.add({**pilot, **request.given}, samples, {})
+        inputs = {
+            name: f"{array.dtype}[{','.join(map(str, array.shape))}] given"
+            for name, array in request.given.items()
+        }
+        return _Measurement(samples, 1, meter.finish(), inputs, request.batch_norms)
+    sizes, feeds, pilot = _pilot(request, session)
+    shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
+    plan = _plan(request, observed, sizes, shapes)
+    first = 0
+    if plan.sizes == sizes:
+        meter.add({**pilot, **feeds}, plan.per_run, {})
+        first = 1
+    for run in range(first, plan.runs):
+        try:
+            feeds = synthesise(request.inputs, plan.sizes, seed=request.seed, run=run)
+            outputs = session.run(feeds)
+        except _OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if plan.sizes == sizes:
+                raise
+            # the exporter baked the pilot's batch into the graph
+            runs = min(plan.runs * plan.per_run, SAMPLES)
+            return _repeat(request, session, observed, sizes, runs)
+        meter.add({**outputs, **feeds}, plan.per_run, {} if plan.sizes == sizes else shapes)
+    return _Measurement(
+        plan.runs * plan.per_run,
+        plan.runs,
+        meter.finish(),
+        {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs},
+        request.batch_norms,
+    )
+
+
+def _repeat(
+    request: Request, session: _Session, observed: Sequence[Observed], sizes: Sizes, runs: int
+) -> _Measurement:
+    """One run per sample."""
+    meter = _Meter(observed, request.seed)
+    feeds: dict[str, Array] = {}
+    for run in range(runs):
+        feeds = synthesise(request.inputs, sizes, seed=request.seed, run=run)
+        meter.add({**session.run(feeds), **feeds}, sizes.batch, {})
+    inputs = {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs}
+    return _Measurement(runs * sizes.batch, runs, meter.finish(), inputs, request.batch_norms)
+
+
+def _pilot(request: Request, session: _Session) -> tuple[Sizes, dict[str, Array], dict[str, Array]]:
+    """The first sizes with which the graph runs on one sample (on two, where one does not do)."""
+    first: Exception | None = None
+    for batch in (1, 2) if has_batch(request.inputs) else (1,):
+        for sizes in attempts(request.inputs, batch):
+            feeds = synthesise(request.inputs, sizes, seed=request.seed)
+            try:
+                return sizes, feeds, session.run(feeds)
+            except _OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                first = first or error
+    raise first or RuntimeError(f"its inputs hold more than {MAX_ELEMENTS} elements")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    sizes: Sizes
+    per_run: int
+    runs: int
+
+
+def _plan(
+    request: Request,
+    observed: Sequence[Observed],
+    pilot: Sizes,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> _Plan:
+    """How many samples, in how many runs, from the shapes that the pilot produced.
+
+    Only sizes decide, never the clock: the same model is measured on the same samples everywhere.
+    """
+    work = max(_work(observed, shapes) // pilot.batch, 1)
+    held = max(sum(4 * prod(shape) for shape in shapes.values()) // pilot.batch, 1)
+    samples = min(max(CHEAP_WORK // work, SAMPLES), MAX_SAMPLES, max(MAX_WORK // work, 1))
+    if not has_batch(request.inputs):
+        per_run = fixed_batch(request.inputs)
+        return _Plan(pilot, per_run, ceil(min(samples, SAMPLES) / per_run))
+    fits = MAX_ELEMENTS // max(volume(request.inputs, pilot) // pilot.batch, 1)
+    samples = min(samples, max(request.activation_bytes // held, SAMPLES))
+    per_run = max(min(samples, request.activation_bytes // held, fits), 1)
+    if per_run < samples:  # equal runs, so that every batch statistic has the same size
+        samples = min(samples, SAMPLES)
+        per_run = min(per_run, samples)
+    sizes = Sizes(per_run, pilot.spatial, pilot.length)
+    return _Plan(sizes, per_run, ceil(samples / per_run))
+
+
+def _work(observed: Sequence[Observed], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Multiplications with weights in the pilot: weights times positions, summed over layers."""
+    total = 0
+    for item in observed:
+        shape = shapes.get(item.value, ())
+        if item.weights and shape:
+            axis = item.channel_axis if -len(shape) <= item.channel_axis < len(shape) else -1
+            total += item.weights * (prod(shape) // max(shape[axis], 1))
+    return total
+
+
+class _Meter:
+    """One accumulator per observed layer."""
+
+    def __init__(self, observed: Sequence[Observed], seed: int) -> None:
+        self._observed = observed
+        self._seed = seed
+        self._held: dict[str, OutputAccumulator] = {}
+
+    def add(
+        self,
+        values: Mapping[str, Array],
+        samples: int,
+        pilot: Mapping[str, tuple[int, ...]],
+    ) -> None:
+        """Add one run; ``pilot`` holds the shapes of a run on fewer samples, if there was one."""
+        for item in self._observed:
+            value = values.get(item.value)
+            if value is None or value.dtype.kind != "f":
+                continue
+            axis = _sample_axis(pilot.get(item.value), value.shape)
+            # a value that does not grow with the batch is the same for every sample
+            distinct = 1 if pilot and axis is None else samples
+            if item.layer not in self._held:
+                bounds = dict(zip(("min", "max"), item.bounds or (), strict=False))
+                self._held[item.layer] = OutputAccumulator(
+                    item.op, channel_axis=item.channel_axis, attrs=bounds, seed=self._seed
+                )
+            self._held[item.layer].update(value, distinct, axis)
+
+    def finish(self) -> dict[str, OutputStats]:
+        """Statistics by layer."""
+        return {layer: held.finish() for layer, held in self._held.items()}
+
+
+def _sample_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
+    """The axis that grew with the batch."""
+    if pilot is None or len(pilot) != len(shape):
+        return None
+    grown = [axis for axis, (one, many) in enumerate(zip(pilot, shape, strict=True)) if many != one]
+    return grown[0] if len(grown) == 1 else None
+
+
+def _given_samples(request: Request) -> int:
+    """Samples in the user's batch: the first side that all given arrays share, else one."""
+    firsts = {array.shape[0] for array in request.given.values() if array.ndim > 1}
+    return firsts.pop() if len(firsts) == 1 else 1
+
+
+def _joined(parts: Sequence[_Measurement]) -> Activations:
+    outputs = {layer: stats for part in parts for layer, stats in part.outputs.items()}
+    first = parts[0]
+    runs = "one run" if first.runs == 1 else f"{first.runs} runs"
+    samples = "one sample" if first.samples == 1 else f"{first.samples} samples"
+    return Activations(
+        ProbeStatus.OK,
+        f"{samples} in {runs}",
+        samples=first.samples,
+        outputs=outputs,
+        train_mode=first.batch_norms > 0,
+        inputs=first.inputs,
+    )
+
+
+def _translated(error: Exception) -> Exception:
+    text = str(error)
+    if isinstance(error, MemoryError) or "alloc" in text.lower():
+        return _OutOfMemoryError(text)
+    return RuntimeError(_one_line(error))
+
+
+def _one_line(error: BaseException) -> str:
+    """An error's text on one line, without onnxruntime's prefixes."""
+    text = str(error) or type(error).__name__
+    for mark in ("Status Message: ", " : FAIL : ", "INVALID_ARGUMENT : ", "[ONNXRuntimeError] : "):
+        if mark in text:
+            text = text.split(mark, 1)[1]
+            break
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 200 else line[:199] + "…"

@@ -1,0 +1,162 @@
+"""What the probe's child process is told, and how it travels: lengths first, then bytes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from initlint.probe.inputs import Array, InputSpec
+
+_LENGTH = struct.Struct("<Q")
+
+MAX_HEADER = 1 << 28
+"""A header of 200,000 layers takes some 40 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One layer whose output is measured.
+
+    Attributes:
+        layer: layer id.
+        value: the graph value that holds its first output.
+        op: value of `initlint.model.Op`.
+        channel_axis: axis of the units.
+        bounds: lower and upper bound of a hard tanh, else None.
+        weights: weights used once per position: their number times positions is the work.
+    """
+
+    layer: str
+    value: str
+    op: str
+    channel_axis: int = -1
+    bounds: tuple[float, float] | None = None
+    weights: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A weight that is not inside the model's own bytes.
+
+    Attributes:
+        name: initializer name.
+        data_type: ONNX element type.
+        dims: shape.
+        data: its raw little-endian bytes.
+    """
+
+    name: str
+    data_type: int
+    dims: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One probe run.
+
+    Attributes:
+        model: serialised ``ModelProto``.
+        external: weights to hand over beside it.
+        inputs: how to make every input.
+        given: arrays that the user gave instead, by input name; empty to synthesise.
+        observed: what to measure.
+        seed: seeds inputs and sampling.
+        activation_bytes: memory that the outputs of one run may take together.
+        batch_norms: BatchNormalization nodes that use batch statistics.
+    """
+
+    model: bytes
+    inputs: tuple[InputSpec, ...]
+    observed: tuple[Observed, ...]
+    external: tuple[External, ...] = ()
+    given: Mapping[str, Array] = field(default_factory=dict)
+    seed: int = 0
+    activation_bytes: int = 1 << 29
+    batch_norms: int = 0
+
+    def pieces(self) -> Iterator[bytes]:
+        """The request as bytes, piece by piece."""
+        given = {name: _bytes_of(array) for name, array in self.given.items()}
+        header = {
+            "model": len(self.model),
+            "inputs": [spec.to_json() for spec in self.inputs],
+            "observed": [
+                [item.layer, item.value, item.op, item.channel_axis, item.bounds, item.weights]
+                for item in self.observed
+            ],
+            "external": [
+                [item.name, item.data_type, item.dims, len(item.data)] for item in self.external
+            ],
+            "given": [
+                [name, _dtype_name(array), array.shape, len(given[name])]
+                for name, array in self.given.items()
+            ],
+            "seed": self.seed,
+            "activation_bytes": self.activation_bytes,
+            "batch_norms": self.batch_norms,
+        }
+        encoded = json.dumps(header).encode()
+        yield _LENGTH.pack(len(encoded))
+        yield encoded
+        yield self.model
+        for item in self.external:
+            yield item.data
+        yield from given.values()
+
+    @classmethod
+    def read(cls, read: Callable[[int], bytes]) -> Request:
+        """The inverse of `pieces`; ``read`` returns exactly so many bytes, fewer at the end."""
+        (length,) = _LENGTH.unpack(_exactly(read, _LENGTH.size))
+        if length > MAX_HEADER:
+            raise EOFError("the request's header is too long")
+        header = json.loads(_exactly(read, length))
+        model = _exactly(read, header["model"])
+        external = tuple(
+            External(name, data_type, tuple(dims), _exactly(read, size))
+            for name, data_type, dims, size in header["external"]
+        )
+        given = {
+            name: _array_of(_exactly(read, size), dtype, shape)
+            for name, dtype, shape, size in header["given"]
+        }
+        return cls(
+            model=model,
+            inputs=tuple(InputSpec.from_json(item) for item in header["inputs"]),
+            observed=tuple(
+                Observed(layer, value, op, axis, tuple(bounds) if bounds else None, weights)
+                for layer, value, op, axis, bounds, weights in header["observed"]
+            ),
+            external=external,
+            given=given,
+            seed=header["seed"],
+            activation_bytes=header["activation_bytes"],
+            batch_norms=header["batch_norms"],
+        )
+
+
+def _exactly(read: Callable[[int], bytes], size: int) -> bytes:
+    data = read(size)
+    if len(data) != size:
+        raise EOFError("the request ended early")
+    return data
+
+
+def _dtype_name(array: Array) -> str:
+    return "string" if array.dtype.kind in "OUS" else str(array.dtype)
+
+
+def _bytes_of(array: Array) -> bytes:
+    if _dtype_name(array) == "string":
+        return json.dumps([str(item) for item in array.reshape(-1)]).encode()
+    return np.ascontiguousarray(array).tobytes()
+
+
+def _array_of(data: bytes, dtype: str, shape: list[int]) -> Array:
+    if dtype == "string":
+        return np.array(json.loads(data), dtype=object).reshape(shape)
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
