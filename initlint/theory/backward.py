@@ -1,0 +1,102 @@
+"""The backward pass of theory: the mean square of the gradient at every layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from initlint.model.graph import LayerGraph
+from initlint.model.op import Op
+from initlint.theory.forward import ForwardPass
+from initlint.theory.node import Node
+from initlint.theory.operators import RULES
+from initlint.theory.state import ABSENT, Gradient, State, collect, log
+
+
+def final_outputs(graph: LayerGraph) -> tuple[str, ...]:
+    """The outputs that end the network, not states handed out on the way.
+
+    An output whose producer is also read by other layers (a cache of keys and values, the last
+    state of a recurrent layer whose sequence goes on) is no end. When all are such, all count.
+    """
+    outputs = [layer.id for layer in graph.order if layer.op is Op.OUTPUT]
+    final = []
+    for key in outputs:
+        producers = graph.effective_producers(key)
+        readers = {
+            reader.op for producer in producers for reader in graph.effective_consumers(producer.id)
+        }
+        if readers <= {Op.OUTPUT}:
+            final.append(key)
+    return tuple(final or outputs)
+
+
+def backward_pass(
+    forward: ForwardPass, seeds: Collection[str], *, through_zero: Collection[str] = ()
+) -> dict[str, Gradient | None]:
+    """Carry a unit-variance gradient from the given outputs to the inputs.
+
+    Args:
+        forward: the forward pass.
+        seeds: ids of `Op.OUTPUT` layers that receive a gradient of unit variance.
+        through_zero: layers taken to pass the gradient on unchanged (a head of zeros, which
+            passes nothing until it has moved).
+
+    Returns:
+        Gradient at each layer's output, None where unknown; layers that no gradient reaches are
+        absent.
+    """
+    arriving: dict[str, list[Gradient | None]] = {}
+    found: dict[str, Gradient | None] = {}
+    for node in reversed(forward.nodes):
+        key = node.layer.id
+        gradients = arriving.pop(key, [])
+        if key in seeds:
+            gradients = [*gradients, Gradient(0.0)]
+        if not gradients:
+            continue
+        known = [gradient for gradient in gradients if gradient is not None]
+        total = collect(known) if len(known) == len(gradients) else None
+        found[key] = total
+        for edge, gradient in zip(
+            node.edges, _inputs(node, total, forward.states, key in through_zero), strict=True
+        ):
+            if gradient is ABSENT:
+                continue
+            share = _share(node, edge.output, edge.source, forward.states)
+            arriving.setdefault(edge.source, []).append(
+                gradient.scaled(share) if gradient is not None else None
+            )
+    return found
+
+
+def _share(node: Node, output: int, source: str, states: Mapping[str, State | None]) -> float:
+    """Ln of the part of a producer's elements that one of its several outputs is."""
+    graph = node.context.graph
+    if graph[source].op is not Op.SPLIT:
+        return 0.0
+    outputs = {edge.output for edge in graph.outputs(source)}
+    return -log(float(len(outputs))) if len(outputs) > 1 else 0.0
+
+
+def _inputs(
+    node: Node,
+    gradient: Gradient | None,
+    states: Mapping[str, State | None],
+    unchanged: bool,
+) -> list[Gradient | None]:
+    """Gradient at each input; an input without signal gets none."""
+    rule = RULES.get(node.layer.op)
+    if gradient is None or rule is None or not node.signals:
+        passed: list[Gradient | None] = [None] * len(node.edges)
+    elif unchanged:
+        passed = [Gradient(gradient.log_g)] * len(node.edges)
+    else:
+        passed = list(rule.backward(node, gradient))
+    for index, state in enumerate(node.states):
+        if state is not None and state.side:
+            passed[index] = ABSENT
+    return [
+        replace(item, log_g=item.log_g) if item is not None and item is not ABSENT else item
+        for item in passed
+    ]
