@@ -28,7 +28,10 @@ from initlint.model import (
     Where,
     fans,
 )
+from initlint.probe.profile import hidden_layers, measured_drift
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
+from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
+from initlint.theory.recurrent import simulate as simulate_recurrent
 from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "Param",
     "Prediction",
     "ProbeStatus",
+    "RecurrentResponse",
     "ResidualBranch",
     "Role",
     "Rule",
@@ -74,4 +78,8 @@ __all__ = [
     "Tensor",
     "Where",
     "fans",
+    "hidden_layers",
+    "measured_drift",
+    "recurrent_weights",
+    "simulate_recurrent",
 ]

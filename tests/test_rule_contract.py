@@ -12,7 +12,7 @@ import pytest
 
 from initlint.engine import Settings, lint
 from initlint.lint.registry import all_rules, summary
-from initlint.testing import as_model
+from initlint.testing import as_model, run_rule
 
 ROOT = Path(__file__).parent.parent
 RULES = all_rules()
@@ -73,15 +73,14 @@ def test_fixtures(rule):
     assert bad
     assert good
     for name, make in bad.items():
-        found = [item for item in findings(make(), rule.name) if item["name"] == rule.name]
+        found = run_rule(rule, make())
         assert found, name
         wanted = set((make.__doc__ or "").split())
         assert wanted, f"{name} names no layer"
-        named = {layer for item in found for layer in item["layers"]}
+        named = {layer for finding in found for layer in finding.layers or (finding.layer,)}
         assert wanted <= named, (name, named)
     for name, make in good.items():
-        found = findings(make(), rule.name)
-        assert [item for item in found if item["name"] == rule.name] == [], name
+        assert run_rule(rule, make()) == [], name
 
 
 def test_every_fixture_has_its_rule():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,7 @@ class Network(Builder):
         *,
         reverse: Sequence[Weights | None] = (),
         name: str | None = None,
+        trainable: bool = True,
         **attrs: Any,
     ) -> Value:
         name = self._name(op, name)
@@ -183,7 +185,8 @@ class Network(Builder):
                 suffix = "_reverse" if direction else ""
                 full = f"{name}.{stem}_l0{suffix}"
                 if tensor is not None:
-                    params += self._gates(op, role, full, tensor, direction)
+                    blocks = self._gates(op, role, full, tensor, direction)
+                    params += [replace(block, trainable=trainable) for block in blocks]
         hidden = next(p.shape[1] for p in params if p.role is Role.RECURRENT_WEIGHT)
         attrs |= {"hidden_size": hidden, "num_layers": 1, "batch_first": True}
         return self.layer(op, x, params=params, name=name, **attrs)
