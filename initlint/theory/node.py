@@ -29,8 +29,8 @@ class Weights(Protocol):
         """Statistics of a parameter; None when its values are not known."""
         ...
 
-    def read(self, param: Param) -> NDArray[Any]:
-        """The values of a parameter in canonical orientation."""
+    def read(self, param: Param) -> NDArray[Any] | None:
+        """The values of a parameter in canonical orientation; None when not known."""
         ...
 
 

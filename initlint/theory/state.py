@@ -138,12 +138,17 @@ def _centred(share: float, mean: float) -> float:
     return unit((share - mean * mean) / rest) if rest > 1e-12 else 1.0
 
 
+def _scatter(a: float, share_a: float, b: float, share_b: float) -> float:
+    """Var ln q of a sum: what both have they share (a branch inherits the trunk's scatter)."""
+    common = min(a, b)
+    return common + (a - common) * share_a**2 + (b - common) * share_b**2
+
+
 def add(a: State, b: State, sign: float = 1.0) -> State:
     """Statistics of a + b, or a - b with ``sign=-1``.
 
     Independent unless they share roots: Cov = mean·mean + Σ over roots of the product of the
-    centred correlations. Var ln q of the sum bounds that of its parts, because a branch inherits
-    the trunk's scatter.
+    centred correlations.
     """
     top = max(a.log_q, b.log_q)
     if top == -math.inf:
@@ -167,7 +172,7 @@ def add(a: State, b: State, sign: float = 1.0) -> State:
         pair(a.samples, b.samples),
         pair(a.positions, b.positions),
         pair(a.units, b.units),
-        ((wa * math.sqrt(a.log_variance) + wb * math.sqrt(b.log_variance)) / q) ** 2,
+        _scatter(a.log_variance, wa / q, b.log_variance, wb / q),
         _merge(a.roots, math.sqrt(va / variance), b.roots, sign * math.sqrt(vb / variance)),
     )
 

@@ -111,7 +111,7 @@ def _pool(node: Node) -> State | None:
         return None
     if x.log_q == -math.inf:
         return x
-    count, _, everything = _window(node)
+    count, _, _ = _window(node)
     kind = str(node.layer.attrs.get("kind", "mean"))
     if kind in ("mean", "average", "avg", "sum"):
         state = _averaged(x, count, x.positions, total=kind == "sum")

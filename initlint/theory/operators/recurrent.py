@@ -36,14 +36,6 @@ class _Gate:
     inner: State
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """Moments of one step that the backward recursion needs."""
-
-    derivative: float
-    second: float
-
-
 def _unit_gate(op: Op, state: State) -> tuple[float, float, float, float]:
     """E[φ], E[φ²], E[φ'²] and the pair moment E[φφ'] at the samples' cosine."""
     function = activation(op)
@@ -62,8 +54,9 @@ class _Response:
     """Where the recursion settled, and one-step gradient gains.
 
     Attributes:
-        output: E[h²], pair moment over samples, and E[h].
-        gains: (carried, to the input) of the gradient per step, for h alone or for (h, c).
+        q, pair, mean: E[h²], its pair moment over samples, and E[h].
+        state_gain: E[δ²] one step earlier at (h, c), per unit at h and per unit at c.
+        input_gain: E[δ²] at the input, per unit at h and per unit at c.
     """
 
     q: float
@@ -160,7 +153,7 @@ def _lstm(gates: dict[str, _Gate], steps: int) -> _Response:
             _unit_gate(Op.TANH if name == "cell" else Op.SIGMOID, _pre(gates[name], h))
             for name in GATES[Op.LSTM]
         )
-        before, before_pair = cell, cell_pair
+        before = cell
         cell = f[1] * cell + i[1] * g[1] + 2 * f[0] * i[0] * along
         cell_pair = f[3] * cell_pair + i[3] * g[3] + 2 * f[0] * i[0] * along
         along = f[0] * along + i[0] * g[3]
@@ -169,7 +162,6 @@ def _lstm(gates: dict[str, _Gate], steps: int) -> _Response:
         pair, mean = o[3] * squashed[3], o[0] * squashed[0]
         done = abs(new - q) <= SETTLED * new and abs(cell - before) <= SETTLED * cell
         q = new
-        del before_pair
         # δc = δh·o·tanh'(c) + …; each gate's pre-activation gets δc or δh times its partner
         through = o[1] * squashed[2]
         per_cell = {

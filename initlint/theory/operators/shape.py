@@ -16,6 +16,23 @@ ALIGNED = frozenset({Op.IDENTITY, Op.CAST, Op.RESHAPE, Op.DROPOUT, Op.EXPAND, Op
 """Operators after which values stand where they stood (dropout: in expectation)."""
 
 
+MOVING = (
+    Op.OUTPUT,
+    Op.IDENTITY,
+    Op.CAST,
+    Op.RESHAPE,
+    Op.TRANSPOSE,
+    Op.EXPAND,
+    Op.SLICE,
+    Op.SPLIT,
+    Op.GATHER,
+    Op.PAD,
+    Op.PIXEL_SHUFFLE,
+    Op.DROPOUT,
+)
+"""Operators whose output holds values of their first input."""
+
+
 def _pass(node: Node) -> State | None:
     x = node.first
     if x is None:
@@ -158,21 +175,5 @@ SHAPE = {
     Op.COMPARE: OperatorRule(_side, _nothing),
     Op.CONCAT: OperatorRule(_concat, _copy_backward),
     Op.RESIZE: OperatorRule(_resize, _resize_backward),
-    **dict.fromkeys(
-        (
-            Op.OUTPUT,
-            Op.IDENTITY,
-            Op.CAST,
-            Op.RESHAPE,
-            Op.TRANSPOSE,
-            Op.EXPAND,
-            Op.SLICE,
-            Op.SPLIT,
-            Op.GATHER,
-            Op.PAD,
-            Op.PIXEL_SHUFFLE,
-            Op.DROPOUT,
-        ),
-        _PASS,
-    ),
+    **dict.fromkeys(MOVING, _PASS),
 }
