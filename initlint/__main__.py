@@ -19,6 +19,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"initlint {__version__}")
         return 0
+    if not arguments or {"-h", "--help"} & set(arguments):
+        from initlint.cli.app import run
+
+        return run(arguments)
     from initlint import supervisor
     from initlint.cli.early import start_early
 
@@ -31,8 +35,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("initlint: interrupted", file=sys.stderr)
         return 2
+    except Exception as error:
+        return _report_defect(error)
     finally:
         supervisor.stop_all()
+
+
+def _report_defect(error: Exception) -> int:
+    """One line for a defect of initlint itself; the traceback on request."""
+    import traceback
+
+    if os.environ.get("INITLINT_TRACEBACK"):
+        traceback.print_exc()
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+    text = " ".join(ascii(str(error))[1:-1].split())[:160]
+    print(
+        f"initlint: a defect of initlint at {place}: {type(error).__name__}: {text} "
+        "(INITLINT_TRACEBACK=1 shows more)",
+        file=sys.stderr,
+    )
+    return 2
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from initlint import __version__
+from initlint.cli import COMMANDS
 from initlint.cli.check import EXAMPLES, check
+from initlint.cli.console import write
 from initlint.cli.describe import describe
-from initlint.cli.early import COMMANDS
 from initlint.cli.explain import explain
 from initlint.cli.help import GroupedCommand, paragraphs
 from initlint.cli.rules import rules
@@ -30,6 +30,8 @@ _EPILOG = paragraphs(
     """
 )
 
+_HELP = ("-h", "--help")
+
 app = typer.Typer(
     name="initlint",
     help="The linter for neural-network weight initialisation.",
@@ -37,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(_HELP)},
 )
 app.command(cls=GroupedCommand, epilog=EXAMPLES)(check)
 app.command(cls=GroupedCommand)(describe)
@@ -66,7 +68,7 @@ def options(
     """
 
 
-_GROUP_OPTIONS = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+_GROUP_OPTIONS = (*_HELP, "--version", "--install-completion", "--show-completion")
 
 
 def with_default_command(arguments: Sequence[str]) -> list[str]:
@@ -76,9 +78,29 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
     return ["check", *arguments]
 
 
+def help_page(arguments: Sequence[str]) -> str | None:
+    """The help page that the arguments ask for; None when they ask for something else.
+
+    Typer would first coerce every parameter, for which it imports pydantic: three times the work.
+    """
+    command: Any = typer.main.get_command(app)
+    context = command.context_class(command, info_name="initlint", help_option_names=list(_HELP))
+    if not arguments or arguments[0] in _HELP:
+        return str(command.get_help(context))
+    words = with_default_command(arguments)
+    if not set(words) & set(_HELP) or words[0] not in COMMANDS:
+        return None
+    chosen = command.get_command(context, words[0])
+    return str(chosen.get_help(chosen.context_class(chosen, context, info_name=words[0])))
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; the exit code is 0, 1 or 2."""
     completing = "_INITLINT_COMPLETE" in os.environ
+    page = None if completing else help_page(arguments)
+    if page is not None:
+        write(page + "\n")
+        return 0
     words = list(arguments) if completing else with_default_command(arguments)
     try:
         app(words, prog_name="initlint")
@@ -86,16 +108,4 @@ def run(arguments: Sequence[str]) -> int:
         code = end.code
     else:
         code = 0
-    _flush()
-    # no arguments print the help, which is what was wanted; click disagrees between its versions
-    if not arguments:
-        return 0
     return code if isinstance(code, int) and code in (0, 1, 2) else 2
-
-
-def _flush() -> None:
-    """Deliver what is buffered; a reader that has left (``| head``) is no fault of ours."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import typer
+
 
 @dataclass(frozen=True, slots=True)
 class RuleInfo:
@@ -39,11 +41,18 @@ class RuleInfo:
 def installed_rules() -> list[RuleInfo]:
     """Every installed rule, by code.
 
-    Raises:
-        PackError: when a rule pack is malformed.
+    Ends the command with exit code 2 and one line when a rule pack is malformed.
     """
+    from initlint.cli.console import complain
     from initlint.engine import catalogue
+    from initlint.lint.registry import PackError
+    from initlint.report.text import one_line
 
+    try:
+        rules = catalogue()
+    except PackError as error:
+        complain(f"initlint: {one_line(str(error))}")
+        raise typer.Exit(2) from error
     return [
         RuleInfo(
             code=rule["code"],
@@ -56,5 +65,5 @@ def installed_rules() -> list[RuleInfo]:
             summary=rule["summary"],
             doc=rule["doc"],
         )
-        for rule in catalogue()
+        for rule in rules
     ]

@@ -10,8 +10,7 @@ import os
 from collections.abc import Sequence
 
 from initlint import supervisor, targets
-
-COMMANDS = ("check", "describe", "explain", "rules")
+from initlint.cli import COMMANDS
 
 PRELOAD = ("initlint.engine", "initlint.load")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from initlint import __version__, supervisor
+from initlint.cli import COMMANDS
 from initlint.cli.console import Progress
-from initlint.cli.early import COMMANDS, preload_for
+from initlint.cli.early import preload_for
 from initlint.cli.options import Options
 from initlint.records import Failure, RecordError, Target
 from initlint.report.run import Run

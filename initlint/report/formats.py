@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from initlint.report.run import Run
-from initlint.report.style import View
+if TYPE_CHECKING:
+    from initlint.report.run import Run
+    from initlint.report.style import View
 
 FORMATS = {
     "full": "initlint.report.full",
