@@ -162,9 +162,7 @@ class LayerGraph:
 
         None when the output goes to a normaliser, another layer, or several different operators.
         """
-        found = [layer for layer in self.effective_consumers(layer_id)]
-        if len(found) == 1 and found[0].op in ACTIVATIONS:
-            return found[0]
+        found = self.effective_consumers(layer_id)
         ops = {layer.op for layer in found}
         if len(ops) == 1 and found[0].op in ACTIVATIONS:
             return found[0]

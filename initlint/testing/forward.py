@@ -107,10 +107,11 @@ def _affine(layer: Layer, x: Array, axis: int | None) -> Array:
 
 def _feature_norm(layer: Layer, x: Inputs) -> Array:
     first = int(layer.attrs.get("axis", -1)) % x[0].ndim
-    axes = tuple(range(first, x[0].ndim))
+    axes = tuple(layer.attrs.get("axes", range(first, x[0].ndim)))
     eps = float(layer.attrs.get("eps", 1e-5))
     centre = layer.op is Op.LAYER_NORM
-    return _affine(layer, _normalise(x[0], axes, eps, centre), None)
+    single = axes[0] if len(axes) == 1 else None
+    return _affine(layer, _normalise(x[0], axes, eps, centre), single)
 
 
 def _batch_norm(layer: Layer, x: Inputs) -> Array:
@@ -167,8 +168,8 @@ def _attention(layer: Layer, x: Inputs) -> Array:
     logits = scale * query @ np.swapaxes(key, -1, -2)
     if len(x) > 3:
         logits = logits + x[3]
-    if layer.attrs.get("mask") is not None:
-        logits = logits + layer.attrs["mask"]
+    for param in layer.params:
+        logits = logits + _read(param)
     if layer.attrs.get("causal"):
         logits = np.where(np.tri(*logits.shape[-2:]) > 0, logits, -np.inf)
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
