@@ -189,6 +189,12 @@ def test_an_activation_inside_that_is_read_elsewhere_stays():
     fused(net, Op.SIGMOID, Op.MUL)
 
 
+@pytest.mark.parametrize("beta", [0.7, 1.702])
+def test_sharpness_of_a_sigmoid_gate(beta):
+    result = fused(unary(lambda n, x: n.mul(x, n.sigmoid(n.mul(x, beta)))), Op.QUICK_GELU)
+    assert find(result, Op.QUICK_GELU).attrs["alpha"] == pytest.approx(beta)
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("shift", [False, True])
 def test_softmax(log, shift):

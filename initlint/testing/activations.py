@@ -84,7 +84,7 @@ ELEMENTWISE: Mapping[Op, Callable[[Array, Attrs], Array]] = {
     Op.CELU: _celu,
     Op.SELU: _selu,
     Op.GELU: _gelu,
-    Op.QUICK_GELU: lambda x, a: x * sigmoid(1.702 * x),
+    Op.QUICK_GELU: lambda x, a: x * sigmoid(a.get("alpha", 1.702) * x),
     Op.SILU: lambda x, a: x * sigmoid(x),
     Op.MISH: lambda x, a: x * np.tanh(softplus(x)),
     Op.HARD_SWISH: lambda x, a: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,

@@ -182,7 +182,7 @@ def _attention(layer: Layer, x: Inputs) -> Array:
 
 
 def _reduce(layer: Layer, x: Inputs) -> Array:
-    axis = layer.attrs.get("axis")
+    axis = layer.attrs.get("axes", layer.attrs.get("axis"))
     axes = tuple(axis) if isinstance(axis, tuple | list) else axis
     kind = layer.attrs.get("kind", "mean")
     keep = bool(layer.attrs.get("keepdims", False))
@@ -208,7 +208,7 @@ def _reshape(layer: Layer, x: Inputs) -> Array:
 
 
 def _transpose(layer: Layer, x: Inputs) -> Array:
-    return x[0].transpose(layer.attrs.get("perm"))
+    return x[0].transpose(layer.attrs.get("perm", layer.attrs.get("axes")))
 
 
 def _slice(layer: Layer, x: Inputs) -> Array:

@@ -98,7 +98,7 @@ def gelu(draft: Draft) -> None:
 
 
 def silu(draft: Draft) -> None:
-    """SiLU, x σ(x), and its sharper QuickGELU, x σ(1.702 x)."""
+    """SiLU, x σ(x), and QuickGELU, x σ(alpha x) with alpha usually 1.702."""
     for core in draft.of(Op.SIGMOID):
         argument = draft.inputs[core.id][0]
         for base in candidates(draft, argument):
@@ -109,9 +109,9 @@ def silu(draft: Draft) -> None:
 def _fuse_silu(draft: Draft, core: Layer, argument: Polynomial | None, base: Ref) -> bool:
     if is_polynomial(argument, (0.0, 1.0)):
         return _fuse_gated(draft, core, base, (1.0, 0.0), Op.SILU)
-    if is_polynomial(argument, (0.0, 1.702)):
-        return _fuse_gated(draft, core, base, (1.0, 0.0), Op.QUICK_GELU)
-    return False
+    if argument is None or len(argument) != 2 or argument[0] or argument[1] <= 0:
+        return False
+    return _fuse_gated(draft, core, base, (1.0, 0.0), Op.QUICK_GELU, {"alpha": argument[1]})
 
 
 def mish(draft: Draft) -> None:
@@ -282,7 +282,7 @@ def chosen(draft: Draft) -> None:
         if len(inputs) != 3:
             continue
         test = draft.producer(inputs[0])
-        upward = str(test.attrs.get("kind", "")).startswith(("greater", "gt", "ge"))
+        upward = str(test.attrs.get("kind", "")).lower().startswith(("greater", "gt", "ge"))
         if test.op is not Op.COMPARE or not upward or fixed_operand(test) != 0.0:
             continue
         base = draft.operands(test)[0]
@@ -367,7 +367,7 @@ def _unshifted(draft: Draft, ref: Ref) -> Ref:
 
 def reduced_axes(layer: Layer) -> tuple[int, ...] | None:
     """Axes of a reduction as a tuple; None when it is over everything or unknown."""
-    axis = layer.attrs.get("axis")
+    axis = layer.attrs.get("axes", layer.attrs.get("axis"))
     if isinstance(axis, int):
         return (axis,)
     return tuple(int(item) for item in axis) if isinstance(axis, (tuple, list)) and axis else None

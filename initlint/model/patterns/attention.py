@@ -141,7 +141,8 @@ def _key(draft: Draft, product: Layer) -> tuple[Ref, bool]:
     if product.attrs.get("transpose_b"):
         return ref, False
     layer = draft.producer(ref)
-    perm = tuple(layer.attrs.get("perm") or ())
+    name = "perm" if "perm" in layer.attrs else "axes"
+    perm = tuple(layer.attrs.get(name) or ())
     if layer.op is not Op.TRANSPOSE:
         return ref, True
     rank = len(perm)
@@ -150,7 +151,7 @@ def _key(draft: Draft, product: Layer) -> tuple[Ref, bool]:
     if len(draft.users[layer.id]) != 1:
         return ref, True
     shape = _swapped(layer.output_shape)
-    draft.update(layer, attrs={**layer.attrs, "perm": _swapped(perm)}, output_shape=shape)
+    draft.update(layer, attrs={**layer.attrs, name: _swapped(perm)}, output_shape=shape)
     return Ref(layer.id, 0, shape), False
 
 
