@@ -1,0 +1,217 @@
+"""From a module and its inputs to a `Model`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from initlint.load.torch_capture import Capture, layers_of, loose_params, tracing
+from initlint.load.torch_construct import is_library
+from initlint.load.torch_state import borrowed
+from initlint.load.torch_tracer import Ref, Tracer, map_tensors, tensors_in
+from initlint.load.torch_weights import Names, unwrap
+from initlint.model import Edge, Kind, Layer, LayerGraph, LoadError, Model, Where
+
+
+@dataclass(frozen=True, slots=True)
+class TorchRunnable:
+    """What the probe of a PyTorch module needs.
+
+    Attributes:
+        module: the module, wrappers of compilation and data parallelism taken off.
+        args, kwargs: example inputs, on the module's device.
+        layers: layer id by call key (see `Call.key`): what a second run recognises.
+        names: the module's tensors by name.
+        sources: names of the parameters behind each `Param.key`; several for a weight that a
+            parametrisation computes.
+        guessed: True when the inputs were worked out here, so that they may be exchanged.
+        label: inputs by name, as the report prints them.
+    """
+
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    layers: Mapping[str, str]
+    names: Names
+    sources: Mapping[str, tuple[str, ...]]
+    guessed: bool = False
+    label: Mapping[str, str] = field(default_factory=dict)
+
+
+def module_device(module: Any) -> Any:
+    """The device of a module's first tensor."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def user_frame(error: BaseException) -> str:
+    """``file:line`` of the deepest frame of the user's own code, with a leading `` at ``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_library(frame.filename)]
+    if not own:
+        return ""
+    path = own[-1].filename
+    try:
+        short = os.path.relpath(path)
+    except ValueError:
+        short = path
+    return f" at {path if short.startswith('..') else short}:{own[-1].lineno}"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The error's class and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    text = text if len(text) <= limit else f"{text[: limit - 1]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def materialised(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The module with its lazy layers given their shapes, as its first call would do.
+
+    The caller's module is not touched: a copy is run when some layer is still without a shape.
+    """
+    lazy = torch.nn.parameter.is_lazy
+    if not any(lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        return module
+    module = copy.deepcopy(module)
+    with torch.no_grad():
+        module(*args, **kwargs)
+    return module
+
+
+def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """``(name, tensor)`` of every tensor among the inputs, named after forward's parameters."""
+    import inspect
+
+    try:
+        known = list(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        known = []
+    pairs = []
+    for position, value in enumerate(args):
+        pairs.append((known[position] if position < len(known) else f"input_{position}", value))
+    pairs += list(kwargs.items())
+    named = []
+    for name, value in pairs:
+        tensors = list(tensors_in(value))
+        for number, tensor in enumerate(tensors):
+            named.append((name if len(tensors) == 1 else f"{name}.{number}", tensor))
+    return named
+
+
+def trace(
+    names: Names, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool
+) -> Capture:
+    """One forward pass under interception."""
+    capture = Capture(names)
+    device = module_device(module)
+    tracer = Tracer(names, capture.on_call, meta=meta, device=device)
+    if meta:
+        args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.to("meta"))
+    else:
+        args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.detach())
+    named = input_names(module, args, kwargs)
+    capture.batch = next((int(tensor.shape[0]) for _, tensor in named if tensor.ndim), None)
+    for name, tensor in named:
+        ref = Ref(tracer.next_index())
+        tracer.mark_input(tensor, ref)
+        capture.add_input(ref, name, tensor)
+    with torch.no_grad(), tracing(tracer):
+        result = module(*args, **kwargs)
+    capture.add_outputs(list(tensors_in(result)), tracer)
+    return capture
+
+
+def run_capture(
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    target: str = "",
+    seed: int = 0,
+    sites: Mapping[str, Where] | None = None,
+    guessed: bool = False,
+    notices: tuple[str, ...] = (),
+    fresh_hint: bool | None = None,
+) -> Model:
+    """Capture a module as a `Model`.
+
+    The run is on meta tensors first, which costs no arithmetic; a forward that looks at values
+    (data-dependent control flow, routing) is run again for real.
+
+    Raises:
+        LoadError: the forward raised; the message has the user's own file and line.
+    """
+    module, prefix = unwrap(module)
+    module = materialised(module, args, kwargs)
+    names = Names(module, prefix)
+    structure_only = any(tensor.device.type == "meta" for tensor in names.tensors.values())
+    capture = None
+    if module_device(module).type in ("cpu", "cuda", "mps", "meta"):
+        try:
+            with borrowed(module, seed):
+                capture = trace(names, module, args, kwargs, meta=True)
+        except Exception:  # whatever needs values: the real run tells whether it is a fault
+            capture = None
+    if capture is None or (not capture.reached and names.parameters):
+        capture = _real(names, module, args, kwargs, target, seed)
+    layers, edges, keys = layers_of(capture, sites or {})
+    graph = _fused(layers, edges)
+    loose = loose_params(capture)
+    if loose:
+        listed = ", ".join(param.name for param in loose[:3])
+        more = f" and {len(loose) - 3} more" if len(loose) > 3 else ""
+        notices = (*notices, f"the forward pass never reads {listed}{more}")
+    if structure_only:
+        notices = (*notices, "structure only: the module is on the meta device, without weights")
+    label = {
+        name: f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+        for name, tensor in input_names(module, args, kwargs)
+    }
+    runnable = TorchRunnable(
+        module, tuple(args), dict(kwargs), keys, names, capture.sources, guessed, label
+    )
+    return Model(
+        target=target or type(module).__name__,
+        kind=Kind.TORCH,
+        graph=graph,
+        loose=loose,
+        runnable=None if structure_only else runnable,
+        notices=notices,
+        producer=f"torch {torch.__version__}",
+        fresh_hint=fresh_hint,
+    )
+
+
+def _real(
+    names: Names,
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    target: str,
+    seed: int,
+) -> Capture:
+    try:
+        with borrowed(module, seed):
+            return trace(names, module, args, kwargs, meta=False)
+    except Exception as error:
+        name = target or type(module).__name__
+        message = f"{name}: forward raised {one_line(error)}{user_frame(error)}"
+        raise LoadError(message) from error
+
+
+def _fused(layers: list[Layer], edges: list[Edge]) -> LayerGraph:
+    graph = LayerGraph(layers, edges)
+    try:
+        from initlint.model.patterns import fuse
+    except ImportError:
+        return graph
+    return fuse(graph)
