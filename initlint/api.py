@@ -4,6 +4,12 @@ Built-in and third-party rules see the same names. A name that is not here is no
 """
 
 from initlint.lint.finding import Confidence, Finding, Fix, Severity
+from initlint.lint.harm import (
+    backward_severity,
+    correlation_severity,
+    drift_severity,
+    excess_loss_severity,
+)
 from initlint.lint.rule import Context, Need, Option, Rule
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
 from initlint.model import (
@@ -30,6 +36,7 @@ from initlint.model import (
 )
 from initlint.probe.profile import hidden_layers, measured_drift
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
+from initlint.theory.activations import forward_gain
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
 from initlint.theory.recurrent import simulate as simulate_recurrent
 from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
@@ -77,7 +84,12 @@ __all__ = [
     "Stage",
     "Tensor",
     "Where",
+    "backward_severity",
+    "correlation_severity",
+    "drift_severity",
+    "excess_loss_severity",
     "fans",
+    "forward_gain",
     "hidden_layers",
     "measured_drift",
     "recurrent_weights",

@@ -21,6 +21,9 @@ from initlint.theory.result import Prediction
 
 Record = dict[str, Any]
 
+ASSUMED_STEPS = 50
+"""Sequence length for recurrent layers where nobody tells: messages say that it is assumed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -75,8 +78,14 @@ def gather(model: Model, settings: Settings, needs: frozenset[Need]) -> Evidence
     if Need.THEORY in needs and model.connected:
         from initlint.theory.propagation import predict
 
-        theory = predict(model, measures)
+        theory = predict(model, measures, sequence_length=_sequence_length(model, settings)[0])
     return Evidence(measures, measures.model_stage, theory, None)
+
+
+def _sequence_length(model: Model, settings: Settings) -> tuple[int, bool]:
+    """Steps of recurrent layers, and whether the user or the graph told them."""
+    length = settings.sequence_length or model.metadata.get("sequence_length")
+    return (int(length), True) if length else (ASSUMED_STEPS, False)
 
 
 def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
@@ -120,8 +129,7 @@ def _missing(
 def _context(rule: type[Rule], model: Model, evidence: Evidence, settings: Settings) -> Context:
     options = {name: option.default for name, option in rule.options.items()}
     options.update(settings.rule_options.get(rule.name, {}))
-    known = model.metadata.get("sequence_length")
-    length = settings.sequence_length or known
+    length, known = _sequence_length(model, settings)
     return Context(
         model=model,
         measures=evidence.measures,
@@ -129,8 +137,8 @@ def _context(rule: type[Rule], model: Model, evidence: Evidence, settings: Setti
         theory=evidence.theory,
         probe=evidence.probe,
         options=options,
-        sequence_length=int(length or 50),
-        sequence_length_known=length is not None,
+        sequence_length=length,
+        sequence_length_known=known,
     )
 
 

@@ -50,8 +50,8 @@ class DeadRelu(Rule):
     --------------
     In deep nets inputs become alike and whole units fall silent by chance: with cosine c between
     inputs and N rows, the expected share is the integral of pdf(t) Phi(-t sqrt(c/(1-c)))^N dt. The
-    observed share must exceed twice that by four standard errors plus 2 %. Then: above 20 % info, above
-    50 % warning, above 90 % error; fewer than 16 rows are not judged.
+    observed share must exceed twice that by four standard errors plus 2 %. Then: above 20 % info,
+    above 50 % warning, above 90 % error; fewer than 16 rows are not judged.
 
     What it does not flag
     ---------------------

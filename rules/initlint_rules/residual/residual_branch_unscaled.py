@@ -1,0 +1,180 @@
+"""residual-branch-unscaled: a residual stream that grows with every block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import isfinite, log10, sqrt
+
+from initlint.api import (
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Need,
+    ResidualBranch,
+    Rule,
+    Sink,
+    Stage,
+    drift_severity,
+)
+
+MIN_GAIN = 1e-3
+"""Branches below this share of the trunk's power add less than 0.05 % to its rms: not counted."""
+
+MIN_GROWTH = 0.7
+"""Decades of growth of the residual stream from which harm was measured: ReLU nets lost a fifth of
+their progress at +0.9 and diverged from +1.8."""
+
+
+class ResidualBranchUnscaled(Rule):
+    """Residual branches without normalisation add full-scale signal to the trunk at every block.
+
+    What it does
+    ------------
+    Adds up, over the residual additions of a net, what each branch contributes to the trunk.
+
+    Why is this bad
+    ---------------
+    With branch power r times the trunk's, the stream's second moment grows by (1 + r) per block:
+    He-initialised branches have r = 1 and double it, 10^3.6 in rms after 24 blocks. Gradients of
+    early blocks grow alike, and the first step diverges.
+
+    How it decides
+    --------------
+    Growth D = sum of 0.5 log10(1 + r) over additions whose branch and trunk have no normaliser and
+    no closing gain. D of 0.7 decades warning, 1.5 error. The probe's measured rms at the
+    additions replaces the prediction where it ran.
+
+    What it does not flag
+    ---------------------
+    Zero-initialised last layers (Fixup), ReZero, SkipInit and LayerScale gains, branches scaled by
+    1/sqrt(L), pre-norm and post-norm blocks (there growth is linear), dense concatenation, short
+    nets.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Block(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, width)
+                for layer in (self.fc1, self.fc2):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                    nn.init.zeros_(layer.bias)
+
+            def forward(self, x):
+                return x + self.fc2(torch.relu(self.fc1(torch.relu(x))))
+
+        def model():
+            return nn.Sequential(nn.Linear(64, 128), *[Block(128) for _ in range(24)],
+                                 nn.Linear(128, 10))
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Block(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, width)
+                nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="relu")
+                nn.init.zeros_(self.fc1.bias)
+                nn.init.zeros_(self.fc2.weight)
+                nn.init.zeros_(self.fc2.bias)
+
+            def forward(self, x):
+                return x + self.fc2(torch.relu(self.fc1(torch.relu(x))))
+
+        def model():
+            return nn.Sequential(nn.Linear(64, 128), *[Block(128) for _ in range(24)],
+                                 nn.Linear(128, 10))
+
+    References
+    ----------
+    - Zhang, Dauphin, Ma 2019, Fixup initialization.
+    - De, Smith 2020, Batch normalization biases residual blocks towards the identity function.
+    """
+
+    code = "RES501"
+    name = "residual-branch-unscaled"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
+    optional = frozenset({Need.PROBE})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("forward-drift", "variance-profile", "saturation", "relu-after-xavier")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names the last layer of every unscaled branch."""
+        if context.theory is None:
+            return
+        loose = [
+            (branch, gain)
+            for branch in context.theory.residuals
+            if not (branch.normalised or branch.gated or branch.post_norm)
+            and branch.last is not None
+            and _fresh(context, branch)
+            and (gain := _gain(context, branch)) is not None
+            and gain > MIN_GAIN
+        ]
+        growth = sum(0.5 * log10(1 + gain) for _, gain in loose)
+        severity = drift_severity(growth, 0.0, Sink.OUTPUT)
+        if severity is None or growth < MIN_GROWTH or len(loose) < 2:
+            return
+        lasts = tuple(branch.last for branch, _ in loose if branch.last is not None)
+        gains = sorted(gain for _, gain in loose)
+        blocks = len(loose)
+        params = tuple(
+            weight.key for key in lasts if (weight := context.model.graph[key].weight) is not None
+        )
+        first = context.model.graph[lasts[0]].weight
+        yield Finding(
+            severity=severity,
+            confidence=Confidence.HIGH,
+            layer=lasts[0],
+            param=first.name if first else None,
+            layers=lasts,
+            culprits=tuple(key for branch, _ in loose for key in (*branch.layers, branch.add)),
+            message=f"{blocks} residual branches without normalisation or scaling: the signal "
+            f"grows 10^{growth:.1f} times",
+            evidence={
+                "growth_decades": growth,
+                "blocks": blocks,
+                "branch_gain_median": gains[blocks // 2],
+                "branch_gain_max": gains[-1],
+            },
+            why="every block multiplies the second moment of the stream by 1 + r, with r the power "
+            "of its branch over the trunk's",
+            measured=f"median r = {gains[blocks // 2]:.2g} over {blocks} blocks",
+            expected=f"r of about 1/{blocks}, or a zero last layer",
+            fix=Fix(
+                "residual_scaling",
+                params=params,
+                arguments={"factor": 1 / sqrt(blocks)},
+                code=f"multiply the last layer of each branch by 1/sqrt({blocks}), or start it at "
+                "zero (Fixup)",
+            ),
+        )
+
+
+def _fresh(context: Context, branch: ResidualBranch) -> bool:
+    """No layer of the branch is trained."""
+    return not any(
+        context.measures.stage(param) is Stage.TRAINED
+        for key in branch.layers
+        for param in context.model.graph[key].params
+    )
+
+
+def _gain(context: Context, branch: ResidualBranch) -> float | None:
+    """Power of the branch over the trunk's: measured at the addition, else predicted."""
+    outputs = context.probe.outputs if context.probe else {}
+    trunk, total = outputs.get(branch.trunk), outputs.get(branch.add)
+    if trunk is not None and total is not None and trunk.rms > 0 and isfinite(total.rms):
+        return max((total.rms / trunk.rms) ** 2 - 1, 0.0)
+    return branch.gain
