@@ -221,14 +221,26 @@ def _wrong_fans(layer: Layer, param: Param, fan_in: float, fan_out: float) -> It
     if len(shape) == 3 and layer.op not in (Op.CONV, Op.CONV_TRANSPOSE):
         wrong.append(("batch_axis", shape[0] * fan_in, shape[0] * fan_out))
     for fan, bad_in, bad_out in wrong:
-        if bad_in != fan_in:
-            yield from _scaled("torch_default", sqrt(1 / 3), bad_in, fan, 2, true_fan=False)
+        if bad_in != fan_in and bad_in > 0:
+            std = 1.0 / sqrt(3.0 * bad_in)
+            yield Candidate(Match("torch_default", sqrt(1 / 3), std, fan, False), UNIFORM, 2)
             yield from _scaled("he", sqrt(2.0), bad_in, fan, 2, true_fan=False)
             yield from _scaled("lecun", 1.0, bad_in, fan, 2, true_fan=False)
         if bad_out != fan_out:
             yield from _scaled("he", sqrt(2.0), bad_out, fan, 2, true_fan=False)
-        if (bad_in + bad_out) != (fan_in + fan_out):
+        if bad_in + bad_out != fan_in + fan_out:
             yield from _scaled("xavier", 1.0, (bad_in + bad_out) / 2.0, fan, 2, true_fan=False)
+
+
+def is_common(match: Match) -> bool:
+    """True for a scheme that a fit would make one believe in: no rare gain, no wrong fan.
+
+    Fixed scales count when they are those of `FIXED_STDS` and `FIXED_BOUNDS`.
+    """
+    if "(" not in match.scheme:
+        return match.true_fan
+    fixed = {candidate.match.scheme for candidate in _fixed()}
+    return match.scheme in fixed or match.scheme == "he_uniform(a=sqrt(5))"
 
 
 def _biases(layer: Layer, param: Param) -> Iterator[Candidate]:

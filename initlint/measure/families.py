@@ -111,13 +111,14 @@ LIKELIHOOD_MARGIN = 5.0
 """Log-likelihood by which a family must win to stand alone: odds of 150 to 1."""
 
 
-def fit(array: Array, moments: Moments, matrix: bool) -> Fit:
+def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) -> Fit:
     """Fit a finite array of at least `LEAST` elements.
 
     Args:
         array: the weight in canonical orientation.
         moments: its moments.
         matrix: False for vectors of parameters, where rows and spectrum mean nothing.
+        grid: relative spacing of the stored numbers.
     """
     n, std = moments.count, moments.std
     if n < LEAST or std <= 0.0:
@@ -141,6 +142,9 @@ def fit(array: Array, moments: Moments, matrix: bool) -> Fit:
     kept = tuple(family for family in kept if _distribution_fits(family, array, moments, centre))
     if not kept:
         return Fit(Family.UNKNOWN, alternatives, centre, "distribution")
+    kept = tuple(family for family in kept if _edge_is_hard(family, array, largest, centre, grid))
+    if not kept:
+        return Fit(Family.UNKNOWN, alternatives, centre, "edge")
     best = kept[0]
     if matrix and array.ndim >= 2:
         failed = next(_dependence(array, centre, std, REFERENCES[best].kurtosis), "")
@@ -180,8 +184,7 @@ def _anscombe_glynn(kurtosis: float, n: int) -> float:
     denominator = 1.0 + x * sqrt(2.0 / (a - 4.0))
     if denominator <= 0.0:
         return -inf
-    ratio = (1.0 - 2.0 / a) / denominator
-    root = ratio ** (1.0 / 3.0)
+    root = float(((1.0 - 2.0 / a) / denominator) ** (1.0 / 3.0))
     return float((1.0 - 2.0 / (9.0 * a) - root) / sqrt(2.0 / (9.0 * a)))
 
 
@@ -206,6 +209,34 @@ def _distribution_fits(family: Family, array: Array, moments: Moments, centre: f
     steps = np.arange(n + 1) / n
     gap = max(float(np.max(steps[1:] - cdf)), float(np.max(cdf - steps[:-1])))
     return gap * sqrt(n) < 2.23
+
+
+EDGE_DENSITY = {Family.UNIFORM: 1.0, Family.TRUNCATED_NORMAL: 0.22626}
+"""Probability of ``|w| > (1 - e) max|w|`` per e, for small e: 1 for a uniform, and for a normal cut
+at 2σ ``2 · 2φ(2) / erf(√2) = 0.2263``."""
+
+
+def _edge_is_hard(family: Family, array: Array, largest: float, centre: float, grid: float) -> bool:
+    """Whether a bounded family ends as abruptly as it must.
+
+    Training moves weights across the bound long before it changes the shape: one Adam step of 1e-4
+    pushes 47 of 65,536 weights outside, and then the outermost slice of the range, which should
+    hold k of n values, is nearly empty. Slices narrower than the grid say nothing.
+    """
+    density = EDGE_DENSITY.get(family)
+    if density is None or largest <= 0.0:
+        return True
+    n = array.size
+    magnitudes = np.abs(array.reshape(-1) - centre if centre else array.reshape(-1))
+    slices = (expected for expected in (25.0, 100.0, 400.0, 1600.0) if expected < 0.1 * density * n)
+    for expected in slices:
+        width = expected / (density * n)
+        if width < 16.0 * grid:
+            continue
+        found = int(np.count_nonzero(magnitudes > largest * (1.0 - width)))
+        if expected - found > SIGMAS * sqrt(expected):
+            return False
+    return True
 
 
 def _normal_cdf(z: Array) -> Array:

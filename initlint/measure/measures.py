@@ -14,7 +14,14 @@ from initlint.measure import spectrum, symmetry
 from initlint.measure.result import Family, Identification, Moments, Stage
 from initlint.measure.scheme import identify
 from initlint.measure.spectrum import Orthogonality
-from initlint.measure.stage import WEIGHT_ROLES, Verdict, is_certain, model_stage, tensor_stage
+from initlint.measure.stage import (
+    UNINFORMATIVE,
+    WEIGHT_ROLES,
+    Verdict,
+    is_certain,
+    model_stage,
+    tensor_stage,
+)
 from initlint.model import Layer, Model, Param, Tensor
 
 Array = NDArray[Any]
@@ -171,6 +178,8 @@ class Measures:
                     continue
                 seen.add(key)
                 identification = self.identify(param)
+                if identification.family in UNINFORMATIVE:
+                    continue
                 stage = tensor_stage(identification, moments, layer, param)
                 certain = stage is Stage.FRESH and is_certain(identification, param)
                 head = certain and self.model.connected and self.model.graph.is_head(layer.id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from initlint.measure.candidates import is_common
 from initlint.measure.families import LEAST
 from initlint.measure.precision import is_float
 from initlint.measure.result import Family, Identification, Moments, Stage
@@ -26,14 +27,28 @@ STRUCTURED = frozenset(
 )
 """Exact structures that one step of training destroys."""
 
+UNINFORMATIVE = frozenset({Family.ZEROS, Family.ONES, Family.CONSTANT, Family.DETERMINISTIC})
+"""Values that are the same before and after training, or that training never touches."""
+
 TRAINED_SHARE = 0.3
 """Share of the decided weight elements that must fail every initial distribution for a model to be
 trained: a fresh model fails with 1e-3 of its tensors, a trained one with nearly all, and a large
 fresh embedding or head on a trained trunk may hold two thirds of the elements."""
 
-MIXED_SHARE = 0.1
+MIXED_SHARE = 0.3
 """Share of the decided weight elements of a trained model that must be fresh for sure before the
-model is called mixed. Below it single layers are reported tensor by tensor."""
+model is called mixed, as large as the share that makes it trained. Below it single layers are
+reported tensor by tensor: whole unused layers at their initial values are common in released
+models (a decoder direction that nothing reads, a neck that the export cut off)."""
+
+DECIDED_SHARE = 0.1
+"""Share of the variable weight elements that must be decidable. In a quantised model what is left
+in floating point (norms, scales, a small head) does not speak for the rest."""
+
+TRUNK_SHARE = 0.1
+TRUNK_TENSORS = 3
+"""A fresh tensor fails one of about ten tests at four standard errors with probability 1e-3, so
+three failures that hold 10 % of the elements are no chance."""
 
 PLAUSIBLE_STD = (1e-12, 1e4)
 """Scales that someone may have drawn: from score-SDE's 1e-10 zero convolutions to StyleGAN's stored
@@ -80,7 +95,7 @@ def is_certain(identification: Identification, param: Param) -> bool:
     family, n = identification.family, identification.n
     if family in STRUCTURED:
         return True
-    named = any(match.true_fan for match in identification.matches)
+    named = any(is_common(match) for match in identification.matches)
     if family is Family.UNIFORM:
         return named and n >= STRONG_UNIFORM
     sides = sorted(param.shape)[-2:] if len(param.shape) > 1 else [0]
@@ -94,7 +109,7 @@ class Verdict:
     Attributes:
         stage: its own stage.
         size: elements.
-        certain: see `is_certain`.
+        certain: fresh, and `is_certain`.
         head: True for a layer whose output goes to the loss alone.
     """
 
@@ -107,29 +122,21 @@ class Verdict:
 def model_stage(verdicts: Iterable[Verdict]) -> Stage:
     """Stage of a model from its weight tensors, weighted by elements.
 
-    Trained when at least 30 % of the decided elements fit no initial distribution; mixed when,
-    beside them, tensors that are certainly fresh and are not heads hold at least 10 % (a fresh head
-    on a trained trunk is an ordinary start of fine-tuning: trained). Unknown when nothing decides.
+    Constants and analytic tables must be left out of ``verdicts``: they say nothing. Of the rest,
+    trained when at least 30 % of the decided elements fit no initial distribution; mixed when,
+    beside them, tensors that are certainly fresh and are not heads hold at least 30 % (a fresh head
+    on a trained trunk is an ordinary start of fine-tuning: trained), or when a smaller trunk is
+    trained beyond chance. Unknown when too little can be decided.
     """
     found = list(verdicts)
-    trained = sum(item.size for item in found if item.stage is Stage.TRAINED)
+    failed = [item.size for item in found if item.stage is Stage.TRAINED]
+    trained = sum(failed)
     fresh = sum(item.size for item in found if item.stage is Stage.FRESH)
-    certain = sum(
-        item.size for item in found if item.stage is Stage.FRESH and item.certain and not item.head
-    )
+    certain = sum(item.size for item in found if item.certain and not item.head)
     decided = trained + fresh
-    if decided == 0:
+    if decided == 0 or decided < DECIDED_SHARE * sum(item.size for item in found):
         return Stage.UNKNOWN
-    if trained < TRAINED_SHARE * decided:
-        return Stage.FRESH if not _has_trained_trunk(found, decided) else Stage.MIXED
-    return Stage.MIXED if certain >= MIXED_SHARE * decided else Stage.TRAINED
-
-
-def _has_trained_trunk(found: list[Verdict], decided: int) -> bool:
-    """Several tensors that fit nothing: more than chance leaves in a fresh model.
-
-    A fresh tensor fails one of about ten tests at four standard errors with probability 1e-3, so
-    three or more failures among at least 10 % of the elements are not chance.
-    """
-    failed = [item for item in found if item.stage is Stage.TRAINED]
-    return len(failed) >= 3 and sum(item.size for item in failed) >= MIXED_SHARE * decided
+    if trained >= TRAINED_SHARE * decided:
+        return Stage.MIXED if certain >= MIXED_SHARE * decided else Stage.TRAINED
+    trunk = len(failed) >= TRUNK_TENSORS and trained >= TRUNK_SHARE * decided
+    return Stage.MIXED if trunk else Stage.FRESH
