@@ -4,12 +4,7 @@ Built-in and third-party rules see the same names. A name that is not here is no
 """
 
 from initlint.lint.finding import Confidence, Finding, Fix, Severity
-from initlint.lint.harm import (
-    backward_severity,
-    correlation_severity,
-    drift_severity,
-    excess_loss_severity,
-)
+from initlint.lint.harm import backward_severity, drift_severity, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
 from initlint.model import (
@@ -85,13 +80,12 @@ __all__ = [
     "Tensor",
     "Where",
     "backward_severity",
-    "correlation_severity",
     "drift_severity",
-    "excess_loss_severity",
     "fans",
     "forward_gain",
     "hidden_layers",
     "measured_drift",
     "recurrent_weights",
+    "severity_of",
     "simulate_recurrent",
 ]
