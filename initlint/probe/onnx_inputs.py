@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from initlint.probe.inputs import Axis, Content, Extent, InputSpec
@@ -26,7 +27,20 @@ _CACHE_SWITCH = re.compile(r"use_cache", re.IGNORECASE)
 
 _SAME_VALUES = frozenset(
     {"Cast", "CastLike", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Flatten", "Transpose"}
-    | {"Slice", "Clip", "Add", "Sub", "Where", "Expand", "Split", "Concat", "Gather", "Max", "Min"}
+    | {
+        "Slice",
+        "Clip",
+        "Add",
+        "Sub",
+        "Mul",
+        "Where",
+        "Expand",
+        "Split",
+        "Concat",
+        "Gather",
+        "Max",
+        "Min",
+    }
 )
 """Operators after which an index is still (nearly) that index."""
 
@@ -81,6 +95,10 @@ class GraphHints:
             return None
         if node.op_type in ("Identity", "Cast", "DequantizeLinear", "QuantizeLinear"):
             return self.shape(node.input[0], depth - 1)
+        if node.op_type in ("Mul", "Sub"):  # a table of integers, its scale and zero point
+            sides = [self.shape(name, depth - 1) for name in node.input]
+            known = [side for side in sides if side is not None]
+            return max(known, key=prod) if len(known) == len(sides) else None
         if node.op_type == "Transpose":
             shape = self.shape(node.input[0], depth - 1)
             order = _ints(node, "perm")
@@ -333,6 +351,34 @@ def _axes_after(
         place = places[0] % len(axes)
         return (*axes[:place], *axes[place + 1 :])
     return None
+
+
+def reached_values(graph: Any, inputs: Iterable[str]) -> frozenset[str]:
+    """Values of the main graph that depend on its inputs; all others are constants."""
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in _read_by(node):
+            readers.setdefault(name, []).append(node)
+    waiting = list(inputs)
+    seen = set(waiting)
+    while waiting:
+        for node in readers.get(waiting.pop(), ()):
+            for output in node.output:
+                if output not in seen:
+                    seen.add(output)
+                    waiting.append(output)
+    return frozenset(seen)
+
+
+def _read_by(node: Any) -> set[str]:
+    """Names that a node or anything in its subgraphs reads."""
+    found = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for body in _graphs(graph):
+                for inner in body.node:
+                    found.update(inner.input)
+    return found
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from initlint.model import Layer, Model, Op, Role
 from initlint.probe.inputs import MAX_ELEMENTS, Array, InputSpec
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
-from initlint.probe.onnx_inputs import input_specs
+from initlint.probe.onnx_inputs import input_specs, reached_values
 from initlint.probe.prechecks import refusal
 from initlint.probe.request import External, Observed, Request
 from initlint.probe.result import ProbeStatus
@@ -82,10 +82,12 @@ def request_for(
 def _observed(model: Model) -> tuple[Observed, ...]:
     """Layers whose output is a value of the main graph that the run computes."""
     runnable = model.runnable
+    inputs = [item.name for item in runnable.inputs]
+    reached = reached_values(runnable.model.graph, inputs)
     found = []
     for layer in model.graph:
         value = runnable.layer_outputs.get(layer.id)
-        if not value or value in runnable.initializers or layer.op in (Op.CONSTANT, Op.OUTPUT):
+        if value not in reached or layer.op is Op.OUTPUT:
             continue
         found.append(
             Observed(

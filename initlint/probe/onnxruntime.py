@@ -25,18 +25,21 @@ from initlint.probe.request import External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
 
 SAMPLES = 16
-"""Distinct inputs at least, so that their mean cosine averages 120 pairs."""
+"""Distinct inputs wanted, so that their mean cosine averages 120 pairs."""
+
+FEWEST_SAMPLES = 4
+"""Distinct inputs of a large model, whose outputs hold many positions and so many rows anyway."""
 
 MAX_SAMPLES = 256
 """Distinct inputs at most. With correlation 0.9 a ReLU unit of a vector layer is silent on all of
-256 by chance for 14 % of the units, on all of 16 for 28 %; more buys little."""
+256 by chance for 18 % of the units, on all of 16 for 28 %; more buys little."""
 
 CHEAP_WORK = 1 << 33
-"""Multiplications of a run that is repeated for more samples than `SAMPLES`: a third of a second
-on one core at 25 billion a second."""
+"""Multiplications of a run that may take more than `SAMPLES`: a third of a second on one core at
+25 billion a second."""
 
-MAX_WORK = 1 << 37
-"""Multiplications at most: about 6 s on one core. Larger models get fewer samples."""
+LARGE_WORK = 1 << 35
+"""Multiplications above which there are fewer than `SAMPLES`: 1.4 s on one core."""
 
 MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
@@ -200,8 +203,8 @@ class _Measurement:
 
 
 def _measure(request: Request, session: _Session, observed: Sequence[Observed]) -> _Measurement:
-    meter = _Meter(observed, request.seed)
     if request.given:
+        meter = _Meter(observed, request.seed, runs=1)
         pilot = session.run(request.given)
         samples = _given_samples(request)
         meter.add({**pilot, **request.given}, samples, {})
@@ -213,6 +216,7 @@ def _measure(request: Request, session: _Session, observed: Sequence[Observed]) 
     sizes, feeds, pilot = _pilot(request, session)
     shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
     plan = _plan(request, observed, sizes, shapes)
+    meter = _Meter(observed, request.seed, plan.runs)
     first = 0
     if plan.sizes == sizes:
         meter.add({**pilot, **feeds}, plan.per_run, {})
@@ -243,7 +247,7 @@ def _repeat(
     request: Request, session: _Session, observed: Sequence[Observed], sizes: Sizes, runs: int
 ) -> _Measurement:
     """One run per sample."""
-    meter = _Meter(observed, request.seed)
+    meter = _Meter(observed, request.seed, runs)
     feeds: dict[str, Array] = {}
     for run in range(runs):
         feeds = synthesise(request.inputs, sizes, seed=request.seed, run=run)
@@ -286,7 +290,8 @@ def _plan(
     """
     work = max(_work(observed, shapes) // pilot.batch, 1)
     held = max(sum(4 * prod(shape) for shape in shapes.values()) // pilot.batch, 1)
-    samples = min(max(CHEAP_WORK // work, SAMPLES), MAX_SAMPLES, max(MAX_WORK // work, 1))
+    samples = min(max(CHEAP_WORK // work, min(SAMPLES, LARGE_WORK // work)), MAX_SAMPLES)
+    samples = max(samples, FEWEST_SAMPLES)
     if not has_batch(request.inputs):
         per_run = fixed_batch(request.inputs)
         return _Plan(pilot, per_run, ceil(min(samples, SAMPLES) / per_run))
@@ -314,10 +319,12 @@ def _work(observed: Sequence[Observed], shapes: Mapping[str, tuple[int, ...]]) -
 class _Meter:
     """One accumulator per observed layer."""
 
-    def __init__(self, observed: Sequence[Observed], seed: int) -> None:
+    def __init__(self, observed: Sequence[Observed], seed: int, runs: int) -> None:
         self._observed = observed
         self._seed = seed
+        self._runs = runs
         self._held: dict[str, OutputAccumulator] = {}
+        self._done: dict[str, OutputStats] = {}
 
     def add(
         self,
@@ -336,13 +343,20 @@ class _Meter:
             if item.layer not in self._held:
                 bounds = dict(zip(("min", "max"), item.bounds or (), strict=False))
                 self._held[item.layer] = OutputAccumulator(
-                    item.op, channel_axis=item.channel_axis, attrs=bounds, seed=self._seed
+                    item.op,
+                    channel_axis=item.channel_axis,
+                    attrs=bounds,
+                    seed=self._seed,
+                    runs=self._runs,
                 )
             self._held[item.layer].update(value, distinct, axis)
+            if self._runs == 1:  # hold nothing that is not needed again
+                self._done[item.layer] = self._held.pop(item.layer).finish()
 
     def finish(self) -> dict[str, OutputStats]:
         """Statistics by layer."""
-        return {layer: held.finish() for layer, held in self._held.items()}
+        found = {layer: held.finish() for layer, held in self._held.items()}
+        return {**self._done, **found}
 
 
 def _sample_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
