@@ -112,11 +112,13 @@ _HOLE = torch.empty(0)
 
 def _replay(node: Node, rows: torch.Tensor) -> list[torch.Tensor]:
     """A shape-only call repeated on row numbers."""
-    try:
-        result = node.replay(rows)
-    except (RuntimeError, TypeError, IndexError, NotImplementedError):
-        return []
-    return [result] if isinstance(result, torch.Tensor) else list(result)
+    for candidate in (rows, rows.contiguous()):  # copies have no node of their own
+        try:
+            result = node.replay(candidate)
+        except (RuntimeError, TypeError, IndexError, NotImplementedError):
+            continue
+        return [result] if isinstance(result, torch.Tensor) else list(result)
+    return []
 
 
 def _uses(

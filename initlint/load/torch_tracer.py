@@ -14,7 +14,10 @@ from torch.overrides import TorchFunctionMode
 from initlint.load.torch_weights import Names, Static
 
 MARK = "_initlint_value"
-"""Attribute on intermediate tensors that says where they came from; it dies with the tensor."""
+"""Attribute on intermediate tensors that says where they came from; it dies with the tensor.
+
+Either a `Ref`, or ``(sources, stack)`` of a `Static`.
+"""
 
 _QUERIES = frozenset(
     "size dim shape dtype device ndim numel nelement stride storage_offset is_contiguous layout "
@@ -30,6 +33,12 @@ _QUERIES = frozenset(
 
 _COMPOSITE = frozenset({"multi_head_attention_forward"})
 """Functions that are traced through instead of seen as one call."""
+
+_FACTORIES = frozenset(
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros "
+    "new_ones new_empty new_full new_tensor new_empty_strided".split()
+)
+"""Functions that take only shape and type from their tensor."""
 
 _DEVICE_MOVES = frozenset({"to", "cpu", "cuda"})
 
@@ -245,8 +254,11 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
         known = self._statics.get(id(tensor))
         if known is not None and known.tensor is tensor:
             return known
-        marked: Value | None = getattr(tensor, MARK, None)
-        return marked if marked is not None else Static(tensor)
+        mark = getattr(tensor, MARK, None)
+        if isinstance(mark, Ref):
+            return mark
+        sources, stack = mark or ((), None)
+        return Static(tensor, sources, stack)
 
     def next_index(self) -> int:
         """Number of the next call."""
@@ -281,7 +293,11 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
         target = args[0] if name == "__setitem__" else result
         if not isinstance(target, (torch.Tensor, tuple, list)):
             return result
-        if any(isinstance(value, Ref) for value in values) or self._is_layer(plain, args, kwargs):
+        if name in _FACTORIES:
+            self._derive(plain, [], target)
+        elif any(isinstance(value, Ref) for value in values) or self._is_layer(
+            plain, args, kwargs
+        ):
             self._record(plain, args, kwargs, target, func)
         else:
             self._derive(plain, values, target)
@@ -355,14 +371,12 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
         """Mark what was computed from parameters and constants alone."""
         statics = [value for value in values if isinstance(value, Static)]
         sources = tuple(dict.fromkeys(name for value in statics for name in value.sources))
-        if not sources:
-            return
         stack = next((value.stack for value in statics if value.stack is not None), None)
         if stack is not None and plain in _FLIPS:
             stack = stack.transpose(-1, -2)
         for tensor in tensors_in(result):
             if id(tensor) not in self._statics:
-                setattr(tensor, MARK, Static(tensor, sources, stack))
+                setattr(tensor, MARK, (sources, stack))
 
     def _record(
         self, plain: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, func: Any
@@ -393,7 +407,7 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
         value = self.value(args[0]) if isinstance(args[0], torch.Tensor) else None
         if not isinstance(value, Static) or not value.sources or args[0].ndim < 3:
             return False
-        setattr(result, MARK, Static(result, value.sources, args[0]))
+        setattr(result, MARK, (value.sources, args[0]))
         return True
 
 
