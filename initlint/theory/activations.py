@@ -113,11 +113,12 @@ def _gelu_tanh() -> Activation:
     scale = math.sqrt(2 / math.pi)
 
     def function(z: Array) -> Array:
-        return 0.5 * z * (1 + np.tanh(scale * (z + 0.044715 * z**3)))
+        return np.asarray(0.5 * z * (1 + np.tanh(scale * (z + 0.044715 * z**3))))
 
     def derivative(z: Array) -> Array:
         t = np.tanh(scale * (z + 0.044715 * z**3))
-        return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * 0.044715 * z * z)
+        inner = scale * (1 + 3 * 0.044715 * z * z)
+        return np.asarray(0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner)
 
     return Activation("gelu (tanh)", function, derivative)
 
@@ -141,7 +142,7 @@ def _swish(beta: float, name: str) -> Activation:
 def _mish() -> Activation:
     def derivative(z: Array) -> Array:
         t = np.tanh(np.logaddexp(0, z))
-        return t + z * (1 - t * t) * sigmoid(z)
+        return np.asarray(t + z * (1 - t * t) * sigmoid(z))
 
     return Activation("mish", lambda z: z * np.tanh(np.logaddexp(0, z)), derivative)
 
@@ -554,18 +555,18 @@ def correlation_map(
 
 def forward_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
     """g_f = 1/sqrt(E[φ²]) at q = 1: with std = g_f/sqrt(fan_in) a layer keeps q = 1."""
-    return second_moment(op, attrs) ** -0.5
+    return 1 / math.sqrt(second_moment(op, attrs))
 
 
 def backward_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
     """g_b = 1/sqrt(E[φ'²]) at q = 1: with std = g_b/sqrt(fan_out) a layer keeps gradients."""
-    return derivative_moment(op, attrs) ** -0.5
+    return 1 / math.sqrt(derivative_moment(op, attrs))
 
 
 def standardised_gain(op: Op, attrs: Mapping[str, Any] | None = None) -> float:
     """1/Std[φ] at q = 1: the gain of weight-standardised layers (Brock et al. 2021, NFNet)."""
     found = _at(op, attrs, 1.0, 0.0)
-    return (math.exp(found.log_second) * (1 - found.mean**2)) ** -0.5
+    return 1 / math.sqrt(math.exp(found.log_second) * (1 - found.mean**2))
 
 
 def slope(op: Op, attrs: Mapping[str, Any] | None = None, q: float = 1.0) -> float:

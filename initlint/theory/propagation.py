@@ -6,7 +6,9 @@ from initlint.model.model import Model
 from initlint.theory.backward import backward_pass, final_outputs
 from initlint.theory.forward import forward_pass
 from initlint.theory.node import Context, Weights
+from initlint.theory.residual import residual_branches
 from initlint.theory.result import Prediction, Signal
+from initlint.theory.segments import segments, silent_heads
 
 SEQUENCE_LENGTH = 50
 """Steps assumed where neither the graph nor the user tells a length."""
@@ -33,7 +35,11 @@ def predict(
     """
     context = Context(model.graph, measures, sequence_length, input_q)
     forward = forward_pass(context)
-    backward = backward_pass(forward, final_outputs(model.graph))
+    outputs = final_outputs(model.graph)
+    backward = backward_pass(forward, outputs)
+    zero = silent_heads(forward, outputs)
+    # a head of zeros lets no gradient through at first: scale is then judged as if it did
+    judged = backward_pass(forward, outputs, through_zero=zero) if zero else backward
     signals = {
         key: Signal(state.log_q, state.mean**2, state.samples, state.log_variance)
         for key, state in forward.states.items()
@@ -43,4 +49,6 @@ def predict(
         forward=signals,
         backward={key: item.log_g for key, item in backward.items() if item is not None},
         ended_at=forward.ended_at,
+        segments=segments(forward, judged),
+        residuals=residual_branches(forward),
     )

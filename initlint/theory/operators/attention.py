@@ -129,6 +129,12 @@ def _attention_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | N
 # attention as its parts
 
 
+def _scale(node: Node) -> float:
+    """The factor that fused products carry."""
+    scale = node.layer.attrs.get("scale")
+    return float(scale) if isinstance(scale, int | float) else 1.0
+
+
 def _matmul(node: Node) -> State | None:
     if len(node.states) < 2:
         return None
@@ -141,7 +147,9 @@ def _matmul(node: Node) -> State | None:
         return _mix(right, left.peak, keys, node.layer.id)
     if not count:
         return None
-    factor = count * (1 + (count - 1) * left.units * right.units)
+    factor = count * (1 + (count - 1) * left.units * right.units) * _scale(node) ** 2
+    if factor <= 0:
+        return State(-math.inf)
     return State(
         left.log_q + right.log_q + math.log(factor),
         0.0,
@@ -171,9 +179,10 @@ def _matmul_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         weights = Gradient(gradient.log_g + math.log(columns) + right.log_q, keys=right.positions)
         return [weights, _value_gradient(gradient, left.peak, keys, rows / max(keys, 1))]
     varying = log(1 - right.positions) if gradient.zero_sum else 0.0
+    scale = 2 * log(abs(_scale(node)))
     return [
-        Gradient(gradient.log_g + math.log(columns) + right.log_q + varying),
-        Gradient(gradient.log_g + math.log(rows) + left.log_q),
+        Gradient(gradient.log_g + math.log(columns) + right.log_q + varying + scale),
+        Gradient(gradient.log_g + math.log(rows) + left.log_q + scale),
     ]
 
 

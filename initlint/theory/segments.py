@@ -1,0 +1,363 @@
+"""Stretches between resets of scale: how far the signal drifts, and which layers make it drift.
+
+A scale error multiplies from layer to layer until something resets the scale. The network is cut
+there, and each piece is followed along the path that carries most of the signal to its end:
+
+- it *starts* at an input, a table, a normaliser or a recurrent layer (whose bounded state has its
+  own scale);
+- it *ends* in a normaliser, a recurrent layer, or an output.
+
+Every layer on the path that is not a reset lies on one normaliser's piece only, so the work is
+linear in the graph (outputs walk their whole path, and there are few).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from initlint.model.op import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Op
+from initlint.theory.backward import final_outputs
+from initlint.theory.forward import ForwardPass
+from initlint.theory.node import Node, size
+from initlint.theory.operators.normalise import reset
+from initlint.theory.result import Segment, Sink
+from initlint.theory.state import Gradient, State
+
+STARTS = (
+    NORMALISERS | RECURRENT | frozenset({Op.INPUT, Op.CONSTANT, Op.EMBEDDING, Op.SHAPE, Op.COMPARE})
+)
+"""Operators whose output scale does not depend on the scale of what comes in."""
+
+BOUNDED_GATES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
+"""Operators whose output weights another operand: the signal runs through the other one."""
+
+MAX_OUTPUTS = 64
+"""Outputs whose whole path is walked: beyond, a network repeats its heads."""
+
+HALF_DECADE = 0.5 / math.log(10)
+"""ln of a second moment to decades of rms."""
+
+
+def decades(log_ratio: float) -> float:
+    """Decades of rms from the natural logarithm of a ratio of second moments."""
+    return HALF_DECADE * log_ratio
+
+
+@dataclass(slots=True)
+class _Flow:
+    """Per layer: the input that carries most of its signal, and the last weighted layer behind."""
+
+    nodes: Mapping[str, Node]
+    states: Mapping[str, State | None]
+    carrier: dict[str, str] = field(default_factory=dict)
+    weighted: dict[str, str] = field(default_factory=dict)
+
+
+def _carrier(node: Node) -> int | None:
+    """Index of the input that carries most of the signal."""
+    signals = node.signals
+    op = node.layer.op
+    if not signals:
+        return None
+    if op is Op.ATTENTION:
+        return 2 if len(node.edges) > 2 else None
+    if op is Op.MATMUL:
+        left = node.states[0]
+        return 1 if left is not None and left.peak is not None and len(node.edges) > 1 else 0
+    if len(signals) == 1:
+        return signals[0]
+    graph = node.context.graph
+    if op is Op.MUL:
+        open_ = [i for i in signals if graph[node.edges[i].source].op not in BOUNDED_GATES]
+        return (open_ or list(signals))[0]
+    if op in (Op.ADD, Op.SUB, Op.CONCAT):
+
+        def strength(index: int) -> float:
+            state = node.states[index]
+            return state.log_q if state is not None else -math.inf
+
+        return max(signals, key=strength)
+    return signals[0]
+
+
+def silent_heads(forward: ForwardPass, outputs: Collection[str]) -> frozenset[str]:
+    """Last weighted layers before the outputs whose output is exactly zero."""
+    flow = _flow(forward)
+    heads = {flow.weighted[output] for output in outputs if output in flow.weighted}
+    return frozenset(
+        head for head in heads if flow.states[head] is not None and _silent(flow.states[head])
+    )
+
+
+def _flow(forward: ForwardPass) -> _Flow:
+    flow = _Flow({node.layer.id: node for node in forward.nodes}, forward.states)
+    for node in forward.nodes:
+        index = _carrier(node)
+        key = node.layer.id
+        if index is not None:
+            source = node.edges[index].source
+            flow.carrier[key] = source
+            if source in flow.weighted:
+                flow.weighted[key] = flow.weighted[source]
+        if node.layer.op in WEIGHTED:
+            flow.weighted[key] = key
+    return flow
+
+
+def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None:
+    """Layers from the reset (included) to ``start``, in order; None where theory ended on the way.
+
+    With ``claimed`` the walk also stops at a layer that another piece holds.
+    """
+    path = [start]
+    key = start
+    while flow.nodes[key].layer.op not in STARTS:
+        if flow.states.get(key) is None or key not in flow.carrier:
+            return None
+        key = flow.carrier[key]
+        path.append(key)
+        if claimed is not None and key in claimed:
+            break
+    if flow.states.get(key) is None:
+        return None
+    return path[::-1]
+
+
+def _forward_shares(flow: _Flow, path: Sequence[str]) -> dict[str, float]:
+    """Decades of rms per weighted layer along a path, with all that follows it up to the next.
+
+    What an addition adds to the carrier belongs to the last weighted layer of the other operand.
+    """
+    shares: dict[str, float] = {}
+    waiting = 0.0
+    current: str | None = None
+    for before, key in pairwise(path):
+        node = flow.nodes[key]
+        left, right = flow.states[before], flow.states[key]
+        if left is None or right is None:
+            continue
+        step = decades(right.log_q - _arrived(node, before, left).log_q)
+        if node.layer.op in WEIGHTED:
+            current = key
+            shares[current] = shares.get(current, 0.0) + waiting
+            waiting = 0.0
+        owner = current
+        if node.layer.op in (Op.ADD, Op.SUB) and len(node.signals) > 1:
+            owner = _other(flow, node, before) or current
+        if owner is None:
+            waiting += step
+        else:
+            shares[owner] = shares.get(owner, 0.0) + step
+    return shares
+
+
+def _arrived(node: Node, source: str, default: State) -> State:
+    for edge, state in zip(node.edges, node.states, strict=True):
+        if edge.source == source and state is not None:
+            return state
+    return default
+
+
+def _other(flow: _Flow, node: Node, carrier: str) -> str | None:
+    for index in node.signals:
+        source = node.edges[index].source
+        if source != carrier and source in flow.weighted:
+            return flow.weighted[source]
+    return None
+
+
+def _energy(node: Node, gradient: Gradient | None) -> float | None:
+    """Logarithm of the gradient's sum of squares per sample at a layer's output.
+
+    A weight's gradient sums over positions, and with fan-in scaling this sum, not the mean per
+    element, is what a convolution or a change of width conserves.
+    """
+    if gradient is None or gradient.log_g == -math.inf:
+        return None
+    count = size(node.output_shape)
+    return gradient.log_g + (math.log(count) if count else 0.0)
+
+
+def _backward_shares(
+    flow: _Flow, gradients: Mapping[str, Gradient | None], path: Sequence[str], last: str
+) -> dict[str, float]:
+    """Decades of gradient per weighted layer, from the output of ``last`` back to the first."""
+    shares: dict[str, float] = {}
+    current: str | None = None
+    behind: float | None = None
+    for key in path:
+        node = flow.nodes[key]
+        energy = _energy(node, gradients.get(key))
+        if node.layer.op in WEIGHTED and node.layer.op is not Op.EMBEDDING:
+            current = key if current is not None or energy is not None else None
+        if current is not None:
+            if energy is None:
+                return {}
+            if behind is not None:
+                shares[current] = shares.get(current, 0.0) + decades(behind - energy)
+            behind = energy
+        if key == last:
+            break
+    return shares
+
+
+def _layers(flow: _Flow, path: Sequence[str], shares: Mapping[str, float]) -> tuple[str, ...]:
+    keys = {key for key in path if flow.nodes[key].layer.op in WEIGHTED} | set(shares)
+    if flow.nodes[path[0]].layer.op in STARTS:
+        keys.discard(path[0])
+    position = next(iter(flow.nodes.values())).context.graph.position
+    return tuple(sorted(keys, key=position.__getitem__))
+
+
+def _is_residual(flow: _Flow, path: Sequence[str]) -> bool:
+    return any(
+        flow.nodes[key].layer.op is Op.ADD and len(flow.nodes[key].signals) > 1 for key in path
+    )
+
+
+def _final_sink(flow: _Flow, output: str) -> tuple[Sink, str] | None:
+    """What the loss will see: the kind of end and the layer whose output is judged."""
+    key = output
+    while key in flow.carrier:
+        key = flow.carrier[key]
+        op = flow.nodes[key].layer.op
+        if op in (Op.SOFTMAX, Op.LOG_SOFTMAX):
+            return Sink.SOFTMAX, flow.carrier.get(key, key)
+        if op in SATURATING:
+            return Sink.SATURATION, flow.carrier.get(key, key)
+        if op not in (Op.RESHAPE, Op.TRANSPOSE, Op.IDENTITY, Op.CAST, Op.SLICE, Op.PIXEL_SHUFFLE):
+            return Sink.OUTPUT, key
+    return None
+
+
+def _limited(shares: Mapping[str, float], head: str | None) -> dict[str, float]:
+    """Forward shares with a small head forgiven.
+
+    Logits near zero are a choice (zero or 0.01 heads): a head may bring an exploded signal back
+    to O(1), but what it takes below that is not drift.
+    """
+    found = dict(shares)
+    if head is None or found.get(head, 0.0) >= 0:
+        return found
+    body = sum(share for key, share in found.items() if key != head)
+    found[head] = max(found[head], -max(body, 0.0))
+    return found
+
+
+def _to_output(
+    flow: _Flow, gradients: Mapping[str, Gradient | None], output: str
+) -> Segment | None:
+    end = _final_sink(flow, output)
+    if end is None:
+        return None
+    sink, judged = end
+    path = _walk(flow, judged, None)
+    if path is None:
+        return None
+    weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
+    if not weighted:
+        return None
+    head = weighted[-1]
+    body = path[: path.index(head)]
+    if any(_silent(flow.states[key]) for key in body):
+        return None
+    shares = _limited(_finite(_forward_shares(flow, path)), head)
+    last = weighted[-2] if len(weighted) > 1 else head
+    back = _backward_shares(flow, gradients, path, last) if len(weighted) > 2 else {}
+    back.pop(weighted[0], None)
+    state = flow.states[body[-1] if _silent(flow.states[judged]) else judged]
+    return Segment(
+        layers=_layers(flow, path, shares),
+        path=tuple(path),
+        sink=sink,
+        drift=sum(shares.values()),
+        backward_drift=sum(back.values()),
+        band=_band(state),
+        contributions=shares,
+        backward_contributions=back,
+        residual=_is_residual(flow, path),
+    )
+
+
+def _finite(shares: Mapping[str, float]) -> dict[str, float]:
+    """A zero head has a share of -inf: what it takes away is forgiven in any case."""
+    return {key: share if math.isfinite(share) else -1e3 for key, share in shares.items()}
+
+
+def _silent(state: State | None) -> bool:
+    return state is None or state.log_q == -math.inf
+
+
+def _band(state: State | None) -> float:
+    """Two standard deviations of the rms over draws of the weights, in decades (rules.md E.3)."""
+    if state is None or not math.isfinite(state.log_variance):
+        return math.inf
+    return 2 * decades(math.sqrt(state.log_variance))
+
+
+def _kept_by_epsilon(node: Node) -> float:
+    """Decades that a normaliser fails to restore because its ε outweighs the variance."""
+    full, state = reset(node), None
+    if node.first is not None:
+        from initlint.theory.operators import RULES
+
+        state = RULES[node.layer.op].forward(node)
+    if full is None or state is None or _silent(state) or _silent(full):
+        return 0.0
+    lost = decades(state.log_q - full.log_q)
+    return lost if lost < -math.log10(2) / 2 else 0.0
+
+
+def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
+    """The piece that ends in a normaliser or a recurrent layer."""
+    if node.first is None or not node.signals:
+        return None
+    start = node.edges[node.signals[0]].source
+    path = _walk(flow, start, claimed)
+    if path is None:
+        return None
+    claimed.update(key for key in path if flow.nodes[key].layer.op not in STARTS)
+    weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
+    if not weighted or any(_silent(flow.states[key]) for key in path):
+        return None
+    shares = _forward_shares(flow, path)
+    total = sum(shares.values())
+    recurrent = node.layer.op in RECURRENT
+    drift = total if recurrent else _kept_by_epsilon(node)
+    scale = drift / total if total else 0.0
+    shares = {key: share * scale for key, share in shares.items()}
+    state = flow.states[start]
+    return Segment(
+        layers=_layers(flow, path, shares),
+        path=(*path, node.layer.id),
+        sink=Sink.SATURATION if recurrent else Sink.NORMALISER,
+        drift=drift,
+        backward_drift=0.0,
+        band=_band(state),
+        contributions=shares,
+        backward_contributions={},
+        normalised=not recurrent and len(weighted) == 1,
+        residual=_is_residual(flow, path),
+    )
+
+
+def segments(forward: ForwardPass, gradients: Mapping[str, Gradient | None]) -> tuple[Segment, ...]:
+    """All stretches between resets of scale that theory could follow, in topological order."""
+    if not forward.nodes:
+        return ()
+    flow = _flow(forward)
+    found: list[Segment] = []
+    claimed: set[str] = set()
+    for node in forward.nodes:
+        if node.layer.op in NORMALISERS | RECURRENT:
+            piece = _to_reset(flow, node, claimed)
+            if piece is not None:
+                found.append(piece)
+    for output in final_outputs(forward.nodes[0].context.graph)[:MAX_OUTPUTS]:
+        piece = _to_output(flow, gradients, output)
+        if piece is not None:
+            found.append(piece)
+    return tuple(found)
