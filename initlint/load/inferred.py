@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from initlint.load.decode import FLOATING
+from initlint.load.inferred_norms import batch_norm_layer, norm_layer
 from initlint.load.inferred_packed import (
+    Found,
     attention_layer,
     expert_layers,
     is_expert_stack,
@@ -18,13 +20,12 @@ from initlint.load.inferred_packed import (
 )
 from initlint.load.inferred_params import Maker, effective_weight
 from initlint.load.naming import (
+    BASIS_WORDS,
     BUFFER_WORDS,
     EMBEDDING_WORDS,
     GAIN_WORDS,
-    NORM_WORDS,
     PACKED_ATTENTION,
     PROJECTION_WORDS,
-    SLOPE_WORDS,
     Group,
     group_by_module,
     in_reading_order,
@@ -38,6 +39,10 @@ _TRANSPOSED_CONV_WORDS = frozenset({"deconv", "transpose", "transposed", "convtr
 _CONV1D_NAMES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 _WEIGHTS = ("weight", "weight_orig", "weight_v", "kernel", "embedding")
 _BIASES = ("bias", "bias_orig")
+_NEARBY = 8
+"""Modules looked back at for the one that feeds a kernel: an activation, a norm and a gate or two
+may lie between."""
+
 _POSITION_WORDS = frozenset({"pos", "position", "positions", "positional"})
 
 
@@ -69,7 +74,7 @@ def infer_layers(contents: Contents, heads: int | None = None) -> Inferred:
         tensors = {name: tensors[name] for name in in_reading_order(tensors)}
     groups = group_by_module(tensors)
     maker = Maker.of(tensors)
-    context = _Context(groups, maker, heads, _is_conv1d(groups))
+    context = _Context(groups, _kernel_ranks(groups), maker, heads, _is_conv1d(groups))
     inferred = Inferred()
     for index in range(len(groups)):
         _infer_group(context, index, inferred)
@@ -79,10 +84,32 @@ def infer_layers(contents: Contents, heads: int | None = None) -> Inferred:
 
 @dataclass(frozen=True, slots=True)
 class _Context:
+    """What inferring one module may look at.
+
+    Attributes:
+        groups: all modules in order.
+        ranks: for each, the number of axes of the last kernel or matrix up to it.
+        maker: makes parameters.
+        heads: number of attention heads, if known.
+        conv1d: True when GPT-2's names mean its ``(in, out)`` layout.
+    """
+
     groups: Sequence[Group]
+    ranks: Sequence[int]
     maker: Maker
     heads: int | None
     conv1d: bool
+
+
+def _kernel_ranks(groups: Sequence[Group]) -> list[int]:
+    ranks, last = [], 0
+    for group in groups:
+        found = [
+            len(group.members[stem].tensor.shape) for stem in _WEIGHTS if stem in group.members
+        ]
+        last = next((rank for rank in found if rank >= 2), last)
+        ranks.append(last)
+    return ranks
 
 
 def _infer_group(context: _Context, index: int, inferred: Inferred) -> None:
@@ -94,26 +121,26 @@ def _infer_group(context: _Context, index: int, inferred: Inferred) -> None:
     elif is_quantised(group):
         layer, rest = quantised_layer(group, maker)
     elif {"running_mean", "running_var"} & group.members.keys():
-        layer, rest = _batch_norm(context, index)
+        layer, rest = batch_norm_layer(group, maker, context.ranks[index])
     elif any(stem in group.members for stem in (*_WEIGHTS, "gamma", "scale", "bias")):
         layer, rest = _weighted(context, index)
     else:
         layer, rest = None, set(group.members)
     if layer is not None:
-        inferred.layers.append(layer)
+        inferred.layers.append(_frozen(layer) if words(group.path) & BASIS_WORDS else layer)
     for stem in group.members:
         if stem in rest:
             _raw(group, stem, maker, inferred)
 
 
-def _weighted(context: _Context, index: int) -> tuple[Layer | None, set[str]]:
+def _weighted(context: _Context, index: int) -> Found:
     group = context.groups[index]
     stem = next((stem for stem in _WEIGHTS if stem in group.members), None)
     if stem is None or group.members[stem].tensor.dtype not in FLOATING:
-        return _norm(context, group, None)
+        return norm_layer(group, None, context.maker)
     rank = len(group.members[stem].tensor.shape)
     if rank == 1 and stem != "weight_v":
-        return _norm(context, group, stem)
+        return norm_layer(group, stem, context.maker)
     if is_expert_stack(group, stem) or rank < 2 or rank > 5:
         return None, set(group.members)
     if rank == 2 or stem == "embedding":
@@ -121,97 +148,9 @@ def _weighted(context: _Context, index: int) -> tuple[Layer | None, set[str]]:
     return _conv(context, index, stem)
 
 
-def _norm(context: _Context, group: Group, stem: str | None) -> tuple[Layer | None, set[str]]:
-    """A gain and perhaps a shift: a normaliser, a scale or a slope, by its words."""
-    maker, rest = context.maker, set(group.members)
-    gain = next((s for s in (stem, "gamma", "scale") if s and s in group.members), None)
-    shift = next((s for s in ("bias", "beta") if s in group.members), None)
-    used = {s for s in (gain, shift) if s}
-    params: tuple[Param, ...]
-    if any(
-        len(group.members[s].tensor.shape) != 1 or group.members[s].tensor.dtype not in FLOATING
-        for s in used
-    ):
-        return None, rest
-    found = words(group.leaf)
-    if gain is None:
-        if shift != "bias":
-            return None, rest
-        params = (maker.param(Role.SHIFT, group, "bias"),)
-        return Layer(group.path, Op.ADD, params, scope=group.parent), rest - used
-    size = group.members[gain].tensor.size
-    if shift is None and (found & SLOPE_WORDS or (size == 1 and not found & NORM_WORDS)):
-        params = (maker.param(Role.SLOPE, group, gain, module="torch.nn.PReLU"),)
-        return Layer(group.path, Op.PRELU, params, scope=group.parent), rest - used
-    op, module = _norm_kind(group, found, shift is not None, gain)
-    if op is None:
-        return None, rest
-    params = tuple(
-        maker.param(role, group, s, module=module)
-        for role, s in ((Role.GAIN, gain), (Role.SHIFT, shift))
-        if s
-    )
-    return Layer(group.path, op, params, scope=group.parent), rest - used
-
-
-def _norm_kind(
-    group: Group, found: frozenset[str], shifted: bool, gain: str
-) -> tuple[Op | None, str | None]:
-    if found & {"bn", "batchnorm"}:
-        return Op.BATCH_NORM, None
-    if found & {"gn", "groupnorm"}:
-        return Op.GROUP_NORM, "torch.nn.GroupNorm"
-    if found & {"instancenorm"}:
-        return Op.INSTANCE_NORM, None
-    if shifted:
-        return Op.LAYER_NORM, "torch.nn.LayerNorm"
-    if found & NORM_WORDS or "norm" in group.leaf.lower():
-        return Op.RMS_NORM, None
-    if gain == "gamma" or found & GAIN_WORDS:
-        return Op.MUL, None
-    return None, None
-
-
-def _batch_norm(context: _Context, index: int) -> tuple[Layer | None, set[str]]:
-    group, maker = context.groups[index], context.maker
-    rank = next(
-        (
-            rank
-            for rank in (_kernel_rank(group) for group in reversed(context.groups[:index]))
-            if rank
-        ),
-        None,
-    )
-    instance = bool(words(group.leaf) & {"instancenorm"})
-    kind = "InstanceNorm" if instance else "BatchNorm"
-    module = f"torch.nn.{kind}{max((rank or 3) - 2, 1)}d"
-    roles = {
-        "weight": Role.GAIN,
-        "bias": Role.SHIFT,
-        "running_mean": Role.RUNNING_MEAN,
-        "running_var": Role.RUNNING_VAR,
-    }
-    params = tuple(
-        maker.param(role, group, stem, module=module, trainable=stem in ("weight", "bias"))
-        for stem, role in roles.items()
-        if stem in group.members
-    )
-    op = Op.INSTANCE_NORM if instance else Op.BATCH_NORM
-    layer = Layer(group.path, op, params, scope=group.parent, channel_axis=1)
-    return layer, set(group.members) - roles.keys()
-
-
-def _kernel_rank(group: Group) -> int | None:
-    for stem in _WEIGHTS:
-        if stem in group.members:
-            rank = len(group.members[stem].tensor.shape)
-            return rank if rank >= 2 else None
-    return None
-
-
-def _linear(context: _Context, group: Group, stem: str) -> tuple[Layer | None, set[str]]:
+def _linear(context: _Context, group: Group, stem: str) -> Found:
     maker = context.maker
-    bias = next((name for name in _BIASES if name in group.members), None)
+    bias = _bias(group)
     if stem == "embedding" or (bias is None and _names_embedding(group)):
         params: tuple[Param, ...] = (
             maker.param(Role.WEIGHT, group, stem, module="torch.nn.Embedding"),
@@ -235,6 +174,14 @@ def _linear(context: _Context, group: Group, stem: str) -> tuple[Layer | None, s
     return layer, _rest(group, stem, bias)
 
 
+def _bias(group: Group) -> str | None:
+    for stem in _BIASES:
+        if stem in group.members:
+            tensor = group.members[stem].tensor
+            return stem if len(tensor.shape) == 1 and tensor.dtype in FLOATING else None
+    return None
+
+
 def _names_embedding(group: Group) -> bool:
     found = words(group.leaf)
     if group.leaf in ("relative_attention_bias", "shared"):
@@ -252,9 +199,9 @@ def _rest(group: Group, *used: str | None) -> set[str]:
     return set(group.members) - set(used) - own
 
 
-def _conv(context: _Context, index: int, stem: str) -> tuple[Layer | None, set[str]]:
+def _conv(context: _Context, index: int, stem: str) -> Found:
     group, maker = context.groups[index], context.maker
-    bias = next((name for name in _BIASES if name in group.members), None)
+    bias = _bias(group)
     weight = effective_weight(group, stem)
     rank = len(weight.shape)
     if stem == "kernel":
@@ -312,7 +259,7 @@ def _is_depthwise(context: _Context, index: int, shape: tuple[int, ...]) -> bool
     """One input channel per kernel, after a layer that gives as many channels as it has kernels."""
     if shape[1] != 1 or shape[0] == 1:
         return False
-    for other in reversed(context.groups[:index]):
+    for other in reversed(context.groups[max(index - _NEARBY, 0) : index]):
         for stem in (*_WEIGHTS, "running_mean"):
             if stem in other.members:
                 return other.members[stem].tensor.shape[:1] == shape[:1]
@@ -343,7 +290,8 @@ def _raw(group: Group, stem: str, maker: Maker, inferred: Inferred) -> None:
     """A tensor that its module uses directly."""
     stored, name = group.members[stem], group.names[stem]
     found = words(stem)
-    if stored.tensor.dtype not in FLOATING or _is_buffer(group, stem, stored.tensor.shape):
+    buffer = maker.states_gradients and stored.requires_grad is False
+    if buffer or stored.tensor.dtype not in FLOATING or _is_buffer(group, stem):
         inferred.loose.append(maker.param(Role.OTHER, group, stem, trainable=False))
         return
     if is_expert_stack(group, stem):
@@ -361,7 +309,9 @@ def _raw(group: Group, stem: str, maker: Maker, inferred: Inferred) -> None:
     inferred.layers.append(Layer(name, op, (maker.param(role, group, stem),), scope=group.path))
 
 
-def _is_buffer(group: Group, stem: str, shape: tuple[int, ...]) -> bool:
+def _is_buffer(group: Group, stem: str) -> bool:
+    """A causal mask, a rotary table, a schedule: told by the words of its name, or its shape."""
+    shape = group.members[stem].tensor.shape
     if stem == "bias" and len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]:
         return True
     found = words(stem)
@@ -401,6 +351,10 @@ def _with_adapters(layers: list[Layer]) -> list[Layer]:
     return [
         replace(layer, attrs={**layer.attrs, **marks[layer.id]})
         if layer.id in marks
-        else replace(layer, params=tuple(replace(p, trainable=False) for p in layer.params))
+        else _frozen(layer)
         for layer in layers
     ]
+
+
+def _frozen(layer: Layer) -> Layer:
+    return replace(layer, params=tuple(replace(param, trainable=False) for param in layer.params))

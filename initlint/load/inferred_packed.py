@@ -42,7 +42,10 @@ def recurrent_layer(group: Group, maker: Maker) -> Found:
     params: list[Param] = []
     cell = not any("_l" in stem for stem in known)
     module = f"torch.nn.{op.value.upper()}{'Cell' if cell else ''}"
-    for stem, (kind, _, direction) in known.items():
+    order = list(_ROLES)
+    for stem, (kind, _, direction) in sorted(
+        known.items(), key=lambda item: (*item[1][1:], order.index(item[1][0]))
+    ):
         whole = maker.param(_ROLES[kind], group, stem, module=module, direction=direction)
         params.extend([whole] if kind == "weight_hr" else _blocks(whole, _GATES[op]))
     attrs = {
@@ -236,5 +239,5 @@ def quantised_layer(group: Group, maker: Maker) -> Found:
         used.add(stem)
     rank = max(len(param.shape) for param in params)
     params.sort(key=lambda param: (param.role is not Role.WEIGHT, param.role is not Role.BIAS))
-    op = Op.CONV if rank > 2 else Op.LINEAR
+    op = Op.CONV if rank > 2 else Op.LINEAR if rank == 2 else Op.OTHER
     return Layer(group.path, op, tuple(params), scope=group.parent), set(group.members) - used

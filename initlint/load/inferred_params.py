@@ -80,26 +80,39 @@ def effective_weight(group: Group, stem: str) -> Tensor:
     if stem != "weight_v" or magnitude is None:
         return direction
     sides = magnitude.tensor.shape
-    if not sides or magnitude.tensor.size != sides[0] or sides[0] != direction.shape[0]:
+    wide = [axis for axis, side in enumerate(sides) if side != 1]
+    axis = wide[0] if wide else 0
+    if len(wide) > 1 or not sides or len(sides) > len(direction.shape):
         return direction
-    source = WeightNormSource(direction, magnitude.tensor)
+    if sides[axis] != direction.shape[axis]:
+        return direction
+    source = WeightNormSource(direction, magnitude.tensor, axis)
     return Tensor(direction.name, direction.dtype, direction.shape, source)
 
 
 @dataclass(frozen=True, slots=True)
 class WeightNormSource:
-    """Elements of ``g · v / ‖v‖``, the norm over all axes but the first (arXiv 1602.07868)."""
+    """Elements of ``g · v / ‖v‖``, the norm over all axes but one (arXiv 1602.07868)."""
 
     direction: Tensor
     magnitude: Tensor
+    axis: int = 0
 
     def read(self, start: int, stop: int) -> Array:
-        """Elements ``start`` to ``stop``; reads the rows that hold them."""
+        """Elements ``start`` to ``stop``; along the first axis, only their rows are read."""
         row = max(prod(self.direction.shape[1:]), 1)
+        if self.axis:
+            return self._scaled(self.direction, self.magnitude).reshape(-1)[start:stop]
         first, last = start // row, -(-stop // row)
-        rows = self.direction.take(0, first, last).read().reshape(last - first, row)
-        norms = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
-        gains = self.magnitude.take(0, first, last).read().reshape(-1)
+        rows = self.direction.take(0, first, last)
+        scaled = self._scaled(rows, self.magnitude.take(0, first, last))
+        return scaled.reshape(-1)[start - first * row : stop - first * row]
+
+    def _scaled(self, direction: Tensor, magnitude: Tensor) -> Array:
+        values = direction.read()
+        others = tuple(axis for axis in range(values.ndim) if axis != self.axis)
+        norms = np.sqrt(np.square(values, dtype=np.float64).sum(axis=others, keepdims=True))
+        gains = magnitude.read().reshape(norms.shape)
         factors = np.divide(gains, norms, out=np.zeros_like(norms), where=norms > 0)
-        scaled = (rows * factors[:, None]).astype(rows.dtype)
-        return np.asarray(scaled.reshape(-1)[start - first * row : stop - first * row])
+        scaled: Array = (values * factors).astype(values.dtype)
+        return scaled

@@ -13,7 +13,7 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PARAMETRISED = re.compile(
     r"(?P<path>.*?)\.?parametrizations\.(?P<stem>\w+)\.original(?P<index>\d?)"
 )
-_BESIDE_WEIGHT = re.compile(r"(?P<path>.*)\.(?P<stem>weight\..+)")
+_BESIDE_WEIGHT = re.compile(r"(?P<path>.*?)[._](?P<stem>weight\..+)")
 _JOINED = re.compile(r"(?P<path>.+)_(?P<stem>weight|bias)")
 _RECURRENT = re.compile(
     r"(?P<kind>weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(_l(?P<layer>\d+))?(?P<back>_reverse)?"
@@ -44,10 +44,8 @@ PROJECTION_WORDS = frozenset(
         "classifier",
         "decoder",
         "dense",
-        "down",
         "fc",
         "head",
-        "in",
         "linear",
         "mlp",
         "out",
@@ -55,8 +53,6 @@ PROJECTION_WORDS = frozenset(
         "proj",
         "project",
         "projection",
-        "to",
-        "up",
     }
 )
 NORM_WORDS = frozenset(
@@ -76,7 +72,6 @@ BUFFER_WORDS = frozenset(
         "buffer",
         "cos",
         "cumprod",
-        "dft",
         "freq",
         "freqs",
         "hann",
@@ -86,21 +81,19 @@ BUFFER_WORDS = frozenset(
         "inv",
         "mask",
         "masked",
-        "mean",
-        "mel",
         "rope",
         "rotary",
-        "sigma",
         "sigmas",
         "sin",
         "sinusoidal",
-        "std",
-        "stft",
         "timesteps",
         "window",
     }
 )
 """Fixed tables that modules register as buffers: never drawn, so never judged as weights."""
+
+BASIS_WORDS = frozenset({"stft", "istft", "mel", "dft", "cqt", "spectrogram"})
+"""Transforms that are stored as kernels but fixed."""
 
 HEAD_WORDS = frozenset({"classifier", "head", "lm", "logits", "score"})
 
