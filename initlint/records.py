@@ -197,6 +197,7 @@ class Target:
         notices: what the loader or the probe could not do.
         skipped: names of rules by the reason they did not run.
         ran: names of the rules that ran; None when the record does not tell.
+        rules: code by name of every installed rule.
         ended_at: layers where the prediction stopped, at an operator without a known effect.
         failures: rules that crashed: the target counts as not checked.
         sources: construction sites by source file, of a model the user's own code built.
@@ -213,6 +214,7 @@ class Target:
     notices: tuple[Untrusted, ...] = ()
     skipped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ran: frozenset[str] | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
     ended_at: tuple[Untrusted, ...] = ()
     failures: tuple[Untrusted, ...] = ()
     sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -243,6 +245,7 @@ class Target:
             notices=_texts(record, "notices"),
             skipped=_skipped(_typed(record, "skipped", dict) or {}),
             ran=frozenset(text.raw for text in _texts(record, "ran")) if "ran" in record else None,
+            rules=_rules(_typed(record, "rules", dict) or {}),
             ended_at=_texts(record, "ended_at"),
             failures=_texts(record, "failures"),
             sources=_sources(_typed(record, "sources", dict) or {}),
@@ -281,7 +284,7 @@ class Target:
         return record
 
 
-_INTERNAL = ("ran", "sources")
+_INTERNAL = ("ran", "rules", "sources")
 """Keys that only suppression needs."""
 
 
@@ -290,6 +293,12 @@ def _skipped(record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for reason in record:
         reasons[str(Untrusted(reason))] = tuple(str(name) for name in _texts(record, reason))
     return reasons
+
+
+def _rules(record: Mapping[str, Any]) -> dict[str, str]:
+    if not all(isinstance(code, str) for code in record.values()):
+        raise RecordError("rules holds something else than codes")
+    return {str(Untrusted(name)): str(Untrusted(code)) for name, code in record.items()}
 
 
 def _sources(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -212,7 +212,13 @@ def _annotate(record: Record, model: Any, settings: Any) -> Record:
     idle = {name for names in record["skipped"].values() for name in names}
     findings = [{**finding, **_context(finding, model.graph)} for finding in record["findings"]]
     ran = sorted(rule.name for rule in chosen if rule.name not in idle)
-    return {**record, "findings": findings, "ran": ran, "sources": _sources(model)}
+    return {
+        **record,
+        "findings": findings,
+        "ran": ran,
+        "rules": {rule.name: rule.code for rule in all_rules()},
+        "sources": _sources(model),
+    }
 
 
 def _context(finding: Record, graph: Any) -> Record:

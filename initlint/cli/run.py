@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 
 from initlint import __version__, supervisor
 from initlint.cli import COMMANDS
 from initlint.cli.console import Progress
 from initlint.cli.early import preload_for
 from initlint.cli.options import Options
+from initlint.lint.allow import Ledger, remarks, suppress, unknown_rules
 from initlint.records import Failure, RecordError, Target
 from initlint.report.run import Run
 from initlint.report.text import Untrusted, one_line
@@ -46,10 +48,17 @@ def carry_out(targets: Sequence[str], task: str, options: Options) -> Run:
             found.append(result)
         elif result not in errors:  # a fault of the call is the same for every target
             errors.append(result)
+    today = date.today()
+    allows, ledger = options.config.allows, Ledger()
+    found = [suppress(target, allows, ledger, today) for target in found]
+    for entry in unknown_rules(allows, ledger):
+        message = f"{entry.place}: unknown rule {entry.rule!r} in allow"
+        errors.append(Failure(Untrusted(""), Untrusted(message)))
     return Run(
         __version__,
         tuple(found),
         tuple(errors),
+        tuple(Untrusted(line) for line in remarks(allows, ledger, today)),
         fail_on=options.fail_on,
         min_severity=options.min_severity,
     )
