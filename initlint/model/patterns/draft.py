@@ -218,15 +218,26 @@ class Draft:
     def _settle(self, key: str, fallback: str, parts: Sequence[Layer]) -> Layer:
         """Give a fused layer its final id and source location."""
         new = self.layers[key]
-        scope = new.scope
-        agree = bool(scope) and all(part.scope == scope for part in parts)
-        whole = agree and self._scopes[scope] == 1 and scope not in self.layers
+        module = self._module(new, parts)
+        if module is not None:
+            self._scopes[new.scope] -= 1
+            fallback, new = module, replace(new, scope=module.rpartition(".")[0])
+            self._scopes[new.scope] += 1
         where = new.where
         if where.file is None:
             places = (part.where for part in parts if part.where.file is not None)
             place = next(places, Where())
             where = replace(where, file=place.file, line=place.line, function=place.function)
-        return self._move(key, replace(new, id=scope if whole else fallback, where=where))
+        return self._move(key, replace(new, id=fallback, where=where))
+
+    def _module(self, new: Layer, parts: Sequence[Layer]) -> str | None:
+        """The module that consists of these parts and of nothing else."""
+        for scope in dict.fromkeys(part.scope for part in parts):
+            own = all(part.scope == scope or part.id == scope for part in parts)
+            others = self._scopes[scope] - (new.scope == scope)
+            if scope and own and not others and scope not in self.layers:
+                return scope
+        return None
 
     def _move(self, key: str, named: Layer) -> Layer:
         if named.id == key:
