@@ -1,0 +1,139 @@
+"""ONNX files: the protobuf to a layer graph with lazily read, canonically oriented weights.
+
+The road: `reading` parses and refuses, `limits` counts work before it is done, `walk` visits the
+nodes with `fold` resolving constants and `operators` naming layers, `packed` cuts packed
+projections, `finish` names, ties and connects, and `initlint.model.patterns` puts decomposed
+layers together again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from initlint.load.files import shown
+from initlint.load.onnx.builder import Builder
+from initlint.load.onnx.finish import Finish, Finished
+from initlint.load.onnx.limits import expanded_nodes
+from initlint.load.onnx.names import Modules, best_stored_name, scopes_of
+from initlint.load.onnx.packed import split_packed
+from initlint.load.onnx.reading import read_model
+from initlint.load.onnx.tensors import TensorReader
+from initlint.load.onnx.values import Fixed, Shape
+from initlint.load.onnx.walk import Walk, opsets, stated_dtype, stated_shape
+from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
+from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
+
+__all__ = ["load_onnx"]
+
+
+def load_onnx(path: str) -> Model:
+    """The layer graph of an ONNX file.
+
+    Args:
+        path: the file; external data must lie in its folder or below.
+
+    Returns:
+        A `Model` of kind ONNX whose ``runnable`` is an `OnnxRunnable`. Weights are views of what
+        the file stores and are read when asked for.
+
+    Raises:
+        LoadError: the file is missing, damaged, of another format, asks for too much work, names
+            data outside its folder, or describes a graph that no runtime could run.
+    """
+    proto = read_model(path)
+    try:
+        return _load(path, proto)
+    except LoadError as error:
+        text = str(error)
+        raise LoadError(
+            text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
+        ) from None
+
+
+def _load(path: str, proto: Any) -> Model:
+    expanded_nodes(proto)
+    torch = proto.producer_name.lower().startswith("pytorch")
+    reader = TensorReader(path)
+    builder = Builder(torch, _stated_shapes(proto.graph))
+    walk = Walk(proto, reader, builder)
+    walk.run()
+    split_packed(builder.drafts)
+    modules = Modules(
+        (initializer.name for initializer in proto.graph.initializer),
+        scopes_of(proto.graph.node),
+    )
+    finished = Finish(modules, torch).run(builder.drafts)
+    graph = _fused(LayerGraph(finished.layers, finished.edges))
+    return Model(
+        target=path,
+        kind=Kind.ONNX,
+        graph=graph,
+        loose=tuple(_loose(fixed) for fixed in walk.unused if fixed.floating and fixed.size > 1),
+        runnable=_runnable(path, proto, reader, graph, finished),
+        notices=tuple(builder.notices),
+        producer=" ".join(text for text in (proto.producer_name, proto.producer_version) if text),
+        metadata={
+            "ir_version": proto.ir_version,
+            "opsets": opsets(proto.opset_import),
+            "graph": proto.graph.name,
+        },
+    )
+
+
+def _fused(graph: LayerGraph) -> LayerGraph:
+    from initlint.model.patterns import fuse
+
+    return fuse(graph)
+
+
+def _stated_shapes(graph: Any) -> dict[str, Shape]:
+    """Shapes that the file states for values."""
+    found: dict[str, Shape] = {}
+    for protos in (graph.value_info, graph.output):
+        for proto in protos:
+            shape = stated_shape(proto)
+            if shape is not None:
+                found[proto.name] = shape
+    return found
+
+
+def _loose(fixed: Fixed) -> Param:
+    name = best_stored_name(fixed.names) or fixed.names[0]
+    return Param(
+        Role.OTHER, name, fixed.shape, fixed.tensor.dtype, fixed.tensor, stored_name=fixed.names[0]
+    )
+
+
+def _runnable(
+    path: str, proto: Any, reader: TensorReader, graph: LayerGraph, finished: Finished
+) -> OnnxRunnable:
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+    return OnnxRunnable(
+        path=path,
+        inputs=tuple(_input(value) for value in proto.graph.input if value.name not in stored),
+        outputs=tuple(value.name for value in proto.graph.output),
+        layer_outputs={layer.id: finished.output(layer) for layer in graph},
+        initializers=frozenset(stored),
+        external=reader.external,
+        opsets=opsets(proto.opset_import),
+        model=proto,
+    )
+
+
+def _input(proto: Any) -> GraphInput:
+    kind = proto.type
+    optional = kind.HasField("optional_type")
+    if optional:
+        kind = kind.optional_type.elem_type
+    dims: tuple[int | str | None, ...] | None = None
+    if kind.HasField("tensor_type") and kind.tensor_type.HasField("shape"):
+        dims = tuple(_side(side) for side in kind.tensor_type.shape.dim)
+    return GraphInput(proto.name, stated_dtype(proto), dims, optional)
+
+
+def _side(side: Any) -> int | str | None:
+    if side.dim_value > 0:
+        return int(side.dim_value)
+    symbol = side.dim_param
+    return None if symbol in ("", "?") or symbol.startswith("unk__") else str(symbol)

@@ -1,0 +1,357 @@
+"""From layers in the making to the layer graph: names, ties, edges."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from initlint.load.onnx.names import (
+    Metadata,
+    Modules,
+    best_stored_name,
+    is_generic,
+    is_path,
+    metadata,
+    script_index,
+    script_module,
+    where,
+)
+from initlint.load.onnx.values import Draft, Dynamic, Fixed, ParamDraft
+from initlint.model import Edge, Layer, Op, Param, Role, Tensor, Where
+
+_SCAN = 1 << 16
+"""Elements per piece when looking for a second value in a tensor: most have one at once."""
+
+
+@dataclass(slots=True)
+class Finished:
+    """Layers, edges, and the value that each layer's output is.
+
+    Attributes:
+        outputs: by identity of the layer's `Where` and by its node name; pattern fusion hands
+            either on from the layer whose output a fused layer has.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    outputs: dict[int, str | None] = field(default_factory=dict)
+    by_node: dict[str | None, str | None] = field(default_factory=dict)
+
+    def output(self, layer: Layer) -> str | None:
+        """The main-graph value that holds a layer's output."""
+        if id(layer.where) in self.outputs:
+            return self.outputs[id(layer.where)]
+        return self.by_node.get(layer.where.node)
+
+
+class Finish:
+    """Names and connects the layers of one model.
+
+    Attributes:
+        torch: True when the producer is PyTorch.
+        modules: module paths of the model.
+    """
+
+    def __init__(self, modules: Modules, torch: bool) -> None:
+        self._modules = modules
+        self._torch = torch
+        self._ids: Counter[str] = Counter()
+        self._taken: set[str] = set()
+        self._recurrent: Counter[tuple[str, ...]] = Counter()
+        self._owners: dict[tuple[str, str | None, int], tuple[Param, Fixed]] = {}
+        self._by_storage: dict[tuple[Any, ...], Param] = {}
+
+    def run(self, drafts: Sequence[Draft]) -> Finished:
+        """All layers in the given order, which is an execution order."""
+        done = Finished()
+        names: dict[int, str] = {}
+        for draft in drafts:
+            layer = self._layer(draft)
+            names[id(draft)] = layer.id
+            done.layers.append(layer)
+            visible = draft.origin.main and draft.outputs
+            done.outputs[id(layer.where)] = draft.outputs[0] if visible else None
+            if visible and layer.where.node is not None:
+                done.by_node[layer.where.node] = draft.outputs[0]
+        for draft in drafts:
+            done.edges.extend(_edges(draft, names))
+        return done
+
+    def _layer(self, draft: Draft) -> Layer:
+        proto = draft.origin.proto
+        meta = metadata(proto)
+        module = self._module(draft, meta)
+        params = self._params(draft, meta, module)
+        return Layer(
+            id=self._unique(self._identity(draft, meta, module, params)),
+            op=draft.op,
+            params=tuple(params),
+            attrs=draft.attrs,
+            scope=module or "",
+            where=_where(draft, proto),
+            output_shape=draft.shape,
+            channel_axis=draft.channel_axis,
+        )
+
+    def _module(self, draft: Draft, meta: Metadata) -> str | None:
+        """Path of the module that the node ran in, where the exporter tells it."""
+        proto = draft.origin.proto
+        if proto is None:
+            return None
+        if meta.scopes:
+            return meta.module
+        return script_module(proto.name, proto.op_type) if self._torch else None
+
+    def _params(self, draft: Draft, meta: Metadata, module: str | None) -> list[Param]:
+        if draft.op in (Op.LSTM, Op.GRU, Op.RNN):
+            names = self._recurrent_names(draft, meta, module)
+        else:
+            names = [self._name(param, draft, meta, module) for param in draft.params]
+        return [
+            self._param(param, name, draft, meta)
+            for param, name in zip(draft.params, names, strict=True)
+        ]
+
+    def _param(self, draft: ParamDraft, name: str, layer: Draft, meta: Metadata) -> Param:
+        trainable = draft.trainable
+        mine = [ref for ref in meta.references if self._modules.parameter(ref, meta.module) == name]
+        if mine and not mine[0].startswith("p_"):
+            trainable = False
+        param = Param(
+            role=draft.role,
+            name=name,
+            shape=draft.tensor.shape,
+            dtype=draft.tensor.dtype,
+            tensor=draft.tensor,
+            trainable=trainable,
+            gate=draft.gate,
+            direction=draft.direction,
+            stored_name=draft.fixed.names[0] if draft.fixed.names else draft.tensor.name,
+            packed=draft.packed,
+            quantised=draft.quantised,
+            module=meta.module_class or None,
+        )
+        return self._tied(param, draft)
+
+    def _tied(self, param: Param, draft: ParamDraft) -> Param:
+        """Mark a parameter that another layer owns.
+
+        Reading one parameter twice is tying; sharing storage under two parameter names is an
+        exporter's merging of equal values. Vectors of one repeated value are never tied: nothing
+        is learned from saying so, and mergers produce them.
+        """
+        key = (param.name, param.gate, param.direction)
+        owner = self._owners.get(key)
+        if owner is None:
+            self._owners[key] = (param, draft.fixed)
+            return self._twin(param, draft)
+        first, _ = owner
+        same_named = first.stored_name == param.stored_name or not is_generic(param.name)
+        if not same_named or first.size != param.size or is_constant(draft.tensor):
+            return param
+        return _with_tie(param, first.key)
+
+    def _twin(self, param: Param, draft: ParamDraft) -> Param:
+        """An embedding and a head with the same content are one parameter, stored twice.
+
+        Exporters fold the transposition of a tied head into a second initializer. Chance cannot
+        make two drawn matrices equal.
+        """
+        if param.role is not Role.WEIGHT or len(param.shape) != 2 or param.gate is not None:
+            return param
+        if param.size < _TWIN_ELEMENTS:
+            return param
+        key = (param.shape, param.dtype, _fingerprint(draft.tensor))
+        if key[2] is None:
+            return param
+        first = self._by_storage.setdefault(key, param)
+        if first is param or first.stored_name == param.stored_name:
+            return param
+        if not {first.module, param.module} <= {None} or first.tensor is None:
+            return param
+        same = first.tensor.read()
+        if np.array_equal(same, draft.tensor.read()) and not is_constant(draft.tensor):
+            return _with_tie(param, first.key)
+        return param
+
+    def _name(self, param: ParamDraft, draft: Draft, meta: Metadata, module: str | None) -> str:
+        """Full name of a parameter: traced reference, stored name, module path, in this order."""
+        if param.name is not None:
+            return param.name
+        if not meta.folded:
+            traced = self._traced(param, draft, meta)
+            if traced is not None:
+                return traced
+        stored = best_stored_name(param.fixed.names)
+        if stored is not None:
+            return stored
+        if module:
+            return f"{module}.{param.leaf}"
+        return param.fixed.names[0] if param.fixed.names else f"{draft.origin.name}.{param.leaf}"
+
+    def _traced(self, param: ParamDraft, draft: Draft, meta: Metadata) -> str | None:
+        """The parameter that the traced call names for this operand."""
+        if param.role is Role.BIAS and draft.bias_origin is not None:
+            meta = metadata(draft.bias_origin.proto)
+        if not meta.references:
+            return None
+        names = [self._modules.parameter(ref, meta.module) for ref in meta.references]
+        for name in names:
+            if name in param.fixed.names or name.rpartition(".")[2] == param.leaf:
+                return name
+        shift = param.role in (Role.BIAS, Role.SHIFT)
+        sides = [name for name in names if _is_bias_name(name) == shift]
+        if not sides:
+            ordered = names[::-1] if "addmm" in meta.target or "baddbmm" in meta.target else names
+            sides = ordered[1:2] if shift and len(draft.params) > 1 else ordered[:1]
+        if param.role in (Role.RUNNING_MEAN, Role.RUNNING_VAR):
+            sides = [name for name in names if name.endswith(param.leaf)]
+        return sides[0] if sides else None
+
+    def _recurrent_names(self, draft: Draft, meta: Metadata, module: str | None) -> list[str]:
+        """Names of packed recurrent parameters: PyTorch's where it is the producer."""
+        key = (draft.op.value, module or "", " ".join(meta.references))
+        layer = self._recurrent[key] if meta.references else 0
+        self._recurrent[key] += 1
+        if not meta.references and module is not None and draft.origin.proto is not None:
+            layer = script_index(draft.origin.proto.name)
+        directions = sorted({param.direction for param in draft.params})
+        blocks = [ref for ref in meta.references if ref.startswith("p_")]
+        per = 4 if any("bias" in ref for ref in blocks) else 2
+        start = layer * per * len(directions)
+        found: list[str] = []
+        for param in draft.params:
+            position = start + directions.index(param.direction) * per
+            offset = {"weight_ih": 0, "weight_hh": 1, "bias_ih": 2, "bias_hh": 3}.get(param.leaf)
+            if blocks and offset is not None and offset < per and position + per <= len(blocks):
+                ref = blocks[position + offset]
+                found.append(self._modules.parameter(ref, meta.module))
+                continue
+            stored = best_stored_name(param.fixed.names)
+            if stored is None and module is not None and self._torch:
+                suffix = "_reverse" if param.direction else ""
+                stem = f"{module}." if module else ""
+                stored = f"{stem}{param.leaf}_l{layer}{suffix}"
+            elif param.leaf.startswith("bias"):
+                stored = f"{stored or param.fixed.names[0]}.{param.leaf}"
+            found.append(stored or param.fixed.names[0])
+        return found
+
+    def _identity(
+        self, draft: Draft, meta: Metadata, module: str | None, params: Sequence[Param]
+    ) -> str:
+        """Module path where known, else the node's name."""
+        weight = next((p for p in params if p.role in _NAMING_ROLES), None)
+        proto = draft.origin.proto
+        base = ""
+        if proto is None:
+            base = draft.origin.name
+            if draft.part == "output":
+                return f"output:{base}"
+        elif weight is not None and is_path(weight.name):
+            stem = _stem(weight.name, weight)
+            foreign = bool(module) and not f"{stem}.".startswith(f"{module}.")
+            base = (module or "") if foreign and meta.module_class.startswith("torch.") else stem
+        elif module and meta.scopes and _is_leaf_class(meta.module_class):
+            base = module
+        elif module is not None and meta.scopes:
+            last = meta.scopes[-1] if meta.scopes[-1] else draft.origin.name
+            base = f"{module}/{last}" if module else last
+        if not base:
+            base = f"{draft.origin.prefix}{draft.origin.name}".lstrip("/") or str(draft.op)
+        elif draft.origin.prefix and not draft.origin.main and module is None:
+            base = f"{draft.origin.prefix}{base}".lstrip("/")
+        return f"{base}/{draft.part}" if draft.part and draft.part != "output" else base
+
+    def _unique(self, name: str) -> str:
+        candidate = name
+        while candidate in self._taken:
+            self._ids[name] += 1
+            candidate = f"{name}#{self._ids[name] + 1}"
+        self._taken.add(candidate)
+        return candidate
+
+
+_NAMING_ROLES = (Role.WEIGHT, Role.GAIN, Role.SLOPE, Role.RECURRENT_WEIGHT)
+
+_TWIN_ELEMENTS = 256
+"""Smallest matrix compared with others by content; heads and tables of real models are larger."""
+
+
+def _stem(name: str, param: Param) -> str:
+    """Module path of a parameter: the name without its last part when that is conventional."""
+    head, _, leaf = name.rpartition(".")
+    if leaf in ("weight", "kernel", "gamma", "scale", "embedding", "w", "W", "weight_ih_l0"):
+        return head
+    if leaf.startswith("weight_ih_l") and param.gate is not None:
+        return f"{head}.l{leaf[len('weight_ih_l') :].removesuffix('_reverse')}"
+    if leaf.endswith("_weight"):
+        return f"{head}.{leaf[: -len('_weight')]}"
+    return name
+
+
+def _is_leaf_class(name: str) -> bool:
+    """True for framework modules that do one thing, so that their path names the layer."""
+    return name.startswith("torch.nn.modules.") and not name.startswith(
+        ("torch.nn.modules.container.", "torch.nn.modules.transformer.")
+    )
+
+
+def _is_bias_name(name: str) -> bool:
+    leaf = name.rpartition(".")[2].lower()
+    return "bias" in leaf or leaf in ("beta", "shift", "b")
+
+
+def _where(draft: Draft, proto: Any) -> Where:
+    if proto is None:
+        return Where()
+    return where(proto, f"{draft.origin.prefix}{draft.origin.name}")
+
+
+def _edges(draft: Draft, names: dict[int, str]) -> list[Edge]:
+    def edge(position: int, value: Dynamic) -> Edge:
+        source, target = names[id(value.layer)], names[id(draft)]
+        return Edge(source, target, position, value.output, value.shape)
+
+    return [edge(position, value) for position, value in draft.inputs]
+
+
+def _with_tie(param: Param, owner: str) -> Param:
+    from dataclasses import replace
+
+    return replace(param, tied_to=owner)
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """True when all elements are the same; stops at the first that differs."""
+    if tensor.dtype == "string":
+        return False
+    first: float | None = None
+    for piece in tensor.chunks(_SCAN):
+        if piece.size == 0:
+            continue
+        if first is None:
+            first = float(piece[0])
+        if not (piece == first).all():
+            return False
+    return True
+
+
+def _fingerprint(tensor: Tensor) -> bytes | None:
+    """A few elements in canonical order; None when reading them would mean reading everything."""
+    kinds = [view.kind for view in tensor.views]
+    if kinds not in ([], ["transpose"]) or len(tensor.shape) != 2:
+        return None
+    rows, columns = tensor.shape
+    spots = [(row * rows // 4, column * columns // 4) for row in range(4) for column in range(4)]
+    turned = bool(kinds)
+    stored = tensor.stored_shape[1]
+    found = []
+    for row, column in spots:
+        at = column * stored + row if turned else row * stored + column
+        found.append(tensor.source.read(at, at + 1)[0])
+    return np.array(found, dtype=np.float32).tobytes()

@@ -1,0 +1,240 @@
+"""What exporters say about where a node comes from: module paths, parameter names, source lines.
+
+PyTorch's dynamo exporter leaves the traced call, the module path and the stack in the node's
+metadata; its TorchScript exporter writes the module path into the node name. Both rename, merge
+and transpose parameters, so an initializer's own name is only one witness among several.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from initlint.load.onnx.call import Call
+from initlint.load.onnx.values import Fixed
+from initlint.model import Where
+
+MAX_METADATA = 1 << 16
+"""Characters of one metadata entry that are looked at: a stack of 100 frames is a tenth."""
+
+_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'")
+_REFERENCE = re.compile(r"%([A-Za-z_]\w*)")
+_TARGET = re.compile(r"target=(?:torch\.ops\.)?([\w.]+)")
+_FRAME = re.compile(r'File "([^"\n]{1,4096})", line (\d{1,9})(?:, in ([^\s]+))?')
+_GENERIC = re.compile(
+    r"""(?ix) ^(?:
+        _*val_\d+ | onnx::\w* | \d+ | \.?\d+[\w.:]* | _+\d+ | [/].* | .*_output_\d+ | v?_?\d+
+        | (?:[\w/.]*[/_])?(?:const|constant|cst|fold|lifted_tensor|initializer|tensor|param)
+          (?:[_\W]?(?:fold)?(?:_opt)?[_\W]*\w*)?[\d:_]*
+        | (?:mul|add|sub|div|t|transpose|permute|view|reshape|linear|embedding|cat|expand|
+          unsqueeze|squeeze|select|slice|split|arange|clone|to|pow|sqrt|rsqrt|mean|cos|sin)_?\d*
+    )$"""
+)
+_PATH = re.compile(r"[A-Za-z_0-9][\w-]*(?:\.[\w-]+)+")
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_GAIN_NAME = re.compile(
+    r"(?i)^(?:.*[._/])?(?:alpha|beta|gamma|gain|gate|gates|rezero|res_?weight|res_?scale|"
+    r"re_?zero|skip_?(?:gain|init|weight)|layer_?scale|logit_?scale|temperature|bias|weight|"
+    r"scalar|lambda_?\w*|tau)(?:_?\d+)?$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a node's metadata says.
+
+    Attributes:
+        scopes: module paths from the outermost to the operator (dynamo: the last is the call).
+        classes: class of each scope.
+        target: the traced operator (``aten.linear.default``).
+        references: parameters, buffers and constants among its arguments, mangled.
+        folded: True when the exporter folded a batch normalisation into this node.
+    """
+
+    scopes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    target: str = ""
+    references: tuple[str, ...] = ()
+    folded: bool = False
+
+    @property
+    def module(self) -> str:
+        """Path of the module whose code made the call."""
+        return self.scopes[-2] if len(self.scopes) > 1 else ""
+
+    @property
+    def module_class(self) -> str:
+        """Class of that module."""
+        return self.classes[-2] if len(self.classes) > 1 else ""
+
+
+NOTHING = Metadata()
+
+
+def properties(proto: Any) -> dict[str, str]:
+    """A node's metadata as a dictionary."""
+    return {entry.key: entry.value for entry in proto.metadata_props} if proto is not None else {}
+
+
+def metadata(proto: Any) -> Metadata:
+    """The parsed metadata of a node; empty when the exporter left none."""
+    if proto is None or not len(proto.metadata_props):
+        return NOTHING
+    held = {key: value[:MAX_METADATA] for key, value in properties(proto).items()}
+    node = held.get("pkg.torch.onnx.fx_node", "")
+    _, _, arguments = node.partition("args = ")
+    target = _TARGET.search(node)
+    references = tuple(
+        name for name in _REFERENCE.findall(arguments) if name.startswith(("p_", "b_", "c_"))
+    )
+    rewritten = held.get("pkg.onnxscript.rewriter.rule_name", "")
+    return Metadata(
+        tuple(_QUOTED.findall(held.get("pkg.torch.onnx.name_scopes", ""))),
+        tuple(_QUOTED.findall(held.get("pkg.torch.onnx.class_hierarchy", ""))),
+        target[1] if target else "",
+        references,
+        "BatchNorm" in rewritten,
+    )
+
+
+def where(proto: Any, name: str) -> Where:
+    """Source position of a node: the innermost frame that is the user's, else none."""
+    if proto is None:
+        return Where(node=name)
+    stack = ""
+    if len(proto.metadata_props):
+        stack = properties(proto).get("pkg.torch.onnx.stack_trace", "")[:MAX_METADATA]
+    frames = [match.groups() for match in _FRAME.finditer(stack)]
+    user = [frame for frame in frames if not _is_library(frame[0])]
+    outside = user or [frame for frame in frames if not _is_torch(frame[0])]
+    if not outside:
+        return Where(node=name)
+    file, line, function = outside[-1]
+    return Where(file, int(line), name, function)
+
+
+def _is_torch(path: str) -> bool:
+    return bool(re.search(r"[/\\]site-packages[/\\]torch[/\\]|[/\\]torch[/\\]nn[/\\]", path))
+
+
+def _is_library(path: str) -> bool:
+    return bool(re.search(r"[/\\](?:site|dist)-packages[/\\]|[/\\]lib[/\\]python\d", path))
+
+
+def is_generic(name: str) -> bool:
+    """True for names that an exporter made up, which say nothing about the parameter."""
+    return _GENERIC.match(name) is not None
+
+
+def is_path(name: str) -> bool:
+    """True for a dotted module path."""
+    return _PATH.fullmatch(name) is not None
+
+
+def mangled(name: str) -> str:
+    """How torch.export spells a parameter path in a placeholder name."""
+    return re.sub(r"[^a-zA-Z0-9]", "_", name).lower()
+
+
+class Modules:
+    """Module paths of the whole model, to undo the spelling of placeholder names."""
+
+    def __init__(self, parameters: Iterable[str], scopes: Iterable[str]) -> None:
+        self._parameters = {mangled(name): name for name in parameters if not is_generic(name)}
+        self._scopes: dict[str, str] = {}
+        for scope in scopes:
+            for path in _prefixes(scope):
+                self._scopes.setdefault(mangled(path), path)
+
+    def parameter(self, reference: str, module: str) -> str:
+        """The module path that a placeholder (``p_blocks_0_fc1_weight``) stands for."""
+        body = reference[2:]
+        known = self._parameters.get(body)
+        if known is not None:
+            return known
+        inner = f"{mangled(module)}_" if module else ""
+        if inner and body.startswith(inner):
+            return f"{module}.{body[len(inner) :]}"
+        cut = body.rfind("_")
+        while cut > 0:
+            path = self._scopes.get(body[:cut])
+            if path is not None:
+                return f"{path}.{body[cut + 1 :]}"
+            cut = body.rfind("_", 0, cut)
+        return body
+
+
+def _prefixes(path: str) -> Iterable[str]:
+    parts = path.split(".")
+    for count in range(1, len(parts) + 1):
+        yield ".".join(parts[:count])
+
+
+def script_module(name: str, operator: str) -> str | None:
+    """Module path in a TorchScript node name: ``/layer1/0/conv1/Conv`` gives layer1.0.conv1.
+
+    A container that is called itself appears twice, as ``layer1`` and in ``layer1.0``.
+    """
+    if not name.startswith("/"):
+        return None
+    parts = name[1:].split("/")
+    last = parts.pop()
+    if not re.fullmatch(rf"{re.escape(operator)}(?:_\d+)?", last):
+        return None
+    return ".".join(
+        part
+        for part, following in zip(parts, [*parts[1:], ""], strict=True)
+        if not following.startswith(f"{part}.")
+    )
+
+
+def script_index(name: str) -> int:
+    """The running number at the end of a TorchScript node name, 0 for the first."""
+    match = re.search(r"_(\d{1,6})$", name)
+    return int(match[1]) if match else 0
+
+
+def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
+    """True when a one-element constant is a parameter (ReZero's alpha), not a number.
+
+    The traced call decides where there is one; else the constant must be an initializer with a
+    name that is a module path, or the customary name of a learned scalar.
+    """
+    if not fixed.stored or not fixed.names:
+        return False
+    if call.origin.proto is not None and len(call.origin.proto.metadata_props):
+        found = metadata(call.origin.proto)
+        if found.target:
+            return any(reference.startswith("p_") for reference in found.references)
+    name = fixed.names[-1] if is_path(fixed.names[-1]) else fixed.names[0]
+    if is_generic(name):
+        return False
+    return _GAIN_NAME.match(name) is not None or (torch and is_path(name))
+
+
+def best_stored_name(names: tuple[str, ...]) -> str | None:
+    """The most telling of the names a constant went by: the last module path, else the stored."""
+    for name in reversed(names):
+        if is_path(name) and not is_generic(name):
+            return name
+    if names and not is_generic(names[0]):
+        return names[0]
+    return None
+
+
+def scopes_of(protos: Iterable[Any]) -> Iterable[str]:
+    """Module paths that the metadata of nodes names."""
+    for proto in protos:
+        for entry in proto.metadata_props:
+            if entry.key == "pkg.torch.onnx.name_scopes":
+                yield from _QUOTED.findall(entry.value[:MAX_METADATA])[:-1]
+
+
+def identifier_like(name: str) -> bool:
+    """True for a name that could be a Python identifier."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
+Names = Mapping[str, str]
