@@ -326,4 +326,4 @@ def _edge_excess(matrix: Array) -> float:
     rows, columns = matrix.shape
     edge = marchenko_pastur_edge(1.0, rows, columns)
     allowed = edge * (1.0 + 3.0 * min(rows, columns) ** (-2.0 / 3.0))
-    return leading_singular_value(matrix, EDGE_SWEEPS) - allowed
+    return float(leading_singular_value(matrix, EDGE_SWEEPS) - allowed)

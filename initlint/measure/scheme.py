@@ -257,7 +257,7 @@ def _distinct_units(array: Array, dtype: str) -> Array:
 def _without_outliers(array: Array, moments: Moments) -> Array | None:
     """A flat copy without impossible values, when those are few and all of one magnitude."""
     flat = array.reshape(-1)
-    sample = flat[:: max(1, flat.size // (1 << 16))]
+    sample = flat[:: max(1, flat.size // (1 << 14))]
     low, high = np.percentile(sample, (25.0, 75.0))
     robust = float(high - low) / 1.349
     outliers = np.abs(flat) > OUTLIER_SIGMAS * robust

@@ -72,9 +72,13 @@ def tensor_stage(
     FRESH when it is an exact random structure or fits a family with a plausible scale, TRAINED when
     it is large enough to decide and fits none. UNKNOWN when nothing can be told: too few values,
     constants and analytic tables (which look the same before and after), quantised grids, values
-    that are not finite, and parameters that are not weights.
+    that are not finite; biases and other vectors unless they meet PyTorch's default bound.
     """
     family = identification.family
+    if param.role not in WEIGHT_ROLES | {Role.TABLE}:
+        # A short trained vector looks Gaussian; only a hit on a framework's bound is evidence.
+        known = "torch_default" in identification.names()
+        return Stage.FRESH if known else Stage.UNKNOWN
     if family in STRUCTURED:
         return Stage.FRESH
     if family in RANDOM:

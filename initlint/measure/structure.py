@@ -105,12 +105,22 @@ def _orthogonal(layer: Layer, array: Array) -> tuple[Family, Match] | None:
         short, long = sorted(view.shape)
         if short < 2:
             continue
-        found = orthogonality(view)
         limit = ORTHOGONAL_RESIDUAL if short >= LEAST_ROWS else NARROW_RESIDUAL
+        if not _equal_norms(view, limit):
+            continue
+        found = orthogonality(view)
         if found.residual <= limit:
             std = found.gain / sqrt(long)
             return Family.ORTHOGONAL, Match("orthogonal", _round_gain(found.gain), std, "fan_in")
     return None
+
+
+def _equal_norms(matrix: Array, limit: float) -> bool:
+    """The diagonal of the Gram matrix alone, which refuses nearly everything for one pass."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    powers = np.einsum("ij,ij->i", wide, wide)
+    mean = float(powers.mean())
+    return mean > 0.0 and bool(np.abs(powers - mean).max() <= limit * mean)
 
 
 def _round_gain(gain: float) -> float:
@@ -132,8 +142,9 @@ def _hadamard(array: Array, zeros: int) -> tuple[Family, Match] | None:
     if min(rows, columns) < LEAST_ROWS:
         return None
     magnitude = float(np.abs(core[0, 0]))
-    if magnitude == 0.0 or not np.allclose(np.abs(core), magnitude, rtol=1e-5, atol=0.0):
-        return None
+    for part in (core[0], core):  # nearly every matrix is refused by its first row
+        if np.abs(np.abs(part) - magnitude).max() > 1e-5 * magnitude:
+            return None
     signs = np.signbit(core)
     order = np.arange(max(rows, columns))
     bits = np.bitwise_and.outer(order[:rows], order[:columns])

@@ -14,8 +14,10 @@ from initlint.measure.precision import unit_roundoff
 Array = NDArray[Any]
 
 ULPS = 2.0
-"""Equal up to this many units in the last place of the storage dtype at the largest magnitude:
-a scale factor folded into the weights and a change of dtype round once each."""
+"""Equal up to this many units in the last place at the largest magnitude: a scale factor folded
+into the weights and a change of dtype round once each. Values on a half-precision grid must agree
+bit by bit: two such units are up to 1.6 % of the largest weight, and different units may agree to
+that."""
 
 STREAM_LEAST = 64
 """Shortest common prefix that is evidence of one random stream, and the longest one looked at is
@@ -61,7 +63,8 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     if not np.isfinite(largest):
         matrix = np.where(np.isfinite(matrix), matrix, np.nan)
         largest = float(np.nanmax(np.abs(matrix))) if np.isfinite(matrix).any() else 0.0
-    tolerance = ULPS * unit_roundoff(dtype or str(array.dtype)) * largest
+    roundoff = unit_roundoff(dtype or str(array.dtype))
+    tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
     features = matrix.shape[1]
     probes = np.random.default_rng(0).standard_normal((features, 2))
     shadows = np.empty((matrix.shape[0], 2))
@@ -84,9 +87,14 @@ def _runs(values: Array, indices: Array, slack: float) -> list[Array]:
     finite = np.isfinite(values)
     values, indices = values[finite], indices[finite]
     order = np.argsort(values, kind="stable")
-    breaks = np.flatnonzero(np.diff(values[order]) > slack) + 1
-    pieces: list[Array] = np.split(indices[order], breaks)
-    return [np.sort(piece) for piece in pieces if piece.size > 1]
+    near = np.flatnonzero(np.diff(values[order]) <= slack)
+    if near.size == 0:
+        return []
+    first = np.concatenate(([True], np.diff(near) > 1))
+    starts = near[first]
+    stops = near[np.concatenate((first[1:], [True]))] + 2
+    ordered = indices[order]
+    return [np.sort(ordered[start:stop]) for start, stop in zip(starts, stops, strict=True)]
 
 
 def _verified(matrix: Array, candidates: Array, tolerance: float) -> list[tuple[int, ...]]:
