@@ -73,6 +73,7 @@ class OutputAccumulator:
     """Collects `OutputStats` of one layer over one or several runs on different samples.
 
     ``runs`` is how many are to come, so that all together hold as many elements as one would.
+    ``varies`` is False when the output cannot differ between samples: their cosine is then NaN.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class OutputAccumulator:
         attrs: Mapping[str, Any] | None = None,
         seed: int = 0,
         runs: int = 1,
+        varies: bool = True,
     ) -> None:
         self._op = op
         self._channel_axis = channel_axis
@@ -91,7 +93,7 @@ class OutputAccumulator:
         self._cap = (DEAD_ELEMENTS if op in _RELU_LIKE else ELEMENTS) // runs
         self._non_finite = 0
         self._blocks: list[Array] = []
-        self._told_apart = True
+        self._told_apart = varies
 
     def update(self, array: Array, samples: int, sample_axis: int | None = None) -> None:
         """Add the output of one run on ``samples`` distinct inputs.

@@ -354,7 +354,7 @@ def _axes_after(
 
 
 def reached_values(graph: Any, inputs: Iterable[str]) -> frozenset[str]:
-    """Values of the main graph that depend on its inputs; all others are constants."""
+    """Values of the main graph that depend on some of its inputs, those included."""
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in _read_by(node):
@@ -368,6 +368,11 @@ def reached_values(graph: Any, inputs: Iterable[str]) -> frozenset[str]:
                     seen.add(output)
                     waiting.append(output)
     return frozenset(seen)
+
+
+def constants(graph: Any) -> frozenset[str]:
+    """Every value that the nodes of a graph without inputs compute."""
+    return frozenset(name for node in graph.node for name in node.output if name)
 
 
 def _read_by(node: Any) -> set[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from initlint.model import Layer, Model, Op, Role
-from initlint.probe.inputs import MAX_ELEMENTS, Array, InputSpec
+from initlint.probe.inputs import MAX_ELEMENTS, Array, Content, InputSpec, attempts
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
-from initlint.probe.onnx_inputs import input_specs, reached_values
+from initlint.probe.onnx_inputs import constants, input_specs, reached_values
 from initlint.probe.prechecks import refusal
 from initlint.probe.request import External, Observed, Request
 from initlint.probe.result import ProbeStatus
@@ -53,11 +53,12 @@ def request_for(
     reason = refusal(proto)
     if reason is not None:
         raise Refusal(reason)
-    observed = _observed(model)
-    if not observed:
-        raise Refusal("no layer's output is visible from outside")
     given = read_inputs(inputs_file, runnable.inputs) if inputs_file is not None else {}
     specs = () if given else _specs(runnable, proto)
+    random = [spec.name for spec in specs if spec.content in (Content.NORMAL, Content.TOKENS)]
+    observed = _observed(model, frozenset(given or random))
+    if not observed:
+        raise Refusal("no layer's output is visible from outside")
     proto = without_dropout(proto)
     rewritten = 0
     if train_norm:
@@ -79,11 +80,13 @@ def request_for(
     )
 
 
-def _observed(model: Model) -> tuple[Observed, ...]:
+def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
     """Layers whose output is a value of the main graph that the run computes."""
     runnable = model.runnable
-    inputs = [item.name for item in runnable.inputs]
-    reached = reached_values(runnable.model.graph, inputs)
+    graph = runnable.model.graph
+    names = [item.name for item in runnable.inputs]
+    reached = reached_values(graph, names) if names else constants(graph)
+    varying = reached_values(graph, random)
     found = []
     for layer in model.graph:
         value = runnable.layer_outputs.get(layer.id)
@@ -91,15 +94,21 @@ def _observed(model: Model) -> tuple[Observed, ...]:
             continue
         found.append(
             Observed(
-                layer.id, value, layer.op.value, layer.channel_axis, _bounds(layer), _weights(layer)
+                layer=layer.id,
+                value=value,
+                op=layer.op.value,
+                channel_axis=layer.channel_axis,
+                bounds=_bounds(layer),
+                weights=_weights(layer),
+                varies=value in varying,
             )
         )
     return tuple(found)
 
 
-def _bounds(layer: Layer) -> tuple[float, float] | None:
+def _bounds(layer: Layer) -> tuple[float, ...]:
     if layer.op is not Op.HARD_TANH:
-        return None
+        return ()
     return float(layer.attrs.get("min", -1.0)), float(layer.attrs.get("max", 1.0))
 
 
@@ -109,15 +118,20 @@ def _weights(layer: Layer) -> int:
     return sum(param.size for param in layer.with_role(Role.WEIGHT, Role.RECURRENT_WEIGHT))
 
 
+_DTYPES = frozenset(
+    {"float16", "float32", "float64", "bool", "string"}
+    | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
+)
+"""Element types that NumPy can make by itself."""
+
+
 def _specs(runnable: Any, proto: Any) -> tuple[InputSpec, ...]:
     specs = input_specs([item for item in runnable.inputs if not item.optional], proto.graph)
     for spec in specs:
-        if spec.dtype == "string":
-            continue
-        try:
-            np.dtype(spec.dtype)
-        except TypeError:
-            raise Refusal(f"no input of type {spec.dtype} can be made for {spec.name}") from None
+        if spec.dtype not in _DTYPES:
+            raise Refusal(f"no input of type {spec.dtype} can be made for {spec.name}")
+    if not attempts(specs):
+        raise Refusal(f"its inputs hold more than {MAX_ELEMENTS} elements")
     return specs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
@@ -45,6 +46,10 @@ MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
 
 _FLOATS = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
+
+_PREFIX = re.compile(
+    r"^(\[ONNXRuntimeError\] : )?(\d+ : [A-Z_]+ : )?(Exception during initiali\S+: )?"
+)
 
 _NUMPY_TYPES = {
     1: "<f4",
@@ -268,7 +273,7 @@ def _pilot(request: Request, session: _Session) -> tuple[Sizes, dict[str, Array]
                 raise
             except RuntimeError as error:
                 first = first or error
-    raise first or RuntimeError(f"its inputs hold more than {MAX_ELEMENTS} elements")
+    raise first or RuntimeError("no size of its inputs is small enough")
 
 
 @dataclass(frozen=True)
@@ -292,6 +297,8 @@ def _plan(
     held = max(sum(4 * prod(shape) for shape in shapes.values()) // pilot.batch, 1)
     samples = min(max(CHEAP_WORK // work, min(SAMPLES, LARGE_WORK // work)), MAX_SAMPLES)
     samples = max(samples, FEWEST_SAMPLES)
+    if not any(item.varies for item in observed):
+        return _Plan(pilot, pilot.batch, 1)
     if not has_batch(request.inputs):
         per_run = fixed_batch(request.inputs)
         return _Plan(pilot, per_run, ceil(min(samples, SAMPLES) / per_run))
@@ -341,13 +348,14 @@ class _Meter:
             # a value that does not grow with the batch is the same for every sample
             distinct = 1 if pilot and axis is None else samples
             if item.layer not in self._held:
-                bounds = dict(zip(("min", "max"), item.bounds or (), strict=False))
+                bounds = dict(zip(("min", "max"), item.bounds, strict=False))
                 self._held[item.layer] = OutputAccumulator(
                     item.op,
                     channel_axis=item.channel_axis,
                     attrs=bounds,
                     seed=self._seed,
                     runs=self._runs,
+                    varies=item.varies,
                 )
             self._held[item.layer].update(value, distinct, axis)
             if self._runs == 1:  # hold nothing that is not needed again
@@ -397,10 +405,7 @@ def _translated(error: Exception) -> Exception:
 
 def _one_line(error: BaseException) -> str:
     """An error's text on one line, without onnxruntime's prefixes."""
-    text = str(error) or type(error).__name__
-    for mark in ("Status Message: ", " : FAIL : ", "INVALID_ARGUMENT : ", "[ONNXRuntimeError] : "):
-        if mark in text:
-            text = text.split(mark, 1)[1]
-            break
+    text = (str(error) or type(error).__name__).split("Status Message: ", 1)[-1]
+    text = _PREFIX.sub("", text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= 200 else line[:199] + "…"

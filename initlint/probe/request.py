@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -26,16 +26,19 @@ class Observed:
         value: the graph value that holds its first output.
         op: value of `initlint.model.Op`.
         channel_axis: axis of the units.
-        bounds: lower and upper bound of a hard tanh, else None.
+        bounds: lower and upper bound of a hard tanh, else empty.
         weights: weights used once per position: their number times positions is the work.
+        varies: False when the value is the same for all samples: it depends on masks only, or on
+            positions, or on nothing.
     """
 
     layer: str
     value: str
     op: str
     channel_axis: int = -1
-    bounds: tuple[float, float] | None = None
+    bounds: Sequence[float] = ()
     weights: int = 0
+    varies: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,7 @@ class Request:
         header = {
             "model": len(self.model),
             "inputs": [spec.to_json() for spec in self.inputs],
-            "observed": [
-                [item.layer, item.value, item.op, item.channel_axis, item.bounds, item.weights]
-                for item in self.observed
-            ],
+            "observed": [asdict(item) for item in self.observed],
             "external": [
                 [item.name, item.data_type, item.dims, len(item.data)] for item in self.external
             ],
@@ -127,10 +127,7 @@ class Request:
         return cls(
             model=model,
             inputs=tuple(InputSpec.from_json(item) for item in header["inputs"]),
-            observed=tuple(
-                Observed(layer, value, op, axis, tuple(bounds) if bounds else None, weights)
-                for layer, value, op, axis, bounds, weights in header["observed"]
-            ),
+            observed=tuple(Observed(**item) for item in header["observed"]),
             external=external,
             given=given,
             seed=header["seed"],
