@@ -11,7 +11,8 @@ import numpy as np
 from initlint.model import Layer, Model, Op, Role
 from initlint.probe.inputs import MAX_ELEMENTS, Array, Content, InputSpec, attempts
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
-from initlint.probe.onnx_inputs import constants, input_specs, reached_values
+from initlint.probe.onnx_hints import constants, reached_values
+from initlint.probe.onnx_inputs import input_specs
 from initlint.probe.prechecks import refusal
 from initlint.probe.request import External, Observed, Request
 from initlint.probe.result import ProbeStatus

@@ -5,42 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, prod
 from typing import Any
 
 import numpy as np
 
 from initlint.probe.activations import OutputAccumulator
 from initlint.probe.inputs import (
-    MAX_ELEMENTS,
     Array,
     Sizes,
     attempts,
     describe,
-    fixed_batch,
     has_batch,
     synthesise,
-    volume,
 )
 from initlint.probe.request import External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
-
-SAMPLES = 16
-"""Distinct inputs wanted, so that their mean cosine averages 120 pairs."""
-
-FEWEST_SAMPLES = 4
-"""Distinct inputs of a large model, whose outputs hold many positions and so many rows anyway."""
-
-MAX_SAMPLES = 256
-"""Distinct inputs at most. With correlation 0.9 a ReLU unit of a vector layer is silent on all of
-256 by chance for 18 % of the units, on all of 16 for 28 %; more buys little."""
-
-CHEAP_WORK = 1 << 33
-"""Multiplications of a run that may take more than `SAMPLES`: a third of a second on one core at
-25 billion a second."""
-
-LARGE_WORK = 1 << 35
-"""Multiplications above which there are fewer than `SAMPLES`: 1.4 s on one core."""
+from initlint.probe.schedule import SAMPLES, plan_runs
 
 MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
@@ -220,7 +200,7 @@ def _measure(request: Request, session: _Session, observed: Sequence[Observed]) 
         return _Measurement(samples, 1, meter.finish(), inputs, request.batch_norms)
     sizes, feeds, pilot = _pilot(request, session)
     shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
-    plan = _plan(request, observed, sizes, shapes)
+    plan = plan_runs(request, observed, sizes, shapes)
     meter = _Meter(observed, request.seed, plan.runs)
     first = 0
     if plan.sizes == sizes:
@@ -274,53 +254,6 @@ def _pilot(request: Request, session: _Session) -> tuple[Sizes, dict[str, Array]
             except RuntimeError as error:
                 first = first or error
     raise first or RuntimeError("no size of its inputs is small enough")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    sizes: Sizes
-    per_run: int
-    runs: int
-
-
-def _plan(
-    request: Request,
-    observed: Sequence[Observed],
-    pilot: Sizes,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> _Plan:
-    """How many samples, in how many runs, from the shapes that the pilot produced.
-
-    Only sizes decide, never the clock: the same model is measured on the same samples everywhere.
-    """
-    work = max(_work(observed, shapes) // pilot.batch, 1)
-    held = max(sum(4 * prod(shape) for shape in shapes.values()) // pilot.batch, 1)
-    samples = min(max(CHEAP_WORK // work, min(SAMPLES, LARGE_WORK // work)), MAX_SAMPLES)
-    samples = max(samples, FEWEST_SAMPLES)
-    if not any(item.varies for item in observed):
-        return _Plan(pilot, pilot.batch, 1)
-    if not has_batch(request.inputs):
-        per_run = fixed_batch(request.inputs)
-        return _Plan(pilot, per_run, ceil(min(samples, SAMPLES) / per_run))
-    fits = MAX_ELEMENTS // max(volume(request.inputs, pilot) // pilot.batch, 1)
-    samples = min(samples, max(request.activation_bytes // held, SAMPLES))
-    per_run = max(min(samples, request.activation_bytes // held, fits), 1)
-    if per_run < samples:  # equal runs, so that every batch statistic has the same size
-        samples = min(samples, SAMPLES)
-        per_run = min(per_run, samples)
-    sizes = Sizes(per_run, pilot.spatial, pilot.length)
-    return _Plan(sizes, per_run, ceil(samples / per_run))
-
-
-def _work(observed: Sequence[Observed], shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Multiplications with weights in the pilot: weights times positions, summed over layers."""
-    total = 0
-    for item in observed:
-        shape = shapes.get(item.value, ())
-        if item.weights and shape:
-            axis = item.channel_axis if -len(shape) <= item.channel_axis < len(shape) else -1
-            total += item.weights * (prod(shape) // max(shape[axis], 1))
-    return total
 
 
 class _Meter:
