@@ -1,0 +1,286 @@
+"""Residual additions: which operand is the skip path, and what the other one consists of."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from initlint.model.graph import Edge, LayerGraph
+from initlint.model.layer import Layer, Role
+from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
+
+MIXING = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
+"""Operators that mix units: what a branch has and a skip path has not."""
+
+_GATING = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX, Op.TANH})
+
+_REACH = 4096
+"""Layers looked at in search of the fork behind one addition. The search ends at the fork, so only
+an addition of unrelated tensors costs as much as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """An addition whose operands fork from one tensor, one of them a skip path.
+
+    Attributes:
+        add: id of the `Op.ADD` layer.
+        trunk: id of the layer where skip and branch fork.
+        skip: ids of the layers on the skip path, in order; empty for a plain identity.
+        branch: ids of the layers on the branch, in order.
+        layers: ids of the weighted layers on the branch, in order.
+        last: id of the last weighted layer on the branch's value path, None when it has none.
+        writers: ids of all weighted layers whose output reaches the sum without crossing another
+            one (several for parallel attention and MLP), in order.
+        projection: id of the weighted layer on the skip path, None for an identity.
+        norms: ids of the normalisers on the branch, in order.
+        entry_norm: id of the normaliser that all of the branch reads through, or None.
+        closing_norm: id of the normaliser between ``last`` and the sum, or None.
+        post_norm: id of the normaliser that all later layers read the sum through, or None.
+        gate: id of the product that closes the branch, or None: with a trainable operand
+            (LayerScale, ReZero), a fixed one (scaled residuals) or a tensor (adaptive norms).
+        skip_scale: id of the product on the skip path, or None (DeepNorm).
+    """
+
+    add: str
+    trunk: str
+    skip: tuple[str, ...]
+    branch: tuple[str, ...]
+    layers: tuple[str, ...]
+    last: str | None
+    writers: tuple[str, ...]
+    projection: str | None = None
+    norms: tuple[str, ...] = ()
+    entry_norm: str | None = None
+    closing_norm: str | None = None
+    post_norm: str | None = None
+    gate: str | None = None
+    skip_scale: str | None = None
+
+    @property
+    def normalised(self) -> bool:
+        """True when a normaliser stands on the branch or right behind the sum."""
+        return bool(self.norms) or self.post_norm is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fork:
+    trunk: str
+    sides: tuple[tuple[str, ...], ...]
+
+
+def _fork(graph: LayerGraph, edges: tuple[Edge, ...]) -> _Fork | None:
+    """The latest common ancestor of all operands, and the layers of each side behind it.
+
+    Walks back in falling topological order, so every layer is settled before its producers.
+    """
+    position = graph.position
+    everyone = (1 << len(edges)) - 1
+    reached: dict[str, int] = {}
+    queue: list[tuple[int, str]] = []
+    for index, edge in enumerate(edges):
+        if edge.source not in reached:
+            heapq.heappush(queue, (-position[edge.source], edge.source))
+        reached[edge.source] = reached.get(edge.source, 0) | 1 << index
+    settled: list[str] = []
+    while queue and len(settled) < _REACH:
+        _, key = heapq.heappop(queue)
+        if reached[key] == everyone:
+            return _Fork(key, _sides(graph, key, settled, reached, len(edges)))
+        settled.append(key)
+        for edge in graph.inputs(key):
+            if position[edge.source] >= position[key]:
+                continue
+            if edge.source not in reached:
+                heapq.heappush(queue, (-position[edge.source], edge.source))
+            reached[edge.source] = reached.get(edge.source, 0) | reached[key]
+    return None
+
+
+def _sides(
+    graph: LayerGraph, trunk: str, settled: list[str], reached: dict[str, int], count: int
+) -> tuple[tuple[str, ...], ...]:
+    """Layers between the fork and the sum, per operand, side inputs left out."""
+    below = {trunk}
+    sides: list[list[str]] = [[] for _ in range(count)]
+    for key in reversed(settled):
+        if not any(edge.source in below for edge in graph.inputs(key)):
+            continue
+        below.add(key)
+        for index in range(count):
+            if reached[key] >> index & 1:
+                sides[index].append(key)
+    return tuple(tuple(side) for side in sides)
+
+
+def residual_branches(graph: LayerGraph) -> tuple[Residual, ...]:
+    """Every residual addition, in topological order.
+
+    An addition is residual when its operands fork from one tensor, one operand passes it on
+    without mixing units (identity, pooling, resizing, scaling, a normaliser) or through a single
+    projection, and the other has weighted layers. A projection counts as a skip path only beside a
+    branch with a non-linearity: a low-rank adapter beside its matrix is no residual branch.
+    Concatenated skips are not additions.
+    """
+    found = (_residual(graph, layer) for layer in graph.order if layer.op is Op.ADD)
+    return tuple(residual for residual in found if residual is not None)
+
+
+def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
+    edges = graph.inputs(add.id)
+    if len(edges) < 2:
+        return None
+    fork = _fork(graph, edges)
+    if fork is None:
+        return None
+    chosen = _skip_side(graph, fork)
+    if chosen is None:
+        return None
+    skip = fork.sides[chosen]
+    others = {key for index, side in enumerate(fork.sides) if index != chosen for key in side}
+    branch = tuple(sorted(others - set(skip), key=graph.position.__getitem__))
+    layers = tuple(key for key in branch if graph[key].op in WEIGHTED)
+    heads = [edge for index, edge in enumerate(edges) if index != chosen]
+    writers = _writers(graph, heads, others)
+    ends = _ends(graph, heads[-1], others) if len(heads) == 1 else _Ends()
+    norms = tuple(key for key in branch if graph[key].op in NORMALISERS)
+    return Residual(
+        add=add.id,
+        trunk=fork.trunk,
+        skip=skip,
+        branch=branch,
+        layers=layers,
+        last=writers[-1] if writers else None,
+        writers=writers,
+        projection=next((key for key in skip if graph[key].op in WEIGHTED), None),
+        norms=norms,
+        entry_norm=_entry_norm(graph, fork.trunk, branch, norms),
+        closing_norm=ends.norm,
+        post_norm=_post_norm(graph, add.id),
+        gate=ends.gate,
+        skip_scale=next((key for key in skip if _is_product(graph, key)), None),
+    )
+
+
+def _skip_side(graph: LayerGraph, fork: _Fork) -> int | None:
+    """Which operand is the skip path."""
+    mixing = [[key for key in side if graph[key].op in MIXING] for side in fork.sides]
+    plain = [index for index, keys in enumerate(mixing) if not keys]
+    if len(plain) == 1 and any(graph[key].op in WEIGHTED for keys in mixing for key in keys):
+        return plain[0]
+    if plain or len(fork.sides) != 2:
+        return None
+    for index in (0, 1):
+        if _is_projection(graph, fork.sides[index], mixing[index]) and _is_nonlinear(
+            graph, fork.sides[1 - index], mixing[1 - index]
+        ):
+            return index
+    return None
+
+
+def _is_projection(graph: LayerGraph, side: tuple[str, ...], mixing: list[str]) -> bool:
+    single = len(mixing) == 1 and graph[mixing[0]].op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE)
+    return single and not any(graph[key].op in ACTIVATIONS for key in side)
+
+
+def _is_nonlinear(graph: LayerGraph, side: tuple[str, ...], mixing: list[str]) -> bool:
+    if len(mixing) < 2:
+        return False
+    between = side[side.index(mixing[0]) : side.index(mixing[-1])]
+    bends = ACTIVATIONS | {Op.ATTENTION, Op.SOFTMAX, Op.MUL, Op.GLU, Op.MAXIMUM}
+    return any(graph[key].op in bends for key in between)
+
+
+def _is_product(graph: LayerGraph, key: str) -> bool:
+    layer = graph[key]
+    return layer.op in (Op.MUL, Op.DIV) and (bool(layer.params) or "constant" in layer.attrs)
+
+
+def value_edges(graph: LayerGraph, layer: Layer) -> tuple[Edge, ...]:
+    """Inputs that carry the value through a layer, gates and attention weights left out."""
+    edges = graph.inputs(layer.id)
+    if layer.op is Op.ATTENTION and len(edges) > 2:
+        return edges[2:3]
+    if layer.op is Op.MUL and len(edges) == 2:
+        free = tuple(edge for edge in edges if not _leads_to_gate(graph, edge.source))
+        return free if len(free) == 1 else edges
+    if layer.op is Op.MATMUL and len(edges) == 2 and _leads_to_gate(graph, edges[0].source):
+        return edges[1:]
+    return edges
+
+
+def _leads_to_gate(graph: LayerGraph, key: str) -> bool:
+    layer = graph[key]
+    while layer.op in TRANSPARENT and not layer.params and graph.inputs(layer.id):
+        layer = graph[graph.inputs(layer.id)[0].source]
+    return layer.op in _GATING
+
+
+def _writers(graph: LayerGraph, heads: Iterable[Edge], side: set[str]) -> tuple[str, ...]:
+    queue = [edge.source for edge in heads]
+    seen: set[str] = set()
+    found: list[str] = []
+    while queue:
+        key = queue.pop()
+        if key in seen or key not in side:
+            continue
+        seen.add(key)
+        if graph[key].op in WEIGHTED:
+            found.append(key)
+        else:
+            queue.extend(edge.source for edge in value_edges(graph, graph[key]))
+    return tuple(sorted(found, key=graph.position.__getitem__))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    norm: str | None = None
+    gate: str | None = None
+
+
+def _ends(graph: LayerGraph, head: Edge, side: set[str]) -> _Ends:
+    """The normaliser and the product between the sum and the branch's last weighted layer."""
+    norm = gate = None
+    key = head.source
+    while key in side and graph[key].op not in MIXING:
+        layer = graph[key]
+        if layer.op in NORMALISERS:
+            norm = norm or key
+        elif layer.op is Op.MUL or _is_product(graph, key):
+            gate = gate or (key if norm is None or layer.with_role(Role.GAIN) else None)
+        elif layer.op not in TRANSPARENT and layer.op not in (Op.POOL, Op.RESIZE):
+            break
+        following = [edge for edge in value_edges(graph, layer) if edge.source in side]
+        if not following:
+            break
+        key = max((edge.source for edge in following), key=graph.position.__getitem__)
+    return _Ends(norm, gate)
+
+
+def _entry_norm(
+    graph: LayerGraph, trunk: str, branch: tuple[str, ...], norms: tuple[str, ...]
+) -> str | None:
+    """The normaliser that every layer of the branch reads the trunk through."""
+    members = set(branch)
+    queue = [edge.target for edge in graph.outputs(trunk) if edge.target in members]
+    entry: set[str] = set()
+    seen: set[str] = set()
+    while queue:
+        key = queue.pop()
+        if key in seen:
+            continue
+        seen.add(key)
+        layer = graph[key]
+        if key in norms:
+            entry.add(key)
+        elif layer.op in TRANSPARENT and not layer.params:
+            queue.extend(edge.target for edge in graph.outputs(key) if edge.target in members)
+        else:
+            return None
+    return next(iter(entry)) if len(entry) == 1 else None
+
+
+def _post_norm(graph: LayerGraph, add: str) -> str | None:
+    found = graph.effective_consumers(add)
+    return found[0].id if len(found) == 1 and found[0].op in NORMALISERS else None
