@@ -23,15 +23,21 @@ from initlint.model import LoadError
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _HUB_SNAPSHOT = re.compile(r"(?P<repo>.*/models--[^/]+)/snapshots/[^/]+(?:/.*)?")
 _BLOB_NAME = re.compile(r"[0-9A-Za-z]{1,128}")
-_LONGEST_NAME = 120
+_LONGEST_NAME = 80
+"""Two names and a sentence stay below 300 characters."""
 _PREAD_LIMIT = 1 << 30
 """Linux moves at most 2 GiB minus a page in one call, macOS 2 GiB minus one byte."""
 
 
 def shown(name: object) -> str:
-    """A name from a file as one printable line of bounded length, for an error message."""
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name)[: 2 * _LONGEST_NAME])
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+    """A name from a file as one printable line of bounded length, for an error message.
+
+    A long one is cut in the middle: a path tells most at its end.
+    """
+    text = str(name)
+    if len(text) > _LONGEST_NAME:
+        text = f"{text[: _LONGEST_NAME // 3]}…{text[-(_LONGEST_NAME * 2 // 3) :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True, slots=True)
