@@ -45,9 +45,15 @@ def load_onnx(path: str) -> Model:
         return _load(path, proto)
     except LoadError as error:
         text = str(error)
-        raise LoadError(
-            text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
-        ) from None
+        named = text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
+        raise LoadError(named) from None
+    except _DAMAGE as error:
+        reason = shown(str(error) or type(error).__name__)
+        raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
+
+
+_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
+"""What inconsistent protobuf content raises when something is computed from it."""
 
 
 def _load(path: str, proto: Any) -> Model:

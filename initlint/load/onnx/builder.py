@@ -134,8 +134,7 @@ class Builder:
         layer = last
         while layer.op in _PASSING and layer.uses == 1 and len(layer.inputs) == 1:
             inner = layer.inputs[0][1]
-            same_last = layer.shape and inner.shape and layer.shape[-1] == inner.shape[-1]
-            if layer.op is Op.RESHAPE and not (same_last and layer.shape[-1] is not None):
+            if layer.op is Op.RESHAPE and not _keeps_last(inner.shape, layer.shape):
                 return None
             layer = inner.layer
         weight = layer.param(Role.WEIGHT)
@@ -194,6 +193,10 @@ def _first(tensor: Tensor) -> Array:
     if any(view.kind not in ("reshape", "transpose") for view in tensor.views):
         return np.empty(0, dtype=np.float32)
     return tensor.source.read(0, SMALL_ELEMENTS)
+
+
+def _keeps_last(before: Shape | None, after: Shape | None) -> bool:
+    return bool(before and after and after[-1] is not None and before[-1] == after[-1])
 
 
 def _is_bias(layer: Draft, weight: ParamDraft, addend: Fixed, torch: bool) -> bool:

@@ -53,7 +53,7 @@ def _guessed_type(proto: Any) -> int:
 
 
 def attributes(node: Any, outer: Attributes, defaults: Attributes | None = None) -> dict[str, Any]:
-    """All attributes of a node; references to a function's attributes are looked up in ``outer``."""
+    """All attributes of a node; ``outer`` resolves references to a function's attributes."""
     found: dict[str, Any] = dict(defaults or {})
     for proto in node.attribute:
         if proto.ref_attr_name:

@@ -185,7 +185,7 @@ def script_module(name: str, operator: str) -> str | None:
         return None
     return ".".join(
         part
-        for part, following in zip(parts, [*parts[1:], ""], strict=True)
+        for part, following in zip(parts, [*parts, ""][1:], strict=True)
         if not following.startswith(f"{part}.")
     )
 

@@ -57,7 +57,7 @@ def read_model(path: str) -> Any:
 
 def _parse(path: str, data: bytes) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
         return onnx.ModelProto.FromString(data)

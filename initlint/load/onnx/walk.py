@@ -149,14 +149,27 @@ class Walk:
                 return folded
         if call.op in _BODIES and call.domain == "":
             return getattr(self, _BODIES[call.op])(call, scope)  # type: ignore[no-any-return]
-        handler = HANDLERS.get((call.domain, call.op))
-        if handler is not None:
-            found = handler(self.builder, call)
-            if found is not None:
-                return found if isinstance(found, (list, tuple)) else [found]
+        handled = self._handled(call)
+        if handled is not None:
+            return handled
         if any(True for _ in subgraphs(node)):
             return self._other_with_graphs(call, node, scope)
         return other(self.builder, call)
+
+    def _handled(self, call: Call) -> list[Value | None] | None:
+        """What the operator's handler makes of a node; a node that does not fit is a notice."""
+        handler = HANDLERS.get((call.domain, call.op))
+        if handler is None:
+            return None
+        try:
+            found = handler(self.builder, call)
+        except _MISFITS as error:
+            reason = shown(str(error) or type(error).__name__)
+            self.builder.notices.append(
+                f"node {shown(call.origin.name)!r} ({shown(call.op)}) was not understood: {reason}"
+            )
+            return None
+        return found if found is None or isinstance(found, list) else [found]
 
     def _constant(self, call: Call) -> Fixed | None:
         name = call.outputs[0] if call.outputs else call.origin.name
@@ -260,7 +273,7 @@ class Walk:
 
     def _loop(self, call: Call, scope: Scope) -> list[Value | None]:
         """The body once, its carried inputs bound to their first values."""
-        graph = call.attrs.get("body")
+        graph: Any = call.attrs.get("body")
         if not _is_graph(graph):
             return other(self.builder, call)
         carried = [call.value(index) for index in range(2, len(call.inputs))]
@@ -278,7 +291,7 @@ class Walk:
 
     def _scan(self, call: Call, scope: Scope) -> list[Value | None]:
         """The body once; scanned inputs lose the axis they are scanned along."""
-        graph = call.attrs.get("body")
+        graph: Any = call.attrs.get("body")
         if not _is_graph(graph):
             return other(self.builder, call)
         given = list(call.inputs[1:] if call.opset == 8 else call.inputs)
@@ -328,6 +341,9 @@ class Walk:
         result = self.builder.emit(Op.OTHER, call, inputs, attrs={"operator": call.op})
         return self.builder.outputs(result, call)
 
+
+_MISFITS = (ValueError, IndexError, KeyError, TypeError, ArithmeticError)
+"""What arithmetic on shapes and attributes raises when a node's parts do not fit together."""
 
 _BODIES = {"If": "_if", "Loop": "_loop", "Scan": "_scan"}
 

@@ -1,4 +1,4 @@
-"""Integer operators: weights behind a scale, activations passed on as if they were not quantised."""
+"""Integer operators: weights behind a scale, activations passed on as if not quantised."""
 
 from __future__ import annotations
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.values import Value
-from initlint.model import Op
+from initlint.load.onnx.values import Fixed, Value
+from initlint.model import Op, Role
 
-Result = Value | None | Sequence[Value | None]
+Result = Value | None | list[Value | None]
 Handler = Callable[[Builder, Call], Result]
 
 HANDLERS: dict[tuple[str, str], Handler] = {}
@@ -32,9 +32,6 @@ def handles(*operators: str, domain: str = "") -> Callable[[Handler], Handler]:
 
 def other(builder: Builder, call: Call) -> list[Value | None]:
     """An operator outside the vocabulary; matrices it reads are its parameters."""
-    from initlint.load.onnx.values import Fixed
-    from initlint.model import Role
-
     params = [
         builder.param(Role.OTHER, value, f"input_{index}")
         for index, value in enumerate(call.inputs)

@@ -122,9 +122,9 @@ def _slice(builder: Builder, call: Call) -> Result:
                     sides[axis] = shapes.sliced(sides[axis], start, stop, step)
                 result = tuple(sides)
     elif shape is not None:
-        axes = call.integers("axes", 3)
-        if axes is not None and all(-len(shape) <= axis < len(shape) for axis in axes):
-            chosen = {axis % len(shape) for axis in axes}
+        moved = call.integers("axes", 3)
+        if moved is not None and all(-len(shape) <= axis < len(shape) for axis in moved):
+            chosen = {axis % len(shape) for axis in moved}
             result = tuple(None if axis in chosen else side for axis, side in enumerate(shape))
     return builder.emit(Op.SLICE, call, [call.value(0)], attrs=attrs, shape=result)
 
