@@ -140,16 +140,22 @@ def find_config(start: Path) -> Path | None:
         if own.is_file():
             return own
         project = folder / "pyproject.toml"
-        if project.is_file() and b"[tool.initlint" in _header_bytes(project):
+        if project.is_file() and _concerns_us(project):
             return project
     return None
 
 
-def _header_bytes(path: Path) -> bytes:
+def _concerns_us(project: Path) -> bool:
+    """True when a pyproject.toml has our table, or names us and is too broken to tell."""
     try:
-        return path.read_bytes().replace(b" ", b"")
+        text = project.read_text(encoding="utf-8", errors="replace")
+        if "initlint" not in text:
+            return False
+        return "initlint" in tomllib.loads(text).get("tool", {})
     except OSError:
-        return b""
+        return False
+    except tomllib.TOMLDecodeError:
+        return True
 
 
 def load_config(path: Path | None, start: Path) -> Config:

@@ -284,8 +284,8 @@ class Target:
         return record
 
 
-_INTERNAL = ("ran", "rules", "sources")
-"""Keys that only suppression needs."""
+_INTERNAL = ("ran", "rules", "sources", "seconds")
+"""Keys that only suppression needs, and wall-clock time, which would differ from run to run."""
 
 
 def _skipped(record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

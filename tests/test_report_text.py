@@ -17,6 +17,7 @@ from initlint.report.text import Untrusted, inert, one_line, shorten, visible
         ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
         ("\x1b[31mred", "\\x1b[31mred"),
         ("\x7f\x85\x9b", "\\x7f\\x85\\x9b"),
+        ("x::error::y", "x: :error::y"),
         ("a\u202eb\u2066c", "a\\u202eb\\u2066c"),
         ("a\u200bb\ufeffc", "a\\u200bb\\ufeffc"),
         ("a\u2028b\u2029c", "a\\u2028b\\u2029c"),

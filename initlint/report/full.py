@@ -15,6 +15,9 @@ from initlint.report.text import inert
 MOST_PER_RULE = 10
 """Findings of one rule in one target that are written out; the rest are counted."""
 
+_LEAST_ROOM = 8
+"""Characters of an info's text that are shown on however narrow a terminal."""
+
 
 def render(run: Run, view: View) -> str:
     """The whole run as text."""
@@ -72,7 +75,7 @@ def _line(finding: Finding, style: Style) -> str:
     head = f"{finding.severity}[{finding.name}]"
     more = f" (+{len(finding.layers) - 1})" if len(finding.layers) > 1 else ""
     text = f" {finding.code} {finding.layer}{more}: {finding.message.show(300)}"
-    room = max(style.width - len(head), 20)
+    room = max(style.width - len(head), _LEAST_ROOM)
     if len(text) > room:
         text = text[: room - 1] + "…"
     return _head(finding, style) + text
@@ -81,7 +84,9 @@ def _line(finding: Finding, style: Style) -> str:
 def _block(target: Target, finding: Finding, style: Style) -> list[str]:
     head = f"{finding.severity}[{finding.name}]"
     first, *rest = style.wrap(f"{head} {finding.code}: {finding.message.show(600)}", rest="    ")
-    lines = [_head(finding, style) + first[len(head) :], *rest]
+    if first.startswith(head):
+        first = _head(finding, style) + first[len(head) :]
+    lines = [first, *rest]
     subject = finding.param or finding.layer
     place = f"{target.target} :: {subject}  {finding.tensor.show(60)}"
     lines.extend(style.wrap(place, "  --> ", "      "))

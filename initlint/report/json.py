@@ -8,7 +8,7 @@ from typing import Any
 
 from initlint.report.run import Run
 from initlint.report.style import View
-from initlint.report.text import visible
+from initlint.report.text import inert_json
 
 
 def render(run: Run, view: View) -> str:
@@ -18,22 +18,20 @@ def render(run: Run, view: View) -> str:
 
 def dump(value: Any, *, indent: int | None = 2) -> str:
     """Strict JSON with sorted keys: no NaN, no lone surrogates, ASCII only."""
-    return json.dumps(strict(value), indent=indent, sort_keys=True, allow_nan=False)
+    text = json.dumps(strict(value), indent=indent, sort_keys=True, allow_nan=False)
+    return inert_json(text)
 
 
 def strict(value: Any, *, key: str = "") -> Any:
     """``value`` with everything JSON lacks replaced.
 
     Inside ``evidence`` a number that is not finite becomes ``"nan"``, ``"inf"`` or ``"-inf"``,
-    elsewhere null. Seconds are rounded up to whole ones, so that a run repeats byte for byte; the
-    wall-clock time of a target as a whole is left out for the same reason.
+    elsewhere null. Seconds are rounded up to whole ones, so that a run repeats byte for byte.
     """
     if isinstance(value, dict):
         inner = "evidence" if key == "evidence" else ""
         return {
-            _text(str(name)): strict(item, key=inner or str(name))
-            for name, item in value.items()
-            if not (name == "seconds" and "findings" in value)
+            _text(str(name)): strict(item, key=inner or str(name)) for name, item in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [strict(item, key=key) for item in value]
@@ -45,9 +43,5 @@ def strict(value: Any, *, key: str = "") -> Any:
 
 
 def _text(raw: str) -> str:
-    """The string itself, which JSON escapes; spelled out when it is not valid Unicode."""
-    try:
-        raw.encode("utf-8")
-    except UnicodeEncodeError:
-        return visible(raw)
-    return raw
+    """The string itself, which JSON escapes; lone surrogates, which strict readers refuse, spelled."""
+    return raw.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,16 +11,15 @@ from initlint.report.style import Style
 from initlint.report.summary import plural
 from initlint.report.text import Untrusted, inert, shorten
 
-_HEADINGS = ("parameter", "shape", "fan in/out", "std", "scheme", "stage")
+_HEADINGS = ("parameter", "shape", "fan", "std", "stage", "scheme")
 _INDENT = "  "
 _GAP = "  "
 
-_NARROW = (22, 14, 12, 8)
-_WIDE = (48, 20, 16, 10)
-"""Columns of the first four cells; the scheme takes what the terminal leaves."""
+_NARROW = (16, 12, 9, 7, 7)
+_WIDE = (48, 20, 16, 10, 7)
+"""Columns of all cells but the last; the scheme takes what the terminal leaves."""
 
 _WIDE_FROM = 130
-_STAGE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +35,15 @@ class _Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return (self.name, self.shape, self.fans, self.std, self.scheme, self.stage)
+        return (self.name, self.shape, self.fans, self.std, self.stage, self.scheme)
 
 
 def as_text(target: Target, style: Style) -> str:
     """The table as text: a line per layer with what it feeds, below it a line per parameter."""
     wide = style.table_width >= _WIDE_FROM
     first = _WIDE if wide else _NARROW
-    taken = len(_INDENT) + sum(first) + _STAGE + len(_GAP) * 5
-    widths = (*first, max(style.table_width - taken, 8), _STAGE)
+    taken = len(_INDENT) + sum(first) + len(_GAP) * len(first)
+    widths = (*first, max(style.table_width - taken, 8))
     lines = [style.paint(_title(target), "bold"), ""]
     lines.append(style.paint(_INDENT + _cells(_HEADINGS, widths), "dim"))
     for layer in target.layers:

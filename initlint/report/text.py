@@ -18,8 +18,17 @@ LINE_LIMIT = 300
 _LOG_COMMAND = re.compile(r"##(?=[A-Za-z]*\[)")
 """``##[group]``, ``##vso[…]`` and ``##teamcity[…]``, which runners obey anywhere in a line."""
 
-_LINE_COMMAND = re.compile(r"^(\s*):(?=:)")
-"""``::error::``, which GitHub obeys at the start of a line, after blanks."""
+_WORKFLOW_COMMANDS = (
+    "error|warning|notice|debug|group|endgroup|echo|add-mask|add-path|add-matcher|remove-matcher"
+    "|set-output|set-env|save-state|stop-commands"
+)
+_LINE_COMMAND = re.compile(
+    rf"^(\s*):(?=:)|:(?=:(?:{_WORKFLOW_COMMANDS})\b)", re.IGNORECASE | re.MULTILINE
+)
+"""``::error::``, which GitHub obeys at the start of a line, after blanks.
+
+A known command is broken anywhere: text that wraps, or that another tool cuts, starts new lines.
+"""
 
 
 def _escape(character: str) -> str:
@@ -41,7 +50,7 @@ def visible(raw: str) -> str:
     """
     if not raw.isprintable():
         raw = "".join(c if c.isprintable() else _escape(c) for c in raw)
-    return _LINE_COMMAND.sub(r"\1: ", _LOG_COMMAND.sub("# #", raw))
+    return inert(raw)
 
 
 def shorten(text: str, limit: int) -> str:
@@ -54,7 +63,20 @@ def shorten(text: str, limit: int) -> str:
 
 def inert(line: str) -> str:
     """A composed line that no CI runner takes for a command."""
-    return _LINE_COMMAND.sub(r"\1: ", _LOG_COMMAND.sub("# #", line))
+    line = _LOG_COMMAND.sub("# #", line) if "##" in line else line
+    return _LINE_COMMAND.sub(_break, line) if "::" in line else line
+
+
+def _break(match: re.Match[str]) -> str:
+    return f"{match[1] or ''}: "
+
+
+def inert_json(text: str) -> str:
+    """A JSON document in which no log command stands; it still means the same.
+
+    Two colons or number signs in a row occur only inside strings, where an escape may replace one.
+    """
+    return text.replace("##", "#\\u0023").replace("::", ":\\u003a")
 
 
 def one_line(raw: str, limit: int = LINE_LIMIT) -> str:
