@@ -684,7 +684,9 @@ ALL: tuple[Callable[[], Architecture], ...] = (
 """Every architecture that is small enough for a test."""
 
 
-def build(function: Callable[[], Architecture]) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+def build(
+    function: Callable[[], Architecture],
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """The module in training mode with its positional and named inputs."""
     torch.manual_seed(0)
     module, inputs = function()

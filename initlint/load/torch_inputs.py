@@ -92,9 +92,7 @@ def device_of(module: Any) -> Any:
 # inputs the user gives
 
 
-def from_shape(
-    module: Any, shape: Sequence[int], dtype: str | None, seed: int
-) -> Inputs:
+def from_shape(module: Any, shape: Sequence[int], dtype: str | None, seed: int) -> Inputs:
     """One synthesised input of a given shape.
 
     Raises:
@@ -417,7 +415,10 @@ def _others(module: Any, name: str, head: Shape) -> list[Shape | None]:
         options.append(Shape((rows, LENGTH), tables[0].num_embeddings))
     options.append(head)
     for table in tables[:3]:
-        options += [Shape((rows,), table.num_embeddings), Shape((rows, LENGTH), table.num_embeddings)]
+        options += [
+            Shape((rows,), table.num_embeddings),
+            Shape((rows, LENGTH), table.num_embeddings),
+        ]
     options += [Shape((rows, layer.in_features)) for layer in linears[:4]]
     options += [Shape((rows,)), Shape((rows, 3)), None]
     return list(dict.fromkeys(options))

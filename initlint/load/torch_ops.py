@@ -170,9 +170,7 @@ def _conv(call: Call) -> list[Mapped]:
     return [mapped]
 
 
-def _padding(
-    padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]
-) -> tuple[int, ...]:
+def _padding(padding: Any, kernel: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[int, ...]:
     """Padding as numbers; ``same`` pads the odd element at the end (`torch.nn.functional`)."""
     if padding == "valid":
         return (0,) * len(kernel)
@@ -428,13 +426,17 @@ def _index(call: Call) -> list[Mapped]:
     items = index if isinstance(index, tuple) else (index,)
     if any(isinstance(item, (torch.Tensor, list)) for item in items):
         return [Mapped(Op.GATHER, {}, _all_tensors(call))]
-    return [Mapped(Op.SLICE, _slice_attrs(data, items), [data])]
+    cuts = _cuts(data, items)
+    if not cuts:
+        return _reshape(call)
+    return [Mapped(Op.SLICE, cuts[0] if len(cuts) == 1 else {}, [data])]
 
 
-def _slice_attrs(data: Any, items: tuple[Any, ...]) -> dict[str, Any]:
-    """``axis, start, stop`` when the index cuts one axis; ``squeeze`` when it removes it."""
+def _cuts(data: Any, items: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """``axis, start, stop`` of every axis an index cuts; ``squeeze`` when it removes the axis."""
     spent = sum(item is not None and item is not Ellipsis for item in items)
-    axis, cuts = 0, []
+    axis = 0
+    cuts: list[dict[str, Any]] = []
     for item in items:
         if item is None:
             continue
@@ -452,7 +454,7 @@ def _slice_attrs(data: Any, items: tuple[Any, ...]) -> dict[str, Any]:
         else:
             cuts.append({})
         axis += 1
-    return cuts[0] if len(cuts) == 1 else {}
+    return cuts
 
 
 def _int(value: Any) -> int | None:
@@ -715,9 +717,7 @@ _NORMS: dict[str, Handler] = {
             "training": bool(call.arg(5, "training", False)),
         },
     ),
-    "instance_norm": _norm(
-        Op.INSTANCE_NORM, 3, 4, lambda call: {"eps": call.arg(7, "eps", 1e-5)}
-    ),
+    "instance_norm": _norm(Op.INSTANCE_NORM, 3, 4, lambda call: {"eps": call.arg(7, "eps", 1e-5)}),
     "group_norm": _norm(
         Op.GROUP_NORM,
         2,
@@ -727,7 +727,11 @@ _NORMS: dict[str, Handler] = {
 }
 
 _POOLS: dict[str, Handler] = {
-    **{f"{kind}_pool{n}d": _pool(op) for n in "123" for kind, op in (("max", "max"), ("avg", "mean"))},
+    **{
+        f"{kind}_pool{n}d": _pool(op)
+        for n in "123"
+        for kind, op in (("max", "max"), ("avg", "mean"))
+    },
     **{f"lp_pool{n}d": _pool("l2") for n in "12"},
     **{
         f"adaptive_{kind}_pool{n}d": _adaptive_pool(op)

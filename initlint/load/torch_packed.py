@@ -67,9 +67,7 @@ def _parts(
         place, output, rows_here = queue.pop()
         for reader in dict.fromkeys(readers[place]):
             node = nodes[reader]
-            if not any(
-                entry is not None and entry[:2] == (place, output) for entry in node.inputs
-            ):
+            if not any(entry is not None and entry[:2] == (place, output) for entry in node.inputs):
                 continue
             if node.op in TRANSPARENT and node.replay is not None:
                 for number, piece in enumerate(_replay(node, rows_here)):
@@ -112,6 +110,8 @@ _HOLE = torch.empty(0)
 
 def _replay(node: Node, rows: torch.Tensor) -> list[torch.Tensor]:
     """A shape-only call repeated on row numbers."""
+    if node.op is Op.DROPOUT:  # would draw from the generators
+        return [rows]
     for candidate in (rows, rows.contiguous()):  # copies have no node of their own
         try:
             result = node.replay(candidate)

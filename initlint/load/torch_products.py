@@ -143,7 +143,6 @@ def _product(call: Call, left: Any, right: Any, bias: Any, attrs: dict[str, Any]
     return [Mapped(Op.MATMUL, attrs, inputs, biases)]
 
 
-
 def einsum(call: Call) -> list[Mapped]:
     """Two-operand contractions with a parameter are linear layers; others are products."""
     equation = call.args[0] if call.args and isinstance(call.args[0], str) else None
@@ -152,9 +151,7 @@ def einsum(call: Call) -> list[Mapped]:
         operands = tuple(operands[0])
     values = [call.value(item) for item in operands if isinstance(item, torch.Tensor)]
     inputs = [item for item in operands if isinstance(item, torch.Tensor)]
-    active = [
-        item for item, value in zip(inputs, values, strict=True) if isinstance(value, Ref)
-    ]
+    active = [item for item, value in zip(inputs, values, strict=True) if isinstance(value, Ref)]
     plain = Mapped(Op.MATMUL, {"equation": equation}, inputs)
     if equation is None or len(inputs) != 2 or len(active) != 1:
         return [plain if len(inputs) == 2 else Mapped(Op.OTHER, {"function": "einsum"}, inputs)]
@@ -246,9 +243,7 @@ def _cell(call: Call, op: Op, attrs: dict[str, Any]) -> Mapped:
     return Mapped(op, {**attrs, "hidden_size": hidden, "cell": True}, inputs, uses, -1)
 
 
-def _cell_uses(
-    call: Call, op: Op, weights: Any, has_bias: bool, direction: int
-) -> list[Use]:
+def _cell_uses(call: Call, op: Op, weights: Any, has_bias: bool, direction: int) -> list[Use]:
     roles = [(Role.WEIGHT, "weight_ih"), (Role.RECURRENT_WEIGHT, "weight_hh")]
     if has_bias:
         roles += [(Role.BIAS, "bias_ih"), (Role.RECURRENT_BIAS, "bias_hh")]

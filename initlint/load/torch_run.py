@@ -32,6 +32,8 @@ class TorchRunnable:
             parametrisation computes.
         guessed: True when the inputs were worked out here, so that they may be exchanged.
         label: inputs by name, as the report prints them.
+        frozen_norms: True when batch normalisation cannot take statistics of this batch (one value
+            per channel) and uses its stored ones instead.
     """
 
     module: Any
@@ -42,6 +44,11 @@ class TorchRunnable:
     sources: Mapping[str, tuple[str, ...]]
     guessed: bool = False
     label: Mapping[str, str] = field(default_factory=dict)
+    frozen_norms: bool = False
+
+
+SINGLE_VALUE = "Expected more than 1 value per channel"
+"""How torch says that a batch is too small for batch statistics (torch/nn/functional.py)."""
 
 
 def module_device(module: Any) -> Any:
@@ -117,7 +124,7 @@ def trace(
     if meta:
         args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.to("meta"))
     else:
-        args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.detach())
+        args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.detach().clone())
     named = input_names(module, args, kwargs)
     capture.batch = next((int(tensor.shape[0]) for _, tensor in named if tensor.ndim), None)
     for name, tensor in named:
@@ -126,8 +133,22 @@ def trace(
         capture.add_input(ref, name, tensor)
     with torch.no_grad(), tracing(tracer):
         result = module(*args, **kwargs)
-    capture.add_outputs(list(tensors_in(result)), tracer)
+    capture.add_outputs(list(output_tensors(result)), tracer)
     return capture
+
+
+def output_tensors(result: Any) -> list[Any]:
+    """The tensors a network returns; key-value caches of generation are not among them."""
+    if isinstance(result, dict):
+        kept = {key: item for key, item in result.items() if not _is_cache(item)}
+        return list(tensors_in(kept))
+    if isinstance(result, (list, tuple)):
+        return list(tensors_in([item for item in result if not _is_cache(item)]))
+    return list(tensors_in(result))
+
+
+def _is_cache(value: Any) -> bool:
+    return type(value).__name__.endswith("Cache")
 
 
 def run_capture(
@@ -154,6 +175,7 @@ def run_capture(
     module = materialised(module, args, kwargs)
     names = Names(module, prefix)
     structure_only = any(tensor.device.type == "meta" for tensor in names.tensors.values())
+    frozen_norms = False
     capture = None
     if module_device(module).type in ("cpu", "cuda", "mps", "meta"):
         try:
@@ -162,7 +184,7 @@ def run_capture(
         except Exception:  # whatever needs values: the real run tells whether it is a fault
             capture = None
     if capture is None or (not capture.reached and names.parameters):
-        capture = _real(names, module, args, kwargs, target, seed)
+        capture, frozen_norms = _real(names, module, args, kwargs, target, seed)
     layers, edges, keys = layers_of(capture, sites or {})
     graph = _fused(layers, edges)
     loose = loose_params(capture)
@@ -177,7 +199,15 @@ def run_capture(
         for name, tensor in input_names(module, args, kwargs)
     }
     runnable = TorchRunnable(
-        module, tuple(args), dict(kwargs), keys, names, capture.sources, guessed, label
+        module,
+        tuple(args),
+        dict(kwargs),
+        _through_fusion(keys, graph),
+        names,
+        capture.sources,
+        guessed,
+        label,
+        frozen_norms,
     )
     return Model(
         target=target or type(module).__name__,
@@ -198,20 +228,36 @@ def _real(
     kwargs: Mapping[str, Any],
     target: str,
     seed: int,
-) -> Capture:
+) -> tuple[Capture, bool]:
     try:
         with borrowed(module, seed):
-            return trace(names, module, args, kwargs, meta=False)
+            return trace(names, module, args, kwargs, meta=False), False
     except Exception as error:
+        if SINGLE_VALUE in str(error):
+            with borrowed(module, seed, frozen_norms=True):
+                return trace(names, module, args, kwargs, meta=False), True
         name = target or type(module).__name__
         message = f"{name}: forward raised {one_line(error)}{user_frame(error)}"
         raise LoadError(message) from error
 
 
+def _through_fusion(keys: Mapping[str, str], graph: LayerGraph) -> dict[str, str]:
+    """Layer id by call key after fusion: a fused layer has the output of its last part."""
+    kept = {key: name for key, name in keys.items() if name in graph}
+    known = set(kept.values())
+    for layer in graph:
+        if layer.id in known or not layer.id:
+            continue
+        path, _, visit = layer.id.partition("#")
+        prefix = f"{path}@{visit or 1}/"
+        parts = [key for key, name in keys.items() if key.startswith(prefix) and key not in kept]
+        if parts:
+            kept[parts[-1]] = layer.id
+    return kept
+
+
 def _fused(layers: list[Layer], edges: list[Edge]) -> LayerGraph:
     graph = LayerGraph(layers, edges)
-    try:
-        from initlint.model.patterns import fuse
-    except ImportError:
-        return graph
+    from initlint.model.patterns import fuse
+
     return fuse(graph)

@@ -150,9 +150,7 @@ def _call(target: Any, spec: str, options: LoadOptions) -> Any:
         raise LoadError(message) from error
 
 
-def _bad_arguments(
-    target: Any, spec: str, arguments: dict[str, Any], error: TypeError
-) -> str:
+def _bad_arguments(target: Any, spec: str, arguments: dict[str, Any], error: TypeError) -> str:
     parameters = inspect.signature(target).parameters.values()
     missing = [
         parameter.name

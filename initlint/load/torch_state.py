@@ -58,7 +58,9 @@ class Saved:
             table.update(content)
         with torch.no_grad():
             for tensor, copy in self._copies.values():
-                if tensor.shape != copy.shape or not _same_bits(tensor, copy):
+                if tensor.shape != copy.shape:
+                    tensor.data = copy
+                elif not _same_bits(tensor, copy):
                     tensor.data.copy_(copy)
         for parameter, gradient in self._gradients:
             if parameter.grad is not gradient:
@@ -105,11 +107,12 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def borrowed(module: Any, seed: int) -> Iterator[Saved]:
+def borrowed(module: Any, seed: int, *, frozen_norms: bool = False) -> Iterator[Saved]:
     """The module in training mode, with seeded generators; everything is put back afterwards.
 
     A module whose root is in evaluation mode is switched as a whole; one in training mode keeps
-    the parts that its owner froze as they are.
+    the parts that its owner froze as they are. With ``frozen_norms``, batch normalisation uses its
+    stored statistics.
     """
     saved = Saved(module)
     with random_state(seed):
@@ -117,6 +120,10 @@ def borrowed(module: Any, seed: int) -> Iterator[Saved]:
             if not module.training:
                 for child in module.modules():
                     child.training = True
+            if frozen_norms:
+                for child in module.modules():
+                    if isinstance(child, torch.nn.modules.batchnorm._NormBase):
+                        child.training = False
             yield saved
         finally:
             saved.restore()

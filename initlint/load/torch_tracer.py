@@ -249,6 +249,10 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
         """Say that a tensor is an input of the network."""
         setattr(tensor, MARK, ref)
 
+    def mark_fed(self, tensor: Any) -> None:
+        """Number and mark the next input of the network."""
+        self.mark_input(tensor, Ref(self.next_index()))
+
     def value(self, tensor: Any) -> Value:
         """Where a tensor came from; tensors never seen before are constants."""
         known = self._statics.get(id(tensor))
@@ -295,9 +299,7 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
             return result
         if name in _FACTORIES:
             self._derive(plain, [], target)
-        elif any(isinstance(value, Ref) for value in values) or self._is_layer(
-            plain, args, kwargs
-        ):
+        elif any(isinstance(value, Ref) for value in values) or self._is_layer(plain, args, kwargs):
             self._record(plain, args, kwargs, target, func)
         else:
             self._derive(plain, values, target)
