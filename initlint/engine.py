@@ -112,8 +112,6 @@ def _missing(
     rule: type[Rule], model: Model, evidence: Evidence, *, probe_pending: bool
 ) -> str | None:
     """Why a rule cannot run on this evidence; None when it can."""
-    if evidence.stage not in rule.stages:
-        return f"the model is {evidence.stage}"
     needs = rule.needs
     if not model.connected and needs & {Need.GRAPH, Need.THEORY}:
         return "the target has no graph"
@@ -170,6 +168,8 @@ def _run(
     skipped: dict[str, list[str]] = {}
     failures: list[str] = []
     for rule in rules:
+        if evidence.stage not in rule.stages:
+            continue
         reason = _missing(rule, model, evidence, probe_pending=probe_pending)
         if reason is not None:
             skipped.setdefault(reason, []).append(rule.name)

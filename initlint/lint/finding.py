@@ -12,8 +12,11 @@ from initlint.model.layer import Where
 
 
 @total_ordering
-class Severity(str, Enum):
-    """Predicted or measured harm: INFO < WARNING < ERROR."""
+class Severity(Enum):
+    """Predicted or measured harm: INFO < WARNING < ERROR.
+
+    Not a ``str``: its comparisons would win over the order of harm.
+    """
 
     INFO = "info"
     WARNING = "warning"
