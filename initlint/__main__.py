@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     from initlint.cli.early import start_early
 
     try:
-        supervisor.raise_on_signals()
-        start_early(arguments)
-        from initlint.cli.app import run
+        with supervisor.raising_on_signals():
+            start_early(arguments)
+            from initlint.cli.app import run
 
-        return run(arguments)
-    except KeyboardInterrupt:
+            return run(arguments)
+    except (KeyboardInterrupt, supervisor.Interrupted):
         print("initlint: interrupted", file=sys.stderr)
         return 2
     except Exception as error:

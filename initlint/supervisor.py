@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -279,15 +279,31 @@ def stop_all() -> None:
         worker.stop()
 
 
-def raise_on_signals() -> None:
-    """Make SIGTERM and SIGHUP end the command as Ctrl-C does: workers killed, nothing left."""
+class Interrupted(BaseException):  # noqa: N818 - as KeyboardInterrupt, which it replaces
+    """The user, or the system, wants the command to end.
+
+    Not a `KeyboardInterrupt`, which the command-line library turns into an exit code of its own.
+    """
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Make Ctrl-C, SIGTERM and SIGHUP end the command alike: workers killed, nothing left."""
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        raise Interrupted
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
-            signal.signal(getattr(signal, name), interrupt)
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @dataclass(slots=True, eq=False)

@@ -134,6 +134,8 @@ LAYERS = [
     }
 ]
 
+PARAM = LAYERS[0]["params"][0]
+
 
 def sample_run(**options) -> Run:
     """Two linted targets, one that was not checked, one suppressed finding."""
@@ -183,10 +185,7 @@ def hostile_run() -> Run:
         "probe": {"status": "failed", "detail": HOSTILE, "seconds": 0.0},
         "layers": [
             {"id": HOSTILE, "op": HOSTILE, "feeds_ops": [HOSTILE], "params": LAYERS[0]["params"]},
-            {
-                **LAYERS[0],
-                "params": [{**LAYERS[0]["params"][0], "name": HOSTILE, "scheme": HOSTILE}],
-            },
+            {**LAYERS[0], "params": [{**PARAM, "name": HOSTILE, "scheme": HOSTILE}]},
         ],
     }
     return Run(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from initlint.report.run import Run
 from initlint.report.style import View
 from initlint.report.summary import closing, statistics, verdict
 from initlint.report.text import inert
+
+UNLIMITED = 10_000
+"""Columns: a line is a line here, however narrow the terminal."""
 
 
 def render(run: Run, view: View) -> str:
@@ -23,5 +28,5 @@ def render(run: Run, view: View) -> str:
     if view.statistics:
         lines.extend(statistics(run))
     if not view.quiet:
-        lines.extend(closing(run, style))
+        lines.extend(closing(run, replace(style, width=UNLIMITED)))
     return "".join(f"{inert(line)}\n" for line in lines)

@@ -43,5 +43,5 @@ def strict(value: Any, *, key: str = "") -> Any:
 
 
 def _text(raw: str) -> str:
-    """The string itself, which JSON escapes; lone surrogates, which strict readers refuse, spelled."""
+    """The string itself; lone surrogates, which strict readers of JSON refuse, are spelled out."""
     return raw.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -72,13 +72,14 @@ def closing(run: Run, style: Style) -> list[str]:
     hidden = sum(len(target.active) - len(run.shown(target.active)) for target in run.targets)
     if hidden:
         word = plural(hidden, "finding")
-        lines.append(f"{word} below --min-severity {run.min_severity} not shown")
+        text = f"{word} below --min-severity {run.min_severity} not shown"
+        lines.extend(style.wrap(text, rest="  "))
     if len(run.targets) + len(run.errors) > 1 and run.targets:
         total = counts_text(run.counts) or "no findings"
         text = f"{plural(len(run.targets), 'target')} checked: {total}"
         if run.errors:
             text += f" · {len(run.errors)} not checked"
-        lines.append(style.paint(text, "bold"))
+        lines.extend(style.paint(line, "bold") for line in style.wrap(text, rest="  "))
     return lines
 
 
