@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,8 @@ class OnnxRunnable:
         external: True when some weight lives in a file beside the model.
         opsets: operator-set version per domain (``""`` is ai.onnx).
         model: the parsed ``onnx.ModelProto`` without external data loaded; treat as read-only.
+        read_external: the bytes of a TensorProto whose data is external, read inside the model's
+            folder; None where nothing is external.
     """
 
     path: str
@@ -51,3 +53,4 @@ class OnnxRunnable:
     external: bool
     opsets: Mapping[str, int] = field(default_factory=dict)
     model: Any = field(default=None, compare=False, repr=False)
+    read_external: Callable[[Any], bytes] | None = field(default=None, compare=False, repr=False)

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from initlint.model import Layer, Model, Op, Role
+from initlint.model import ACTIVATIONS, Layer, LayerGraph, LoadError, Model, Op, Role
 from initlint.probe.inputs import MAX_ELEMENTS, Array, Content, InputSpec, attempts
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
 from initlint.probe.onnx_hints import constants, reached_values
 from initlint.probe.onnx_inputs import input_specs
 from initlint.probe.prechecks import refusal
-from initlint.probe.request import External, Observed, Request
+from initlint.probe.request import HANDED_OVER, External, Observed, Request
 from initlint.probe.result import ProbeStatus
 
 ACTIVATION_SHARE = 4
@@ -64,11 +64,11 @@ def request_for(
     rewritten = 0
     if train_norm:
         proto, rewritten = with_batch_statistics(proto, runnable.opsets.get("", 1))
-    external = _external(runnable, proto)
     try:
+        external = _external(runnable, proto)
         data = serialised(proto)
-    except ValueError as error:
-        raise Refusal(str(error)) from None
+    except (LoadError, ValueError) as error:
+        raise Refusal(str(error), ProbeStatus.FAILED) from None
     return Request(
         model=data,
         inputs=specs,
@@ -88,6 +88,7 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
     names = [item.name for item in runnable.inputs]
     reached = reached_values(graph, names) if names else constants(graph)
     varying = reached_values(graph, random)
+    axes = _channel_axes(model.graph)
     found = []
     for layer in model.graph:
         value = runnable.layer_outputs.get(layer.id)
@@ -98,13 +99,29 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
                 layer=layer.id,
                 value=value,
                 op=layer.op.value,
-                channel_axis=layer.channel_axis,
+                channel_axis=axes[layer.id],
                 bounds=_bounds(layer),
                 weights=_weights(layer),
                 varies=value in varying,
             )
         )
     return tuple(found)
+
+
+_KEEPS_AXES = ACTIVATIONS | {Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.CONCAT, Op.DROPOUT, Op.CLIP}
+_KEEPS_AXES |= {Op.IDENTITY, Op.CAST, Op.POOL, Op.MAXIMUM, Op.MINIMUM, Op.PAD, Op.RESIZE}
+
+
+def _channel_axes(graph: LayerGraph) -> dict[str, int]:
+    """Axis of the units per layer; elementwise layers take over that of what they read."""
+    found: dict[str, int] = {}
+    for layer in graph.order:
+        axis = layer.channel_axis
+        if axis == -1 and layer.op in _KEEPS_AXES:
+            read = (found.get(edge.source, -1) for edge in graph.inputs(layer.id))
+            axis = next((other for other in read if other != -1), -1)
+        found[layer.id] = axis
+    return found
 
 
 def _bounds(layer: Layer) -> tuple[float, ...]:
@@ -140,12 +157,15 @@ def _external(runnable: Any, proto: Any) -> tuple[External, ...]:
     """Weights beside the model, read by the loader, which confines them to the model's folder."""
     if not runnable.external:
         return ()
-    read = getattr(runnable, "read_external", None)
+    if runnable.read_external is None:
+        raise Refusal("its weights are in other files")
     tensors = [item for item in proto.graph.initializer if item.data_location == 1]
-    if read is None:
-        raise Refusal("its weights are in external files")
+    for item in tensors:
+        if item.data_type not in HANDED_OVER:
+            raise Refusal(f"weight {item.name} in another file has a type that cannot be passed on")
     return tuple(
-        External(item.name, item.data_type, tuple(item.dims), bytes(read(item))) for item in tensors
+        External(item.name, item.data_type, tuple(item.dims), runnable.read_external(item))
+        for item in tensors
     )
 
 

@@ -18,7 +18,7 @@ from initlint.probe.inputs import (
     has_batch,
     synthesise,
 )
-from initlint.probe.request import External, Observed, Request
+from initlint.probe.request import CARRIERS, NUMPY_TYPES, External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
 from initlint.probe.schedule import SAMPLES, plan_runs
 
@@ -30,23 +30,6 @@ _FLOATS = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
 _PREFIX = re.compile(
     r"^(\[ONNXRuntimeError\] : )?(\d+ : [A-Z_]+ : )?(Exception during initiali\S+: )?"
 )
-
-_NUMPY_TYPES = {
-    1: "<f4",
-    2: "u1",
-    3: "i1",
-    4: "<u2",
-    5: "<i2",
-    6: "<i4",
-    7: "<i8",
-    9: "?",
-    10: "<f2",
-    11: "<f8",
-    12: "<u4",
-    13: "<u8",
-}
-_CARRIERS = {16: "<u2", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}
-"""Element types that NumPy lacks (bfloat16, float8), by the integer type that carries them."""
 
 
 class _OutOfMemoryError(Exception):
@@ -162,8 +145,8 @@ def _external(onnxruntime: Any, options: Any, weights: Sequence[External]) -> li
     """Hand weights over in memory, so that onnxruntime opens no file."""
     values = []
     for item in weights:
-        carrier = _CARRIERS.get(item.data_type)
-        array = np.frombuffer(item.data, carrier or _NUMPY_TYPES[item.data_type])
+        carrier = CARRIERS.get(item.data_type)
+        array = np.frombuffer(item.data, carrier or NUMPY_TYPES[item.data_type])
         array = array.reshape(item.dims)
         make = onnxruntime.OrtValue
         values.append(

@@ -17,6 +17,29 @@ MAX_HEADER = 1 << 28
 """A header of 200,000 layers takes some 40 MB."""
 
 
+NUMPY_TYPES = {
+    1: "<f4",
+    2: "u1",
+    3: "i1",
+    4: "<u2",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "?",
+    10: "<f2",
+    11: "<f8",
+    12: "<u4",
+    13: "<u8",
+}
+"""ONNX element types that NumPy has."""
+
+CARRIERS = {16: "<u2", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}
+"""Element types that NumPy lacks (bfloat16, float8), by the integer type that carries them."""
+
+HANDED_OVER = frozenset(NUMPY_TYPES) | frozenset(CARRIERS)
+"""ONNX element types of weights that onnxruntime takes from memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Observed:
     """One layer whose output is measured.

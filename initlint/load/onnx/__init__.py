@@ -124,6 +124,7 @@ def _runnable(
         external=reader.external,
         opsets=opsets(proto.opset_import),
         model=proto,
+        read_external=reader.raw if reader.external else None,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from initlint.load.decode import BITS, FileSource, byte_count, decode
 from initlint.load.files import File, Folder, shown
 from initlint.load.onnx.reading import is_lfs_pointer
-from initlint.model import LoadError, Source, Tensor
+from initlint.model import LoadError, Tensor
 from initlint.model.tensor import Array
 
 DTYPES = {
@@ -226,7 +226,18 @@ class TensorReader:
                 f"holds {held}: a truncated or damaged model"
             )
 
-    def _external(self, proto: Any, name: str, dtype: str, count: int) -> Source:
+    def raw(self, proto: Any) -> bytes:
+        """The little-endian bytes of a TensorProto whose data is external.
+
+        Raises:
+            LoadError: as `tensor` does.
+        """
+        dtype = DTYPES[proto.data_type]
+        count = prod(proto.dims)
+        source = self._external(proto, proto.name, dtype, count)
+        return source.file.read_array(source.offset, byte_count(dtype, count)).tobytes()
+
+    def _external(self, proto: Any, name: str, dtype: str, count: int) -> FileSource:
         entries: dict[str, str] = {}
         for entry in proto.external_data:
             if entry.key in entries:
