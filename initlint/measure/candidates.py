@@ -192,7 +192,7 @@ def _recurrent(layer: Layer, param: Param) -> Iterator[Candidate]:
 def _transformer(param: Param) -> Iterator[Candidate]:
     width = param.shape[1]
     for head in (32, 64, 80, 96, 128):
-        yield _normal(f"t5_query(d_kv={head})", (width * head) ** -0.5, "fan_in", 1)
+        yield _normal(f"t5_query(d_kv={head})", (width * head) ** -0.5, "fan_in", 2)
     for blocks in range(1, 201):
         yield _normal(f"gpt2_residual(L={blocks})", 0.02 / sqrt(2.0 * blocks), "depth", 2)
 

@@ -107,6 +107,9 @@ def log_likelihoods(n: int, second_moment: float, largest: float) -> dict[Family
     }
 
 
+BOUNDED_KURTOSIS = 2.1
+"""Half-way between a uniform (1.8) and a normal cut at 2σ (2.37)."""
+
 LIKELIHOOD_MARGIN = 5.0
 """Log-likelihood by which a family must win to stand alone: odds of 150 to 1."""
 
@@ -129,6 +132,9 @@ def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) ->
         return Fit(Family.UNKNOWN, centre=centre, failed="mean")
     if abs(moments.skew) * sqrt(n) > SIGMAS * _skew_limit(moments):
         return Fit(Family.UNKNOWN, centre=centre, failed="skew")
+    if centre and moments.kurtosis < BOUNDED_KURTOSIS:
+        # The middle of the range of n uniform values is right to 1/n, their mean only to 1/√n.
+        centre = (moments.min + moments.max) / 2.0
     largest = max(moments.max - centre, centre - moments.min)
     second = moments.std**2 if centre else moments.second_moment
     scores = log_likelihoods(n, second, largest)

@@ -230,8 +230,9 @@ class _Accumulator:
         n = x.size
         square, ones = _scratch.square[:n], _scratch.ones[:n]
         # The first pass waits for main memory; the rest runs in cache.
-        raw2 = float(x.dot(x)) / n
-        np.multiply(x, x, out=square)
+        with np.errstate(over="ignore", invalid="ignore"):
+            raw2 = float(x.dot(x)) / n
+            np.multiply(x, x, out=square)
         peak = float(square.max())
         # Not in the safe range is also what a NaN or an infinity gives.
         if not SAFE_MAGNITUDES[0] ** 2 < peak < SAFE_MAGNITUDES[1] ** 2:

@@ -18,6 +18,9 @@ CLOSE = 1e-4
 """Largest error relative to the largest value. float32 tables leave 1e-6; half-precision ones are
 checked with `precision.unit_roundoff` on top."""
 
+COARSEST = 0.05
+"""Above this tolerance (8-bit floats) a formula is not recognisable."""
+
 
 def table(array: Array, moments: Moments, roundoff: float) -> Match | None:
     """The analytic table that an array holds, or None.
@@ -31,6 +34,8 @@ def table(array: Array, moments: Moments, roundoff: float) -> Match | None:
         return None
     if _two_valued(array, moments):
         return Match("mask", 0.0, moments.std)
+    if close > COARSEST:
+        return None
     name = None
     if array.ndim == 1 or array.size == max(array.shape):
         name = _sequence(array.reshape(-1), close)
@@ -109,8 +114,11 @@ def _fourier_basis(matrix: Array) -> str | None:
         if rows.shape[0] < LEAST or rows.shape[1] < 64:
             continue
         x = rows[:: max(1, rows.shape[0] // 64)][:64].astype(np.float64)
+        x -= x.mean(axis=1, keepdims=True)
         energy = np.einsum("ij,ij->i", x, x)
-        x = x[energy > 1e-12 * energy.max()]
+        x = x[energy > 1e-6 * energy.max()]
+        if x.shape[0] < LEAST:
+            continue
         spectrum = np.abs(np.fft.rfft(x, axis=1)) ** 2
         if spectrum.shape[1] < 16:
             continue

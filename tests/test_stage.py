@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from initlint.measure.moments import array_moments
+from initlint.measure.result import Stage
+from initlint.measure.scheme import identify
+from initlint.measure.stage import Verdict, is_certain, model_stage, tensor_stage
+from initlint.model import Layer, Op, Param, Role
+
+FRESH, TRAINED, UNKNOWN = Stage.FRESH, Stage.TRAINED, Stage.UNKNOWN
+
+
+def judged(
+    array: np.ndarray, role: Role = Role.WEIGHT, quantised: bool = False
+) -> tuple[Stage, bool]:
+    array = array.astype(np.float32)
+    param = Param(role, "w", array.shape, "float32", quantised=quantised)
+    layer = Layer("l", Op.CONV if array.ndim > 2 else Op.LINEAR, (param,))
+    moments = array_moments(array)
+    found = identify(layer, param, array, moments)
+    return tensor_stage(found, moments, layer, param), is_certain(found, param)
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        RNG.uniform(-0.1, 0.1, (200, 100)),
+        RNG.standard_normal((200, 100)) * 0.02,
+        RNG.standard_normal((64, 32, 3, 3)) * (2 / 288) ** 0.5,
+        np.linalg.qr(RNG.standard_normal((100, 100)))[0],
+        np.eye(20),
+        RNG.standard_normal((200, 100)) * 100.0,
+        RNG.uniform(0, 1, (200, 100)),
+    ],
+)
+def test_drawn_tensors_are_fresh(array: np.ndarray) -> None:
+    assert judged(array)[0] is FRESH
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((20, 20)),
+        np.full((20, 20), 0.1),
+        RNG.standard_normal((7, 7)),
+        np.log(np.tile(np.arange(1, 17), (32, 1))),
+        np.full((20, 20), np.nan),
+        RNG.standard_normal((20, 20)) * 1e-20,
+    ],
+)
+def test_nothing_can_be_told_of_constants_tables_and_small_tensors(array: np.ndarray) -> None:
+    assert judged(array)[0] is UNKNOWN
+
+
+def test_learned_tensors_are_trained_unless_quantised_or_vectors() -> None:
+    learned = RNG.standard_t(3, (100, 100))
+    assert judged(learned)[0] is TRAINED
+    assert judged(learned, quantised=True)[0] is UNKNOWN
+    assert judged(learned[0], Role.BIAS)[0] is UNKNOWN
+    assert judged(RNG.standard_normal(200), Role.BIAS)[0] is UNKNOWN
+
+
+def test_certainty_needs_size_and_a_common_name() -> None:
+    assert judged(RNG.uniform(-0.1, 0.1, (200, 100)))[1]
+    assert judged(RNG.standard_normal((200, 100)) * 0.02)[1]
+    assert not judged(RNG.standard_normal((30, 10)) * 0.02)[1]
+    assert not judged(RNG.standard_normal((200, 100)) * 0.0137)[1]
+    assert not judged(RNG.uniform(-0.1234, 0.1234, (200, 100)))[1]
+    assert judged(np.linalg.qr(RNG.standard_normal((8, 8)))[0])[1]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ([], UNKNOWN),
+        ([Verdict(UNKNOWN, 100)], UNKNOWN),
+        ([Verdict(FRESH, 100), Verdict(UNKNOWN, 50)], FRESH),
+        ([Verdict(TRAINED, 100)], TRAINED),
+        # quantised weights, a few floating-point ones left
+        ([Verdict(UNKNOWN, 1000), Verdict(TRAINED, 10)], UNKNOWN),
+        # one false alarm among fresh tensors
+        ([Verdict(FRESH, 900), Verdict(TRAINED, 100)], FRESH),
+        # a fresh head on a trained trunk
+        ([Verdict(TRAINED, 100), Verdict(FRESH, 60, certain=True, head=True)], TRAINED),
+        # one untouched layer
+        ([Verdict(TRAINED, 800), Verdict(FRESH, 200, certain=True)], TRAINED),
+        # half of it never loaded
+        ([Verdict(TRAINED, 500), Verdict(FRESH, 500, certain=True)], Stage.MIXED),
+        # small trained tensors that look Gaussian are not certain
+        ([Verdict(TRAINED, 500), Verdict(FRESH, 500)], TRAINED),
+        # a small trained trunk under large fresh embeddings
+        ([*[Verdict(TRAINED, 50)] * 4, Verdict(FRESH, 800, certain=True)], Stage.MIXED),
+    ],
+)
+def test_model_stage(verdicts: list[Verdict], expected: Stage) -> None:
+    assert model_stage(verdicts) is expected
