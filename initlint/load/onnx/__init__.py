@@ -14,7 +14,7 @@ from initlint.load.files import shown
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.finish import Finish, Finished
 from initlint.load.onnx.limits import expanded_nodes
-from initlint.load.onnx.names import Modules, best_stored_name, scopes_of
+from initlint.load.onnx.names import Modules, best_stored_name, from_torch, scopes_of
 from initlint.load.onnx.packed import split_packed
 from initlint.load.onnx.reading import read_model
 from initlint.load.onnx.tensors import TensorReader
@@ -58,7 +58,7 @@ _DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, 
 
 def _load(path: str, proto: Any) -> Model:
     expanded_nodes(proto)
-    torch = proto.producer_name.lower().startswith("pytorch")
+    torch = from_torch(proto)
     reader = TensorReader(path)
     builder = Builder(torch, _stated_shapes(proto.graph))
     walk = Walk(proto, reader, builder)

@@ -103,8 +103,8 @@ class Finish:
         if proto is None:
             return None
         if meta.scopes:
-            return meta.module
-        return script_module(proto.name, proto.op_type) if self._torch else None
+            return None if meta.folded else meta.module
+        return script_module(proto.name) if self._torch else None
 
     def _params(self, draft: Draft, meta: Metadata, module: str | None) -> list[Param]:
         if draft.op in (Op.LSTM, Op.GRU, Op.RNN):
@@ -133,7 +133,7 @@ class Finish:
             stored_name=draft.fixed.names[0] if draft.fixed.names else draft.tensor.name,
             packed=draft.packed,
             quantised=draft.quantised,
-            module=meta.module_class or None,
+            module=None if meta.folded else meta.module_class or None,
         )
         return self._tied(param, draft)
 

@@ -25,13 +25,16 @@ _TARGET = re.compile(r"target=(?:torch\.ops\.)?([\w.]+)")
 _FRAME = re.compile(r'File "([^"\n]{1,4096})", line (\d{1,9})(?:, in ([^\s]+))?')
 _GENERIC = re.compile(
     r"""(?ix) ^(?:
-        _*val_\d+ | onnx::\w* | \d+ | \.?\d+[\w.:]* | _+\d+ | [/].* | .*_output_\d+ | v?_?\d+
+        _*val_\d+ | onnx::\w* | \d+(?::\d+)? | _+\d+ | [/].* | .*_output_\d+ | v?_?\d+
         | (?:[\w/.]*[/_])?(?:const|constant|cst|fold|lifted_tensor|initializer|tensor|param)
           (?:[_\W]?(?:fold)?(?:_opt)?[_\W]*\w*)?[\d:_]*
         | (?:mul|add|sub|div|t|transpose|permute|view|reshape|linear|embedding|cat|expand|
           unsqueeze|squeeze|select|slice|split|arange|clone|to|pow|sqrt|rsqrt|mean|cos|sin)_?\d*
     )$"""
 )
+_CONVERTED = re.compile(r"(?:_quantized|_quant|_Q[248](?:G\d+)?|_fp16|_float16|_bf16)$")
+"""What quantisers and converters append to the name of a tensor they rewrite."""
+
 _PATH = re.compile(r"[A-Za-z_0-9][\w-]*(?:\.[\w-]+)+")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _GAIN_NAME = re.compile(
@@ -134,8 +137,12 @@ def is_path(name: str) -> bool:
 
 
 def mangled(name: str) -> str:
-    """How torch.export spells a parameter path in a placeholder name."""
-    return re.sub(r"[^a-zA-Z0-9]", "_", name).lower()
+    """How torch.export spells a parameter path in a placeholder name.
+
+    Source: torch/_export/utils.py, placeholder_naming_pass (a leading ``self_`` is cut, even that
+    of ``self_attn``).
+    """
+    return re.sub(r"[^a-zA-Z0-9]", "_", name.removeprefix("self_")).lower()
 
 
 class Modules:
@@ -172,7 +179,7 @@ def _prefixes(path: str) -> Iterable[str]:
         yield ".".join(parts[:count])
 
 
-def script_module(name: str, operator: str) -> str | None:
+def script_module(name: str) -> str | None:
     """Module path in a TorchScript node name: ``/layer1/0/conv1/Conv`` gives layer1.0.conv1.
 
     A container that is called itself appears twice, as ``layer1`` and in ``layer1.0``.
@@ -181,7 +188,9 @@ def script_module(name: str, operator: str) -> str | None:
         return None
     parts = name[1:].split("/")
     last = parts.pop()
-    if not re.fullmatch(rf"{re.escape(operator)}(?:_\d+)?", last):
+    if last.lower().endswith("fusion") and parts:
+        last = parts.pop()
+    if not re.fullmatch(r"[A-Z]\w*", last):
         return None
     return ".".join(
         part
@@ -192,8 +201,17 @@ def script_module(name: str, operator: str) -> str | None:
 
 def script_index(name: str) -> int:
     """The running number at the end of a TorchScript node name, 0 for the first."""
-    match = re.search(r"_(\d{1,6})$", name)
+    match = re.search(r"_(\d{1,6})(?:_quant)?$", name)
     return int(match[1]) if match else 0
+
+
+def from_torch(model: Any) -> bool:
+    """True when PyTorch exported the model, whatever tool wrote it again later."""
+    if model.producer_name.lower().startswith("pytorch"):
+        return True
+    return any(tensor.name.startswith("onnx::") for tensor in model.graph.initializer) or any(
+        script_module(node.name) for node in model.graph.node
+    )
 
 
 def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
@@ -216,11 +234,12 @@ def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
 
 def best_stored_name(names: tuple[str, ...]) -> str | None:
     """The most telling of the names a constant went by: the last module path, else the stored."""
-    for name in reversed(names):
+    plain = [_CONVERTED.sub("", name) or name for name in names]
+    for name in reversed(plain):
         if is_path(name) and not is_generic(name):
             return name
-    if names and not is_generic(names[0]):
-        return names[0]
+    if plain and not is_generic(plain[0]):
+        return plain[0]
     return None
 
 

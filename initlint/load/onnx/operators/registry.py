@@ -35,7 +35,10 @@ def other(builder: Builder, call: Call) -> list[Value | None]:
     params = [
         builder.param(Role.OTHER, value, f"input_{index}")
         for index, value in enumerate(call.inputs)
-        if isinstance(value, Fixed) and value.floating and len(value.shape) >= 2
+        if isinstance(value, Fixed)
+        and value.floating
+        and len(value.shape) >= 2
+        and (value.stored or not value.small)
     ]
     operator = f"{call.domain}.{call.op}" if call.domain else call.op
     result = builder.emit(Op.OTHER, call, call.inputs, params, {"operator": operator})
