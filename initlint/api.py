@@ -29,7 +29,7 @@ from initlint.model import (
     Where,
     fans,
 )
-from initlint.probe.profile import hidden_layers, measured_drift
+from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
@@ -83,9 +83,11 @@ __all__ = [
     "drift_severity",
     "fans",
     "forward_gain",
-    "hidden_layers",
+    "input_rms",
     "measured_drift",
     "recurrent_weights",
+    "saturates",
     "severity_of",
     "simulate_recurrent",
+    "stretches",
 ]

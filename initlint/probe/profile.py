@@ -2,40 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isfinite, log10
 
-from initlint.model import LayerGraph, Op
+from initlint.model import NORMALISERS, RECURRENT, SATURATING, LayerGraph, Op
 from initlint.probe.result import Activations
-from initlint.theory.result import Segment
 
 _FLOOR = 1e-300
 """Stands for an rms of zero: a signal that is gone is 300 decades down, not undefined."""
 
+_PASSING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
+"""Weighted layers whose output scale follows their input's: no tables, no bounded states."""
 
-def hidden_layers(segment: Segment, graph: LayerGraph) -> tuple[str, ...]:
-    """Weighted layers of a segment that pass a signal on: no lookup tables, no last layer.
+_RESETS = NORMALISERS | RECURRENT | {Op.EMBEDDING, Op.INPUT, Op.SOFTMAX, Op.ATTENTION}
 
-    A small last layer is a choice (a zero or 0.01 head), and a table has no input to compare with.
+
+def input_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | None:
+    """Measured rms of the first input of a layer; None where it was not observed.
+
+    The input is what counts: a branch that ends in a zero layer is no loss as long as the trunk
+    that the next layer reads carries the signal.
     """
-    return tuple(
-        key
-        for key in segment.layers
-        if key in graph and graph[key].op is not Op.EMBEDDING and not graph.is_head(key)
-    )
+    edges = graph.inputs(layer_id)
+    stats = probe.outputs.get(edges[0].source) if edges else None
+    return stats.rms if stats is not None and stats.count else None
 
 
-def measured_drift(segment: Segment, graph: LayerGraph, probe: Activations) -> float | None:
-    """Decades of rms from the first to the last hidden pre-activation of a segment.
+def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations) -> float | None:
+    """Decades of rms between what enters the first and the last of these layers.
 
-    With the right gain every hidden pre-activation has the same rms (He et al. 2015, equation 9),
-    so the intended value is 0.
+    With the right gain the input of every layer has the same second moment (He et al. 2015,
+    equation 9), so the intended value is 0.
 
     Returns:
-        None when fewer than two hidden layers were measured, or one was not finite.
+        None when fewer than two inputs were observed, or one was not finite.
     """
-    measured = [
-        probe.outputs[key].rms for key in hidden_layers(segment, graph) if key in probe.outputs
+    seen = [
+        rms
+        for key in layers
+        if key in graph
+        and graph[key].op in _PASSING
+        and (rms := input_rms(key, graph, probe)) is not None
     ]
-    if len(measured) < 2 or not all(isfinite(rms) for rms in measured) or measured[0] <= 0:
+    if len(seen) < 2 or not all(isfinite(rms) for rms in seen) or seen[0] <= 0:
         return None
-    return log10(max(measured[-1], _FLOOR)) - log10(measured[0])
+    return log10(max(seen[-1], _FLOOR)) - log10(seen[0])
+
+
+def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
+    """Longest chains of weighted layers with nothing between them that resets the scale.
+
+    Needs no theory: operators of unknown effect are crossed. One chain for each layer at which a
+    chain ends; linear in nodes and edges.
+    """
+    best: dict[str, tuple[int, str | None]] = {}
+    carried: dict[str, str | None] = {}
+    continued: set[str] = set()
+    for layer in graph.order:
+        before = [carried.get(edge.source) for edge in graph.inputs(layer.id)]
+        tail = max(
+            (key for key in before if key is not None),
+            key=lambda key: (best[key][0], -graph.position[key]),
+            default=None,
+        )
+        if layer.op in _RESETS:
+            carried[layer.id] = None
+        elif layer.op in _PASSING:
+            best[layer.id] = (best[tail][0] + 1 if tail else 1, tail)
+            if tail is not None:
+                continued.add(tail)
+            carried[layer.id] = layer.id
+        else:
+            carried[layer.id] = tail
+    chains: list[tuple[str, ...]] = []
+    for key in best:
+        if key in continued:
+            continue
+        chain: list[str] = []
+        link: str | None = key
+        while link is not None:
+            chain.append(link)
+            link = best[link][1]
+        chains.append(tuple(reversed(chain)))
+    return tuple(chains)
+
+
+def saturates(layers: Sequence[str], graph: LayerGraph) -> bool:
+    """True when some layer of the stretch feeds a bounded activation, which absorbs growth."""
+    return any(
+        (activation := graph.activation(key)) is not None and activation.op in SATURATING
+        for key in layers
+    )

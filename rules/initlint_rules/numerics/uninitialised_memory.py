@@ -87,7 +87,7 @@ class UninitialisedMemory(Rule):
     name = "uninitialised-memory"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
-    folds = ("forward-drift", "variance-profile", "relu-after-xavier")
+    folds = ("forward-drift", "variance-profile", "relu-after-xavier", "never-trained-layer")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per tensor that holds raw memory."""

@@ -118,7 +118,7 @@ class ForwardDrift(Rule):
         severity = drift_severity(segment.drift, segment.band, segment.sink)
         if severity is None or context.probe is None:
             return severity
-        measured = measured_drift(segment, context.model.graph, context.probe)
+        measured = measured_drift(segment.layers, context.model.graph, context.probe)
         if measured is None:
             return severity
         if abs(measured - segment.drift) <= segment.band + AGREEMENT:
@@ -138,7 +138,7 @@ class ForwardDrift(Rule):
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
         measured = (
-            measured_drift(segment, context.model.graph, context.probe)
+            measured_drift(segment.layers, context.model.graph, context.probe)
             if context.probe is not None
             else None
         )

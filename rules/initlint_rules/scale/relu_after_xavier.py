@@ -207,7 +207,7 @@ def _harm(
         return Severity.INFO, 0.0, None
     share = max(forward, segment.drift) if segment.drift < 0 else 0.0
     if context.probe is not None and share < 0:
-        measured = measured_drift(segment, context.model.graph, context.probe)
+        measured = measured_drift(segment.layers, context.model.graph, context.probe)
         if measured is not None and measured > share + segment.band:
             share = min(measured, 0.0)
     back = max(backward, segment.backward_drift) if segment.backward_drift < 0 else 0.0

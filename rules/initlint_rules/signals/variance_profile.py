@@ -7,27 +7,30 @@ from itertools import pairwise
 from math import log10
 
 from initlint.api import (
+    Activations,
     Context,
     Finding,
     Fix,
+    LayerGraph,
     Need,
     Rule,
-    Segment,
     Severity,
     Sink,
     Stage,
     drift_severity,
-    hidden_layers,
+    input_rms,
     measured_drift,
+    saturates,
+    stretches,
 )
 
 
 class VarianceProfile(Rule):
-    """The measured rms of pre-activations grows or shrinks from layer to layer.
+    """The measured rms of the signal grows or shrinks from layer to layer.
 
     What it does
     ------------
-    Runs the model once and compares the rms of pre-activations along each stretch between
+    Runs the model once and compares the rms of what enters each layer along every stretch between
     normalisers.
 
     Why is this bad
@@ -37,8 +40,8 @@ class VarianceProfile(Rule):
 
     How it decides
     --------------
-    Decades from the first to the last hidden layer of the stretch. Vanishing: 0.7 info, 1.5
-    warning, 4 error; exploding: 0.3 info, 0.7 warning, 1.5 error.
+    Decades from the second to the last layer of the stretch (the first reads data). Vanishing: 0.7
+    info, 1.5 warning, 4 error; exploding: 0.3 info, 0.7 warning, 1.5 error.
 
     What it does not flag
     ---------------------
@@ -49,14 +52,19 @@ class VarianceProfile(Rule):
     -------
     ::
 
+        import torch
         from torch import nn
+
+        class Entropy(nn.Module):
+            def forward(self, x):
+                return torch.special.entr(x.abs())
 
         def model():
             layers = []
             for _ in range(12):
                 linear = nn.Linear(128, 128)
                 nn.init.normal_(linear.weight, std=0.3)
-                layers += [linear, nn.ReLU()]
+                layers += [linear, Entropy()]
             return nn.Sequential(*layers, nn.Linear(128, 10))
 
     Use instead
@@ -81,53 +89,54 @@ class VarianceProfile(Rule):
 
     code = "PRB101"
     name = "variance-profile"
-    needs = frozenset({Need.GRAPH, Need.THEORY, Need.PROBE})
+    needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch whose measured rms drifts."""
-        if context.theory is None or context.probe is None:
+        if context.probe is None:
             return
-        for segment in context.theory.segments:
-            measured = measured_drift(segment, context.model.graph, context.probe)
-            if measured is None or segment.normalised:
+        graph = context.model.graph
+        for chain in stretches(graph):
+            hidden = chain[1:]
+            drift = measured_drift(hidden, graph, context.probe)
+            if drift is None or (drift > 0 and saturates(hidden, graph)):
                 continue
-            if measured > 0 and segment.sink is Sink.SATURATION:
-                continue
-            severity = drift_severity(measured, 0.0, segment.sink)
+            severity = drift_severity(drift, 0.0, Sink.OUTPUT)
             if severity is not None:
-                yield _finding(context, segment, measured, severity)
+                yield _finding(graph, context.probe, hidden, drift, severity)
 
 
-def _finding(context: Context, segment: Segment, measured: float, severity: Severity) -> Finding:
-    keys = hidden_layers(segment, context.model.graph)
-    outputs = context.probe.outputs if context.probe else {}
-    profile = [(key, outputs[key].rms) for key in keys if key in outputs]
-    slope = measured / max(len(profile) - 1, 1)
+def _finding(
+    graph: LayerGraph,
+    probe: Activations,
+    layers: tuple[str, ...],
+    drift: float,
+    severity: Severity,
+) -> Finding:
+    profile = [(key, rms) for key in layers if (rms := input_rms(key, graph, probe)) is not None]
     steps = [
-        (abs(log10(max(after[1], 1e-300) / max(before[1], 1e-300))), after[0])
-        for before, after in pairwise(profile)
+        (abs(log10(max(after, 1e-300) / max(before, 1e-300))), last)
+        for (last, before), (_, after) in pairwise(profile)
     ]
-    worst = max(steps)[1] if steps else keys[0]
-    word = "shrinks" if measured < 0 else "grows"
-    params = tuple(
-        weight.key for key in keys if (weight := context.model.graph[key].weight) is not None
-    )
+    worst = max(steps)[1]
+    word = "shrinks" if drift < 0 else "grows"
+    params = tuple(weight.key for key in layers if (weight := graph[key].weight) is not None)
     return Finding(
         severity=severity,
         layer=worst,
-        layers=keys,
-        message=f"the measured signal {word} 10^{measured:+.1f} times over {len(profile)} layers",
+        layers=layers,
+        message=f"the measured signal {word} 10^{drift:+.1f} times over {len(profile)} layers",
         evidence={
-            "measured_decades": measured,
-            "decades_per_layer": slope,
+            "measured_decades": drift,
+            "decades_per_layer": drift / (len(profile) - 1),
             "first_rms": profile[0][1],
             "last_rms": profile[-1][1],
             "largest_step": worst,
         },
         why="a scale that drifts from layer to layer takes the gradient with it",
-        measured=f"rms {profile[0][1]:.3g} at {profile[0][0]}, {profile[-1][1]:.3g} at "
+        measured=f"rms {profile[0][1]:.3g} into {profile[0][0]}, {profile[-1][1]:.3g} into "
         f"{profile[-1][0]}",
-        expected="about the same rms at every hidden layer",
+        expected="about the same rms into every hidden layer",
         fix=Fix("lsuv", params=params, code="rescale each layer to unit output variance (LSUV)"),
     )

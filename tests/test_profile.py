@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from initlint.probe.profile import measured_drift, saturates, stretches
+from initlint.testing import Network, he_normal, normal, zeros
+
+
+def mlp(std, depth=6, width=64, norm_at=None):
+    net = Network()
+    x = net.input(width)
+    for index in range(depth):
+        weight = normal(net.rng, width, width, std=std * width**-0.5)
+        x = net.relu(net.linear(x, weight, name=f"fc{index}"))
+        if index == norm_at:
+            x = net.layer_norm(x)
+    net.output(x)
+    return net
+
+
+def test_drift_of_a_plain_chain_is_its_gain():
+    net = mlp(2.0 * 2**0.5)
+    layers = [f"fc{index}" for index in range(6)]
+    drift = measured_drift(layers, net.graph, net.run(256, 0))
+    assert drift == pytest.approx(5 * np.log10(2), abs=0.3)
+
+
+def test_a_normaliser_cuts_the_chain():
+    chains = stretches(mlp(1.0, norm_at=2).graph)
+    assert sorted(chains) == [("fc0", "fc1", "fc2"), ("fc3", "fc4", "fc5")]
+
+
+def test_a_zero_branch_is_no_loss():
+    net = Network()
+    x = net.linear(net.input(32), he_normal(net.rng, 32, 32), name="stem")
+    for index in range(3):
+        h = net.relu(net.linear(x, he_normal(net.rng, 32, 32), name=f"{index}.fc1"))
+        x = net.add(x, net.linear(h, zeros(32, 32), name=f"{index}.fc2"))
+    net.output(net.linear(x, he_normal(net.rng, 4, 32), name="head"))
+    graph = net.graph
+    chain = max(stretches(graph), key=len)
+    drift = measured_drift(chain, graph, net.run(256, 0))
+    assert drift is not None
+    assert abs(drift) < 0.3
+
+
+def test_unobserved_layers_give_no_drift():
+    net = mlp(1.0)
+    graph = net.graph
+    assert measured_drift(["fc0"], graph, net.run(16, 0)) is None
+    assert measured_drift([], graph, net.run(16, 0)) is None
+
+
+def test_bounded_activations_absorb_growth():
+    net = Network()
+    x = net.tanh(net.linear(net.input(8), he_normal(net.rng, 8, 8), name="fc"))
+    net.output(x)
+    assert saturates(["fc"], net.graph)
+    assert not saturates(["fc0"], mlp(1.0).graph)
