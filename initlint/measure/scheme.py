@@ -47,6 +47,7 @@ too small to tell its members apart, so any scale would find some."""
 _NO_FAMILY = frozenset({Role.SLOPE, Role.INITIAL_STATE}) | BUFFERS
 
 
+@np.errstate(all="ignore")  # extreme values make infinities, which no scheme predicts
 def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Identification:
     """Which initialisation schemes a parameter is compatible with.
 

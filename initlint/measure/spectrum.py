@@ -59,6 +59,7 @@ def _wide(matrix: Array) -> Array:
     return matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
 
 
+@np.errstate(all="ignore")  # extreme values overflow to an infinite residual
 def orthogonality(matrix: Array) -> Orthogonality:
     """How far a matrix of any shape ``(r, c)`` is from having orthonormal rows times a gain.
 
@@ -71,7 +72,7 @@ def orthogonality(matrix: Array) -> Orthogonality:
         return Orthogonality(float("inf"), 0.0)
     power = float(np.vdot(wide, wide)) / rows
     if not 0.0 < power < float("inf"):
-        return Orthogonality(float("inf"), sqrt(power) if power == 0.0 else float("nan"))
+        return Orthogonality(float("inf"), 0.0 if power == 0.0 else float("nan"))
     gain = sqrt(power)
     head = _gram_residual(wide, 0, min(GRAM_SAMPLE, rows), power)
     if head > 0.5 or rows <= GRAM_SAMPLE:
@@ -93,13 +94,18 @@ def _gram_residual(wide: Array, start: int, stop: int, power: float) -> float:
 def singular_values(matrix: Array) -> Array:
     """All singular values, largest first, as float64. Cost 2m²n + 9m³ for the shorter side m.
 
-    They come from the Gram matrix: values below 1e-8 of the largest are rounding.
+    They come from the Gram matrix: values below 1e-8 of the largest are rounding. NaN for matrices
+    that are not finite.
     """
     wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float64)
     if wide.size == 0:
         return np.zeros(0)
+    largest = float(np.abs(wide).max())
+    if largest == 0.0 or not np.isfinite(largest):
+        return np.full(wide.shape[0], 0.0 if largest == 0.0 else np.nan)
+    wide = wide / largest
     values = np.linalg.eigvalsh(wide @ wide.T)[::-1]
-    return np.asarray(np.sqrt(np.maximum(values, 0.0)))
+    return np.asarray(largest * np.sqrt(np.maximum(values, 0.0)))
 
 
 def spectral_norm(matrix: Array) -> float:
@@ -122,7 +128,7 @@ def leading_singular_value(matrix: Array, sweeps: int) -> float:
     wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float32)
     scale = float(np.abs(wide).max()) if wide.size else 0.0
     if scale == 0.0 or not np.isfinite(scale):
-        return scale
+        return 0.0 if scale == 0.0 else float("nan")
     wide = wide / np.float32(scale)
     width = min(BLOCK, wide.shape[0])
     block = np.random.default_rng(0).standard_normal((wide.shape[0], width), dtype=np.float32)
@@ -140,7 +146,7 @@ def stable_rank(matrix: Array) -> float:
 
 
 def spectral_radius(square: Array) -> float:
-    """Largest magnitude of an eigenvalue of a square matrix.
+    """Largest magnitude of an eigenvalue of a square matrix; NaN where that is not finite.
 
     Exact while 25m³ is cheap; beyond, the largest Ritz value of an Arnoldi iteration, which
     approaches the radius from inside (Saad 2011, ch. 6).

@@ -45,6 +45,7 @@ class SharedStream:
     count: int
 
 
+@np.errstate(all="ignore")  # non-finite and overflowing rows equal nothing
 def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, ...], ...]:
     """Groups of equal rows of ``(units, features…)``, each group and the groups in row order.
 
@@ -59,10 +60,10 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     if array.ndim == 0 or array.shape[0] < 2 or array.size == 0:
         return ()
     matrix = array.reshape(array.shape[0], -1)
-    largest = float(np.nanmax(np.abs(matrix)))
-    if not np.isfinite(largest):
-        matrix = np.where(np.isfinite(matrix), matrix, np.nan)
-        largest = float(np.nanmax(np.abs(matrix))) if np.isfinite(matrix).any() else 0.0
+    finite = np.isfinite(matrix)
+    if not finite.all():
+        matrix = np.where(finite, matrix, np.nan)
+    largest = float(np.abs(matrix).max(initial=0.0, where=finite))
     roundoff = unit_roundoff(dtype or str(array.dtype))
     tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
     features = matrix.shape[1]
