@@ -161,3 +161,14 @@ def test_names_are_shown_on_one_line():
     assert shown("a\nb\x1b[31m") == "a\\nb\\x1b[31m"
     assert len(shown("x" * 10_000)) < 90
     assert shown("/long" * 100 + "/model.pt").endswith("/model.pt")
+
+
+def test_a_closed_folder_opens_nothing(folder):
+    opened = Folder.of(str(folder))
+    held, loose = opened.open("data.bin"), opened.open("data.bin", hold=False)
+    opened.close()
+    assert held.read_at(1, 1) == b"\1"
+    with pytest.raises(LoadError, match="cannot be opened"):
+        loose.read_at(1, 1)
+    with pytest.raises(LoadError, match="cannot be opened"):
+        opened.open("data.bin")

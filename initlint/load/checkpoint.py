@@ -120,8 +120,7 @@ def _is_torch_name(name: str) -> bool:
 def _read_index(file: File, path: str) -> Contents:
     if not is_index(file):
         raise LoadError(f"{shown(path)}: a JSON file that lists no weight shards")
-    with Folder.of(os.path.dirname(path)) as folder:
-        return read_index(file, folder, read_weights)
+    return read_index(file, Folder.of(os.path.dirname(path)), read_weights)
 
 
 def _refuse_known(name: str, head: bytes) -> None:

@@ -194,7 +194,8 @@ class Folder:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back. Files that are held stay readable."""
+        """Give the descriptor back. Files that are held stay readable, others do not reopen."""
+        self._descriptor = -1
         self._closer()
 
     def open(self, relative: str, hold: bool = True) -> File:
