@@ -25,7 +25,7 @@ from initlint.load.torch_capture import tracing
 from initlint.load.torch_module import capture
 from initlint.load.torch_tracer import Call, Tracer
 from initlint.measure.measures import Measures
-from initlint.model import Model, Op
+from initlint.model import Layer, Model, Op
 from initlint.theory.propagation import predict
 
 FORWARD_FACTOR = 1.5
@@ -87,6 +87,15 @@ def run(model: Model, seed: int) -> Measured:
     )
 
 
+def is_judged(layer: Layer) -> bool:
+    """Layers with a tensor of their own per sample.
+
+    Not the inner levels of a stacked recurrent layer, which one call computes.
+    """
+    inner = layer.attrs.get("level", 0) + 1 < layer.attrs.get("num_layers", 1)
+    return layer.op not in UNJUDGED and not inner
+
+
 @dataclass(frozen=True)
 class Row:
     """log2 ratios of one architecture, by layer."""
@@ -105,11 +114,11 @@ def compare(build: Callable[[], Built], seed: int) -> Row:
     inputs = tuple(item.double() if item.is_floating_point() else item for item in inputs)
     model = capture(module, *inputs)
     measures = Measures(model)
-    start = time.perf_counter()
+    start = time.process_time()
     prediction = predict(model, measures)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     measured = run(model, seed)
-    judged = [layer.id for layer in model.graph.order if layer.op not in UNJUDGED]
+    judged = [layer.id for layer in model.graph.order if is_judged(layer)]
     forward = {
         key: 0.5 * prediction.forward[key].log_q / math.log(2) - math.log2(measured.forward[key])
         for key in judged

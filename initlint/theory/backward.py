@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Collection
 
-from initlint.model.graph import LayerGraph
-from initlint.model.op import Op
+from initlint.model.graph import Edge, LayerGraph
+from initlint.model.layer import Layer
+from initlint.model.op import RECURRENT, Op
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node
 from initlint.theory.operators import RULES
-from initlint.theory.state import ABSENT, Gradient, State, collect, log
+from initlint.theory.operators.recurrent import steps_of
+from initlint.theory.state import ABSENT, Gradient, collect
 
 
 def final_outputs(graph: LayerGraph) -> tuple[str, ...]:
@@ -59,30 +61,40 @@ def backward_pass(
         total = collect(known) if len(known) == len(gradients) else None
         found[key] = total
         for edge, gradient in zip(
-            node.edges, _inputs(node, total, forward.states, key in through_zero), strict=True
+            node.edges, _inputs(node, total, key in through_zero), strict=True
         ):
-            if gradient is ABSENT:
+            if gradient is not None and gradient.log_g == -math.inf and not node.layer.params:
                 continue
-            share = _share(node, edge.output, edge.source, forward.states)
-            arriving.setdefault(edge.source, []).append(
-                gradient.scaled(share) if gradient is not None else None
-            )
+            if gradient is not None and (
+                edge.output or node.context.graph[edge.source].op is Op.SPLIT
+            ):
+                gradient = gradient.scaled(_share(node, edge))
+            arriving.setdefault(edge.source, []).append(gradient)
     return found
 
 
-def _share(node: Node, output: int, source: str, states: Mapping[str, State | None]) -> float:
+def _share(node: Node, edge: Edge) -> float:
     """Ln of the part of a producer's elements that one of its several outputs is."""
-    graph = node.context.graph
-    if graph[source].op is not Op.SPLIT:
-        return 0.0
-    outputs = {edge.output for edge in graph.outputs(source)}
-    return -log(float(len(outputs))) if len(outputs) > 1 else 0.0
+    layer = node.context.graph[edge.source]
+    if layer.op is Op.SPLIT:
+        return -math.log(split_parts(node.context.graph, layer))
+    if layer.op in RECURRENT and edge.output > 0:
+        # the last state only, of as many as the sequence has steps
+        return -math.log(max(steps_of(layer, node.context.sequence_length), 1))
+    return 0.0
+
+
+def split_parts(graph: LayerGraph, layer: Layer) -> int:
+    """Number of outputs of a split, read or not."""
+    parts = layer.attrs.get("parts")
+    if isinstance(parts, int) and parts > 0:
+        return parts
+    return max((edge.output for edge in graph.outputs(layer.id)), default=0) + 1
 
 
 def _inputs(
     node: Node,
     gradient: Gradient | None,
-    states: Mapping[str, State | None],
     unchanged: bool,
 ) -> list[Gradient | None]:
     """Gradient at each input; an input without signal gets none."""
@@ -96,7 +108,4 @@ def _inputs(
     for index, state in enumerate(node.states):
         if state is not None and state.side:
             passed[index] = ABSENT
-    return [
-        replace(item, log_g=item.log_g) if item is not None and item is not ABSENT else item
-        for item in passed
-    ]
+    return passed

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from initlint.measure.result import Moments
 from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param
+from initlint.model.op import Op
 from initlint.theory.state import Gradient, State
 
 Shape = tuple[int | None, ...]
@@ -52,6 +53,10 @@ class Context:
         self.weights = weights
         self.sequence_length = sequence_length
         self.input_q = input_q
+        self.free_batch = any(
+            layer.op is Op.INPUT and layer.output_shape is not None and None in layer.output_shape
+            for layer in graph
+        )
         self._moments: dict[int, tuple[float, float] | None] = {}
 
     def moments(self, param: Param) -> tuple[float, float] | None:

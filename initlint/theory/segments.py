@@ -169,7 +169,19 @@ def _other(flow: _Flow, node: Node, carrier: str) -> str | None:
     return None
 
 
-def _energy(node: Node, gradient: Gradient | None) -> float | None:
+def _elements(node: Node, before: float) -> float:
+    """Logarithm of the elements per sample; ``before`` where the shape does not say.
+
+    In a graph with a free batch axis, a shape without one has the batch in some other place.
+    """
+    shape = node.output_shape
+    if shape is None or (None not in shape and node.context.free_batch):
+        return before
+    count = size(shape)
+    return math.log(count) if count else before
+
+
+def _energy(gradient: Gradient | None, log_count: float) -> float | None:
     """Logarithm of the gradient's sum of squares per sample at a layer's output.
 
     A weight's gradient sums over positions, and with fan-in scaling this sum, not the mean per
@@ -177,8 +189,7 @@ def _energy(node: Node, gradient: Gradient | None) -> float | None:
     """
     if gradient is None or gradient.log_g == -math.inf:
         return None
-    count = size(node.output_shape)
-    return gradient.log_g + (math.log(count) if count else 0.0)
+    return gradient.log_g + log_count
 
 
 def _backward_shares(
@@ -188,9 +199,11 @@ def _backward_shares(
     shares: dict[str, float] = {}
     current: str | None = None
     behind: float | None = None
+    log_count = 0.0
     for key in path:
         node = flow.nodes[key]
-        energy = _energy(node, gradients.get(key))
+        log_count = _elements(node, log_count)
+        energy = _energy(gradients.get(key), log_count)
         if node.layer.op in WEIGHTED and node.layer.op is not Op.EMBEDDING:
             current = key if current is not None or energy is not None else None
         if current is not None:

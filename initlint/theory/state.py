@@ -33,6 +33,7 @@ class State:
         keys: for attention logits, the cosine between two keys; None elsewhere.
         peak: for the output of a softmax over T entries, E[Σ a²] (1/T when uniform).
         blocks: ln q of equal parts along the units (packed query, key, value); empty when alike.
+        unit_axis: axis of the units, counted from the front; None where the last one is meant.
         side: True for indices, masks and shapes: tensors that carry no signal.
     """
 
@@ -46,16 +47,22 @@ class State:
     keys: float | None = None
     peak: float | None = None
     blocks: tuple[float, ...] = ()
+    unit_axis: int | None = None
     side: bool = False
 
     def scaled(self, log_factor: float) -> State:
         """This tensor times a constant whose square has this logarithm."""
-        return replace(
-            self,
-            log_q=self.log_q + log_factor,
-            blocks=tuple(block + log_factor for block in self.blocks),
-            peak=None,
-        )
+        blocks = tuple(block + log_factor for block in self.blocks) if self.blocks else ()
+        return replace(self, log_q=self.log_q + log_factor, blocks=blocks, peak=None)
+
+    def facing(self, axis: int | None) -> State:
+        """The same tensor with another axis taken as that of the units.
+
+        What was unit becomes position, and the other way round.
+        """
+        if axis is None or self.unit_axis is None or axis == self.unit_axis:
+            return self
+        return replace(self, unit_axis=axis, units=self.positions, positions=self.units)
 
     def moved(self, root: str) -> State:
         """The same values at other places: no longer aligned with what it was made of."""
@@ -82,7 +89,9 @@ class Gradient:
 
     def scaled(self, log_factor: float) -> Gradient:
         """This gradient times a constant whose square has this logarithm."""
-        return replace(self, log_g=self.log_g + log_factor)
+        return Gradient(
+            self.log_g + log_factor, self.positions, self.units, self.keys, self.zero_sum
+        )
 
 
 SIDE = State(-math.inf, side=True)
@@ -153,6 +162,7 @@ def add(a: State, b: State, sign: float = 1.0) -> State:
     top = max(a.log_q, b.log_q)
     if top == -math.inf:
         return a if not a.side else b
+    b = b.facing(a.unit_axis)
     wa, wb = math.exp(a.log_q - top), math.exp(b.log_q - top)
     ma, mb = a.mean * math.sqrt(wa), sign * b.mean * math.sqrt(wb)
     va, vb = max(wa - ma * ma, 0.0), max(wb - mb * mb, 0.0)
@@ -174,6 +184,7 @@ def add(a: State, b: State, sign: float = 1.0) -> State:
         pair(a.units, b.units),
         _scatter(a.log_variance, wa / q, b.log_variance, wb / q),
         _merge(a.roots, math.sqrt(va / variance), b.roots, sign * math.sqrt(vb / variance)),
+        unit_axis=a.unit_axis if a.unit_axis is not None else b.unit_axis,
     )
 
 
@@ -182,6 +193,7 @@ def multiply(a: State, b: State, root: str) -> State:
     if a.log_q == -math.inf or b.log_q == -math.inf:
         return State(-math.inf)
     va, vb = 1 - a.mean**2, 1 - b.mean**2
+    b = b.facing(a.unit_axis)
     covariance = _shared(a.roots, b.roots) * math.sqrt(max(va * vb, 0.0))
     q = 1 + 2 * covariance**2 + 4 * a.mean * b.mean * covariance
     mean = a.mean * b.mean + covariance
@@ -199,6 +211,7 @@ def multiply(a: State, b: State, root: str) -> State:
         pair(a.units, b.units),
         (math.sqrt(a.log_variance) + math.sqrt(b.log_variance)) ** 2,
         ((root, 1.0),),
+        unit_axis=a.unit_axis,
     )
 
 

@@ -216,6 +216,7 @@ def _of_number(node: Node) -> State | None:
         cosine(x.units),
         x.log_variance,
         tuple((root, weight * found.linear) for root, weight in x.roots),
+        unit_axis=x.unit_axis,
     )
 
 

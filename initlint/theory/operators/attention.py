@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from initlint.model.op import Op
 from initlint.theory.node import Node, OperatorRule
+from initlint.theory.operators.weighted import scale_of
 from initlint.theory.softmax import causal, concentration
 from initlint.theory.state import Gradient, State, log, unit
 
@@ -129,12 +130,6 @@ def _attention_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | N
 # attention as its parts
 
 
-def _scale(node: Node) -> float:
-    """The factor that fused products carry."""
-    scale = node.layer.attrs.get("scale")
-    return float(scale) if isinstance(scale, int | float) else 1.0
-
-
 def _matmul(node: Node) -> State | None:
     if len(node.states) < 2:
         return None
@@ -147,7 +142,7 @@ def _matmul(node: Node) -> State | None:
         return _mix(right, left.peak, keys, node.layer.id)
     if not count:
         return None
-    factor = count * (1 + (count - 1) * left.units * right.units) * _scale(node) ** 2
+    factor = count * (1 + (count - 1) * left.units * right.units) * scale_of(node) ** 2
     if factor <= 0:
         return State(-math.inf)
     return State(
@@ -179,7 +174,7 @@ def _matmul_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         weights = Gradient(gradient.log_g + math.log(columns) + right.log_q, keys=right.positions)
         return [weights, _value_gradient(gradient, left.peak, keys, rows / max(keys, 1))]
     varying = log(1 - right.positions) if gradient.zero_sum else 0.0
-    scale = 2 * log(abs(_scale(node)))
+    scale = 2 * log(abs(scale_of(node)))
     return [
         Gradient(gradient.log_g + math.log(columns) + right.log_q + varying + scale),
         Gradient(gradient.log_g + math.log(rows) + left.log_q + scale),

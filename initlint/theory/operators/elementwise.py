@@ -68,6 +68,7 @@ def _forward(node: Node) -> State | None:
         _cosine(found, x.units, x.mean),
         variance,
         tuple((root, weight * found.linear) for root, weight in x.roots),
+        unit_axis=x.unit_axis,
     )
 
 

@@ -70,6 +70,9 @@ def _log_divisor(node: Node, x: State) -> float | None:
 
 
 def _normalised(node: Node, x: State) -> State | None:
+    if node.layer.op in (Op.LAYER_NORM, Op.RMS_NORM):
+        shape = node.output_shape
+        x = x.facing(len(shape) - 1 if shape else None)
     divisor = _log_divisor(node, x)
     if divisor is None or math.isnan(divisor):
         return None
@@ -88,6 +91,7 @@ def _normalised(node: Node, x: State) -> State | None:
             unit((x.positions - removed) / rest),
             unit((x.units - common) / rest),
             roots=x.roots,
+            unit_axis=x.unit_axis,
         )
     own = removed if node.layer.op is Op.INSTANCE_NORM else common
     return State(
@@ -97,6 +101,7 @@ def _normalised(node: Node, x: State) -> State | None:
         unit((x.positions - own) / rest),
         unit((x.units - removed) / rest) if node.layer.op is Op.LAYER_NORM else 0.0,
         roots=x.roots,
+        unit_axis=x.unit_axis,
     )
 
 

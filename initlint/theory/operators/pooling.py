@@ -66,6 +66,7 @@ def _averaged(x: State, count: int, across: float, *, total: bool) -> State:
         unit(across / share),
         unit(((x.units + (count - 1) * min(x.units, across)) / count) / share),
         x.log_variance,
+        unit_axis=x.unit_axis,
     )
     return state
 
@@ -97,6 +98,7 @@ def _maximum(x: State, count: int, rectified: bool) -> State:
         kept(x.positions),
         kept(x.units),
         x.log_variance,
+        unit_axis=x.unit_axis,
     )
 
 

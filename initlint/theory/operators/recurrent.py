@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from initlint.model.layer import Param, Role
+from initlint.model.layer import Layer, Param, Role
 from initlint.model.op import Op
 from initlint.theory.activations import activation, moments
 from initlint.theory.node import Node, OperatorRule
@@ -228,12 +228,21 @@ def _gru(gates: dict[str, _Gate], steps: int) -> _Response:
     return _Response(q, pair, mean, ((gain, 0.0), (0.0, 0.0)), (to_input, 0.0))
 
 
+def steps_of(layer: Layer, default: int) -> int:
+    """Steps a recurrent layer takes: 1 for a cell, else the sequence's length where known."""
+    if layer.attrs.get("cell"):
+        return 1
+    known = layer.attrs.get("sequence_length")
+    return int(known) if isinstance(known, int) and known > 0 else default
+
+
 def _steps(node: Node) -> int:
     shape = node.input_shape(node.signals[0]) if node.signals else None
-    if shape is None or len(shape) != 3:
-        return node.context.sequence_length
-    axis = 1 if node.layer.attrs.get("batch_first", True) else 0
-    return shape[axis] or node.context.sequence_length
+    default = node.context.sequence_length
+    if shape is not None and len(shape) == 3:
+        axis = 1 if node.layer.attrs.get("batch_first", True) else 0
+        default = shape[axis] or default
+    return steps_of(node.layer, default)
 
 
 def _responses(node: Node) -> list[list[_Response]] | None:

@@ -37,7 +37,59 @@ def _pass(node: Node) -> State | None:
     x = node.first
     if x is None:
         return None
-    return x if node.layer.op in ALIGNED else x.moved(node.layer.id)
+    state = x if node.layer.op in ALIGNED else x.moved(node.layer.id)
+    if x.unit_axis is not None and node.layer.op in _RESHAPING:
+        state = replace(state, unit_axis=_axis_after(node, x.unit_axis))
+    if x.blocks and node.layer.op is Op.SLICE:
+        return _block(node, state)
+    if node.layer.op is Op.PAD and node.ratio() > 1 and node.layer.attrs.get("mode") in _ZERO_PAD:
+        share = 1 / node.ratio()
+        return replace(state.scaled(math.log(share)), mean=state.mean * math.sqrt(share))
+    return state
+
+
+_RESHAPING = frozenset(
+    {Op.RESHAPE, Op.TRANSPOSE, Op.SLICE, Op.GATHER, Op.EXPAND, Op.PIXEL_SHUFFLE, Op.SPLIT}
+)
+_ZERO_PAD = (None, "constant")
+
+
+def _axis_after(node: Node, axis: int) -> int | None:
+    """Where the axis of the units is after a change of shape; None for the last one."""
+    before, after = node.input_shape(), node.output_shape
+    if before is None or after is None or axis >= len(before):
+        return None
+    if node.layer.op is Op.TRANSPOSE:
+        perm = node.layer.attrs.get("perm")
+        order = [int(item) % len(before) for item in perm] if perm else []
+        return order.index(axis) if axis in order else None
+    if len(before) == len(after) and node.layer.op is not Op.RESHAPE:
+        return axis
+    if axis == len(before) - 1:
+        return len(after) - 1
+    if node.layer.op is Op.RESHAPE and before[: axis + 1] == after[: axis + 1]:
+        # flattened to the end, the units' own axis goes with the others
+        return axis if len(after) > axis + 1 else None
+    if node.layer.op is Op.SLICE and len(after) == len(before) - 1:
+        gone = int(node.layer.attrs.get("axis", 0)) % len(before)
+        return axis - (gone < axis)
+    return None
+
+
+def _block(node: Node, state: State) -> State:
+    """The part of a packed projection that a slice takes."""
+    attrs, shape = node.layer.attrs, node.input_shape()
+    axis, start, stop = attrs.get("axis"), attrs.get("start"), attrs.get("stop")
+    if shape is None or not all(isinstance(item, int) for item in (axis, start, stop)):
+        return state
+    length, parts = shape[int(axis or 0) % len(shape)], len(state.blocks)
+    if not length or length % parts:
+        return state
+    part = length // parts
+    first, last = int(start or 0) // part, (int(stop or 0) - 1) // part
+    if first != last or not 0 <= first < parts:
+        return state
+    return replace(state, log_q=state.blocks[first], blocks=())
 
 
 def _pass_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
@@ -48,7 +100,7 @@ def _pass_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     index = node.signals[0]
     ratio = node.ratio(index)
     scaled = gradient
-    if ratio < 1 and node.layer.op in (Op.SLICE, Op.GATHER, Op.SPLIT):
+    if ratio < 1 and node.layer.op in (Op.SLICE, Op.GATHER):
         scaled = replace(gradient.scaled(math.log(ratio)), positions=gradient.positions * ratio)
     elif ratio > 1 and node.layer.op in (Op.EXPAND, Op.GATHER):
         scaled = gradient.scaled(
@@ -62,7 +114,9 @@ def _input(node: Node) -> State | None:
     kind = str(node.layer.attrs.get("dtype", "float32"))
     if kind.startswith(("int", "uint", "bool", "string")):
         return SIDE
-    return State(log(node.context.input_q), roots=((node.layer.id, 1.0),))
+    shape = node.output_shape
+    axis = None if shape is None else 1 if len(shape) in (4, 5) else len(shape) - 1
+    return State(log(node.context.input_q), roots=((node.layer.id, 1.0),), unit_axis=axis)
 
 
 def _constant(node: Node) -> State | None:

@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from initlint.model.layer import Param, Role
 from initlint.model.op import Op
 from initlint.theory.node import Node, OperatorRule
 from initlint.theory.state import Gradient, State, add, fixed, log, unit
+
+MAX_KERNEL = 100_000
+"""Taps along one axis that are counted one by one."""
 
 
 def _sizes(value: Any, count: int, default: int) -> tuple[int, ...]:
@@ -29,27 +32,49 @@ def _sizes(value: Any, count: int, default: int) -> tuple[int, ...]:
     return values * count if len(values) == 1 else values
 
 
-def _pairs(inputs: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int) -> int:
-    """Pairs (output, tap) of a convolution that read inside the input, along one axis.
+def _counts(
+    inputs: int, outputs: int, kernel: int, stride: int, dilation: int, pad: int
+) -> list[int]:
+    """Outputs at which each tap reads inside the input, along one axis.
 
     Output o reads input ``o·stride - pad + tap·dilation``; counted in closed form per tap.
     """
-    total = 0
-    for tap in range(kernel):
+    found = []
+    for tap in range(min(kernel, MAX_KERNEL)):
         offset = tap * dilation - pad
         low = max(0, -(offset // stride))
         high = min(outputs - 1, (inputs - 1 - offset) // stride)
-        total += max(0, high - low + 1)
-    return total
+        found.append(max(0, high - low + 1))
+    return found
 
 
-def _taps(node: Node, kernel: tuple[int, ...]) -> tuple[float, float]:
-    """Products per output, and per input, over the kernel: padding and stride taken in."""
+@dataclass(frozen=True, slots=True)
+class _Taps:
+    """What a kernel reads, padding and stride taken in.
+
+    Attributes:
+        forward: products per output.
+        backward: products per input.
+        overlap: share of an output's taps that another output has too: at a border fewer fall on
+            data, so that even a constant input gives outputs that differ by position.
+    """
+
+    forward: float = 1.0
+    backward: float = 1.0
+    overlap: float = 1.0
+
+
+def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
+    """Taps of a kernel on this layer's shapes, as far as they are known."""
+    if not kernel:
+        return _Taps()
     attrs, axes = node.layer.attrs, len(kernel)
     stride = _sizes(attrs.get("stride"), axes, 1)
     transposed = node.layer.op is Op.CONV_TRANSPOSE
     volume, steps = math.prod(kernel), math.prod(stride)
-    plain = (volume / steps, float(volume)) if transposed else (float(volume), volume / steps)
+    plain = (
+        _Taps(volume / steps, float(volume)) if transposed else _Taps(float(volume), volume / steps)
+    )
     before, after = node.input_shape(), node.output_shape
     if before is None or after is None or len(before) < axes or len(after) < axes:
         return plain
@@ -57,7 +82,7 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> tuple[float, float]:
     dilation = _sizes(attrs.get("dilation"), axes, 1)
     if len(padding) < axes or len(stride) != axes or len(dilation) != axes:
         return plain
-    forward = backward = 1.0
+    forward = backward = overlap = 1.0
     zeros = str(attrs.get("padding_mode", "zeros")) in ("zeros", "constant")
     for axis in range(axes):
         n_in, n_out = before[len(before) - axes + axis], after[len(after) - axes + axis]
@@ -70,14 +95,17 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> tuple[float, float]:
         if isinstance(attrs.get("padding"), str):
             pad = max((n_out - 1) * s + d * (k - 1) + 1 - n_in, 0) // 2
         if transposed:
-            pairs = _pairs(n_out, n_in, k, s, d, pad)
+            counts = _counts(n_out, n_in, k, s, d, pad)
         elif zeros:
-            pairs = _pairs(n_in, n_out, k, s, d, pad)
+            counts = _counts(n_in, n_out, k, s, d, pad)
         else:
-            pairs = k * n_out
+            counts = [n_out] * k
+        pairs = sum(counts)
         forward *= pairs / n_out
         backward *= pairs / n_in
-    return max(forward, 1e-12), max(backward, 1e-12)
+        if pairs and not transposed:
+            overlap *= sum(count * count for count in counts) / (n_out * pairs)
+    return _Taps(max(forward, 1e-12), max(backward, 1e-12), overlap)
 
 
 def _common(second: float, mean: float, count: int) -> float:
@@ -101,6 +129,7 @@ def project(x: State, fan: float, second: float, mean: float, count: int) -> Sta
         unit((fan * second * x.positions + common) / factor),
         unit(shared * fan * (1 + max(fan - 1, 0.0) * x.units) / factor),
         x.log_variance,
+        unit_axis=x.unit_axis,
     )
 
 
@@ -138,23 +167,44 @@ def _with_bias(node: Node, state: State, index: int) -> State | None:
     return add(state, fixed(second, mean))
 
 
+def scale_of(node: Node) -> float:
+    """The factor that a fused product carries."""
+    scale = node.layer.attrs.get("scale")
+    return float(scale) if isinstance(scale, int | float) else 1.0
+
+
+def unit_axis_of(node: Node) -> int | None:
+    """Axis of a weighted layer's units: the channels of a convolution, else the contracted one."""
+    if node.layer.op in (Op.CONV, Op.CONV_TRANSPOSE):
+        return 1
+    shape = node.output_shape
+    if shape is None:
+        return None
+    axis = node.layer.attrs.get("axis", -1)
+    return int(axis) % len(shape) if isinstance(axis, int) and shape else None
+
+
 def _linear(node: Node) -> State | None:
     x, weights = node.first, _blocks(node, Role.WEIGHT)
     if x is None or not weights:
         return None
+    axis = unit_axis_of(node)
+    x = x.facing(axis)
     outputs = []
     for index, (param, second, mean) in enumerate(weights):
         if len(param.shape) < 2:
             return None
-        taps, _ = _taps(node, param.shape[2:]) if len(param.shape) > 2 else (1.0, 1.0)
-        state = project(x, param.shape[1] * taps, second, mean, param.size)
+        taps = _taps(node, param.shape[2:])
+        state = project(x, param.shape[1] * taps.forward, second, mean, param.size)
+        state = replace(state, positions=state.positions * taps.overlap)
         biased = _with_bias(node, state, index)
         if biased is None:
             return None
         outputs.append((param.shape[0], biased))
-    state = mixture(outputs)
+    state = mixture(outputs).scaled(2 * log(abs(scale_of(node))))
     blocks = tuple(block.log_q for _, block in outputs) if len(outputs) > 1 else ()
-    return _scatter(node, replace(state, roots=((node.layer.id, 1.0),), blocks=blocks))
+    state = replace(state, roots=((node.layer.id, 1.0),), blocks=blocks, unit_axis=axis)
+    return _scatter(node, state)
 
 
 def mixture(parts: Sequence[tuple[float, State]]) -> State:
@@ -183,6 +233,7 @@ def mixture(parts: Sequence[tuple[float, State]]) -> State:
         average("positions"),
         average("units"),
         average("log_variance"),
+        unit_axis=parts[0][1].unit_axis,
     )
 
 
@@ -192,13 +243,14 @@ def _linear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         return [None] * len(node.edges)
     factor = shared_out = 0.0
     for param, second, mean in weights:
-        _, taps = _taps(node, param.shape[2:]) if len(param.shape) > 2 else (1.0, 1.0)
+        taps = _taps(node, param.shape[2:])
         groups = max(int(node.layer.attrs.get("groups") or 1), 1)
-        fan = param.shape[0] / groups * taps
+        fan = param.shape[0] / groups * taps.backward
         shared = _common(second, mean, param.size)
         factor += fan * second + max(fan - 1, 0.0) * fan * shared * gradient.units
         shared_out += shared * fan * (1 + max(fan - 1, 0.0) * gradient.units)
     units = unit(shared_out / factor) if factor > 0 else 0.0
+    factor *= scale_of(node) ** 2
     result = replace(gradient.scaled(log(factor)), units=units, keys=0.0, zero_sum=False)
     return _to_first(node, result)
 
@@ -228,6 +280,7 @@ def _embedding(node: Node) -> State | None:
         samples=1.0 if always else alike,
         positions=alike,
         roots=((node.layer.id, 1.0),),
+        unit_axis=len(node.output_shape) - 1 if node.output_shape else None,
     )
 
 
