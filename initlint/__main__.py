@@ -23,12 +23,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from initlint.cli.app import run
 
         return run(arguments)
-    from initlint import supervisor
     from initlint.cli.early import start_early
 
+    early = start_early(arguments)
+    from initlint import supervisor
+
+    if early is not None:
+        supervisor.adopt(early)
     try:
         with supervisor.raising_on_signals():
-            start_early(arguments)
             from initlint.cli.app import run
 
             return run(arguments)

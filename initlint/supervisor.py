@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -19,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from initlint.process import Process, spawn, worker_command, worker_environment
 from initlint.wire import Decoder, GarbledRecord, Record, encode
 
 STDERR_LIMIT = 64 << 10
@@ -141,69 +140,26 @@ class Outcome:
     stderr: str = ""
 
 
-def _search_path(*, python: bool) -> list[str]:
-    """The module search path for a worker: ours, where the working directory shadows nothing.
-
-    For the user's own code the working directory comes first, as with ``python -m``.
-    """
-    here = os.getcwd()
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    path = [entry for entry in sys.path if os.path.isabs(entry) and entry != here]
-    if root not in path:
-        path.append(root)
-    return [here, *path] if python else path
-
-
-def _command(preload: Sequence[str], *, python: bool) -> list[str]:
-    boot = (
-        f"import sys; sys.path[:] = {_search_path(python=python)!r}; "
-        "from initlint.worker import main; main()"
-    )
-    isolation = [] if python else ["-I"]
-    return [sys.executable, *isolation, "-c", boot, *preload]
-
-
-def _environment(*, python: bool) -> dict[str, str]:
-    """Ours, with onnxruntime's telemetry off; one thread per library for reproducible sums."""
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    if not python:
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            environment[name] = "1"
-    return environment
-
-
 class Worker:
     """One child process with a session of its own."""
 
-    def __init__(self, preload: Sequence[str] = (), *, python: bool = False) -> None:
+    def __init__(self, process: Process, *, python: bool) -> None:
         self.python = python
-        self._process = subprocess.Popen(
-            _command(preload, python=python),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(python=python),
-            start_new_session=True,
-            bufsize=0,
-        )
+        self._process = process
         _ALIVE.add(self)
 
     def send(self, job: Job) -> None:
         """Give the worker its job; a worker that is already dead says so through its pipe."""
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(encode(job.record()))
-        except BrokenPipeError:
-            return
+        data = memoryview(encode(job.record()))
+        with suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self._process.stdin, data) :]
 
     def listen(self, tell: Callable[[str, bytes], None]) -> None:
         """Pass what arrives to ``tell(stream, data)``, from threads; empty data is the end."""
-        for name, pipe in (("records", self._process.stdout), ("stderr", self._process.stderr)):
-            assert pipe is not None
-            thread = threading.Thread(
-                target=_drain, args=(pipe.fileno(), name, tell), daemon=True, name=name
-            )
-            thread.start()
+        streams = (("records", self._process.stdout), ("stderr", self._process.stderr))
+        for name, descriptor in streams:
+            threading.Thread(target=_drain, args=(descriptor, name, tell), daemon=True).start()
 
     def stop(self) -> int:
         """Kill whatever is left of the session; the exit status, negative for a signal.
@@ -211,25 +167,31 @@ class Worker:
         A process that is already dying keeps its own status. The session is killed before its
         leader is waited for, so that the number cannot belong to anybody else.
         """
-        if self._process.returncode is None:
+        if self._process.status is None:
             _kill_session(self._process.pid)
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+        status = self._process.wait()
+        self._process.hang_up()
         _ALIVE.discard(self)
-        return self._process.returncode
+        return status
+
+
+def start_worker(preload: Sequence[str] = (), *, python: bool = False) -> Worker:
+    """A new worker that imports ``preload`` while it waits for its job."""
+    process = spawn(worker_command(preload, python=python), worker_environment(python=python))
+    return Worker(process, python=python)
 
 
 def _drain(descriptor: int, name: str, tell: Callable[[str, bytes], None]) -> None:
-    while True:
+    data = b"-"
+    while data:
         try:
             data = os.read(descriptor, 1 << 16)
         except OSError:
             data = b""
         tell(name, data)
-        if not data:
-            return
+    os.close(descriptor)
 
 
 def _kill_session(leader: int) -> None:
@@ -262,15 +224,15 @@ def _session_members(session: int) -> Iterator[int]:
 _EARLY: list[Worker] = []
 
 
-def keep_early(worker: Worker) -> None:
-    """Hold an idle worker ready for the first job that needs one of its kind."""
-    _EARLY.append(worker)
+def adopt(process: Process) -> None:
+    """Hold an idle worker for data files ready for the first job that needs one."""
+    _EARLY.append(Worker(process, python=False))
 
 
 def _worker_for(job: Job) -> Worker:
     if _EARLY and _EARLY[0].python == job.python:
         return _EARLY.pop()
-    return Worker(job.preload, python=job.python)
+    return start_worker(job.preload, python=job.python)
 
 
 def stop_all() -> None:
@@ -279,7 +241,7 @@ def stop_all() -> None:
         worker.stop()
 
 
-class Interrupted(BaseException):  # noqa: N818 - as KeyboardInterrupt, which it replaces
+class Interrupted(BaseException):
     """The user, or the system, wants the command to end.
 
     Not a `KeyboardInterrupt`, which the command-line library turns into an exit code of its own.
@@ -329,6 +291,7 @@ def run(
     *,
     parallel: int = 1,
     progress: Progress | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> list[Outcome]:
     """Run the jobs, at most ``parallel`` at once; outcomes in the order of the jobs.
 
@@ -336,6 +299,7 @@ def run(
         jobs: what to do.
         parallel: workers at once.
         progress: called on every change.
+        meanwhile: called once, when the first workers are busy.
     """
     outcomes: dict[int, Outcome] = {}
     waiting = deque(enumerate(jobs))
@@ -346,6 +310,9 @@ def run(
             while waiting and len(runs) < max(parallel, 1):
                 index, job = waiting.popleft()
                 runs[index] = _start(index, job, _worker_for(job), inbox)
+            if meanwhile is not None:
+                meanwhile()
+                meanwhile = None
             event = _next_event(inbox, runs)
             for index in list(runs):
                 current = runs[index]

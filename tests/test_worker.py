@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from initlint import supervisor, worker
+from initlint import process, supervisor, worker
 from initlint.supervisor import Job, Limits, data_limits, python_limits, run
 from initlint.wire import LIMIT, Decoder, GarbledRecord, encode
 
@@ -27,7 +27,9 @@ STATIC = {
 }
 
 PRELUDE = f"""
-import os, signal, subprocess, sys, time
+import os
+os.setsid()
+import signal, subprocess, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from initlint.wire import encode
 STATIC = {STATIC!r}
@@ -44,7 +46,7 @@ def fake(monkeypatch, tmp_path):
         path = tmp_path / "fake_worker.py"
         path.write_text(PRELUDE + textwrap.dedent(script))
         monkeypatch.setattr(
-            supervisor, "_command", lambda preload, *, python: [sys.executable, str(path)]
+            supervisor, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
         )
         chosen = Limits(**{"static_seconds": 30.0, "probe_seconds": 30.0, **limits})
         job = Job("m.onnx", "lint", False, {}, {}, chosen)
@@ -171,7 +173,7 @@ def test_outcomes_keep_the_order_of_the_jobs(monkeypatch, tmp_path):
         "send(type='done', target={'target': json.loads(body)['target']})\n"
     )
     monkeypatch.setattr(
-        supervisor, "_command", lambda preload, *, python: [sys.executable, str(path)]
+        supervisor, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
     )
     jobs = [
         Job(name, "lint", False, {}, {}, Limits(30.0, 30.0)) for name in ("a", "b", "c", "d", "e")
@@ -188,7 +190,7 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path):
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from initlint import supervisor
-worker = supervisor.Worker()
+worker = supervisor.start_worker()
 open({str(note)!r}, "w").write(str(worker._process.pid))
 os.kill(os.getpid(), 9)
 """
@@ -203,7 +205,7 @@ def test_interrupt_ends_quickly_and_leaves_nothing(tmp_path, number):
     (tmp_path / "slow.py").write_text(
         f"import os, time\nopen({str(note)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
     )
-    process = subprocess.Popen(
+    command = subprocess.Popen(
         [sys.executable, "-m", "initlint", "slow:Net"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'rules'}"},
@@ -211,12 +213,12 @@ def test_interrupt_ends_quickly_and_leaves_nothing(tmp_path, number):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (note.exists() and note.read_text()) and process.poll() is None:
+    while not (note.exists() and note.read_text()) and command.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
-    assert process.returncode == 2
+    command.send_signal(number)
+    _, stderr = command.communicate(timeout=30)
+    assert command.returncode == 2
     assert "interrupted" in stderr
     assert "Traceback" not in stderr
     assert _gone(int(note.read_text()))
@@ -256,15 +258,15 @@ print(resource.getrlimit(resource.RLIMIT_CPU)[0], resource.getrlimit(resource.RL
 def test_working_directory_shadows_nothing_for_data(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert str(tmp_path) not in supervisor._search_path(python=False)
-    assert supervisor._search_path(python=True)[0] == str(tmp_path)
-    assert "-I" in supervisor._command((), python=False)
-    assert "-I" not in supervisor._command((), python=True)
+    assert str(tmp_path) not in process.search_path(python=False)
+    assert process.search_path(python=True)[0] == str(tmp_path)
+    assert "-I" in process.worker_command((), python=False)
+    assert "-I" not in process.worker_command((), python=True)
 
 
 def test_telemetry_is_off_in_the_worker():
     for python in (True, False):
-        assert supervisor._environment(python=python)["ORT_DISABLE_TELEMETRY"] == "1"
+        assert process.worker_environment(python=python)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 class _Boom(Exception):

@@ -281,7 +281,7 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
     from initlint.cli.options import UsageError, merge, report_files
     from initlint.cli.run import carry_out
     from initlint.config import ConfigError, load_config
-    from initlint.report.formats import render
+    from initlint.report.formats import prepare, render
     from initlint.report.style import View, style_for
 
     try:
@@ -289,7 +289,7 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
         if options.format not in FORMATS:
             raise UsageError(f"unknown format {options.format!r}; known: {', '.join(FORMATS)}")
         files = report_files(options.report, FORMATS)
-        run = carry_out(targets, "lint", options)
+        run = carry_out(targets, "lint", options, meanwhile=lambda: prepare(options.format))
     except (ConfigError, UsageError) as error:
         complain(f"initlint: {error}")
         return 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from initlint import supervisor, targets
 from initlint.cli import COMMANDS
+from initlint.process import Process, spawn, worker_command, worker_environment
 
 PRELOAD = ("initlint.engine", "initlint.load")
 
@@ -24,15 +24,16 @@ def preload_for(target: str) -> tuple[str, ...]:
     return _GRAPH_PRELOAD if target.lower().endswith(".onnx") else PRELOAD
 
 
-def start_early(arguments: Sequence[str]) -> None:
+def start_early(arguments: Sequence[str]) -> Process | None:
     """Start a worker when the command line looks like one that lints a data file."""
-    if not arguments or "_INITLINT_COMPLETE" in os.environ:
-        return
+    if "_INITLINT_COMPLETE" in os.environ:
+        return None
     if arguments[0] in COMMANDS and arguments[0] not in _LINTING:
-        return
-    if {"--help", "-h", "--version"} & set(arguments):
-        return
-    words = [word for word in arguments if not word.startswith("-") and os.path.exists(word)]
+        return None
+    words = [word for word in arguments if not word.startswith("-") and os.path.isfile(word)]
     files = [word for word in words if word.endswith((".onnx", ".safetensors", ".pt", ".pth"))]
-    if files and not any(targets.is_spec(word) for word in arguments):
-        supervisor.keep_early(supervisor.Worker(preload_for(files[0])))
+    if not files or "--model" in arguments:
+        return None
+    return spawn(
+        worker_command(preload_for(files[0]), python=False), worker_environment(python=False)
+    )

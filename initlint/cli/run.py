@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 
 from initlint import __version__, supervisor
@@ -18,13 +18,19 @@ from initlint.targets import Target as Requested
 from initlint.targets import TargetError, resolve
 
 
-def carry_out(targets: Sequence[str], task: str, options: Options) -> Run:
+def carry_out(
+    targets: Sequence[str],
+    task: str,
+    options: Options,
+    meanwhile: Callable[[], None] | None = None,
+) -> Run:
     """Lint or describe every target.
 
     Args:
         targets: as the user wrote them.
         task: ``lint`` or ``describe``.
         options: merged options.
+        meanwhile: what to do once the first workers are busy.
 
     Raises:
         UsageError: for an option whose value cannot be used.
@@ -39,7 +45,9 @@ def carry_out(targets: Sequence[str], task: str, options: Options) -> Run:
     unique = list({target.text: target for target in requested}.values())
     jobs = [_job(target, task, options) for target in unique]
     progress = Progress(enabled=not options.quiet)
-    outcomes = supervisor.run(jobs, parallel=options.parallel, progress=progress)
+    outcomes = supervisor.run(
+        jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
+    )
     progress.clear()
     found: list[Target] = []
     for outcome in outcomes:

@@ -46,20 +46,19 @@ def validate(rules: Iterable[type[Rule]]) -> None:
     """
     seen: dict[str, type[Rule]] = {}
     for rule in rules:
-        place = _place(rule)
         for attribute, pattern in (("code", _CODE), ("name", _NAME)):
             value = getattr(rule, attribute, None)
             if not isinstance(value, str) or not pattern.fullmatch(value):
-                raise PackError(
-                    f"{place}: {rule.__name__}.{attribute} is {value!r}; expected {pattern.pattern}"
-                )
+                what = f"{rule.__name__}.{attribute} is {value!r}; expected {pattern.pattern}"
+                raise PackError(f"{_place(rule)}: {what}")
             if value in seen:
-                raise PackError(f"{place}: {attribute} {value} is taken by {_place(seen[value])}")
+                other = _place(seen[value])
+                raise PackError(f"{_place(rule)}: {attribute} {value} is taken by {other}")
             seen[value] = rule
         text = inspect.getdoc(rule) or ""
         for heading in HEADINGS:
             if not re.search(rf"^{re.escape(heading)}\n-+$", text, re.MULTILINE):
-                raise PackError(f"{place}: the docstring lacks the heading {heading!r}")
+                raise PackError(f"{_place(rule)}: the docstring lacks the heading {heading!r}")
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,11 @@ FORMATS = {
 """Module of each format; it has ``render(run, view) -> str``."""
 
 
+def prepare(name: str) -> None:
+    """Import a format's module now, while the workers are busy."""
+    import_module(FORMATS[name])
+
+
 def render(name: str, run: Run, view: View) -> str:
     """The run in the format called ``name``."""
     text: str = import_module(FORMATS[name]).render(run, view)

@@ -56,7 +56,7 @@ def _target(target: Target, findings: list[Finding], style: Style, *, quiet: boo
             lines.append(f"… and {count - MOST_PER_RULE} more from {name}")
     if quiet:
         return lines
-    if findings:
+    if lines and lines[-1]:
         lines.append("")
     role = "good" if not findings and not target.failures else "bold"
     head, *more = style.wrap(f"{target.target}: {verdict(target)}", rest="  ")

@@ -1,0 +1,93 @@
+"""Starting a worker process, with nothing imported that the interpreter has not loaded already.
+
+The worker's own imports are the longest part of a run, so it is started before the parent imports
+anything else; that is why this module does without `subprocess` and `dataclasses`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+
+class Process:
+    """A child process with three pipes.
+
+    Attributes:
+        pid: its number; also that of its session once it runs.
+        stdin, stdout, stderr: our ends of the pipes.
+        status: exit status, negative for a signal; None until waited for.
+    """
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.status: int | None = None
+
+    def wait(self) -> int:
+        """Wait for its end and return the exit status."""
+        if self.status is None:
+            _, status = os.waitpid(self.pid, 0)
+            self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def hang_up(self) -> None:
+        """Close our end of its standard input; the readers of the other two close theirs."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str]) -> Process:
+    """Start a command with pipes for its standard streams.
+
+    Raises:
+        OSError: when it cannot be started.
+    """
+    ours, theirs = [], []
+    for number in range(3):
+        reading, writing = os.pipe()
+        ours.append(writing if number == 0 else reading)
+        theirs.append(reading if number == 0 else writing)
+    actions = [(os.POSIX_SPAWN_DUP2, end, number) for number, end in enumerate(theirs)]
+    try:
+        pid = os.posix_spawn(command[0], list(command), dict(environment), file_actions=actions)
+    finally:
+        for end in theirs:
+            os.close(end)
+    return Process(pid, *ours)
+
+
+def search_path(*, python: bool) -> list[str]:
+    """The module search path for a worker: ours, where the working directory shadows nothing.
+
+    For the user's own code the working directory comes first, as with ``python -m``.
+    """
+    here = os.getcwd()
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = [entry for entry in sys.path if os.path.isabs(entry) and entry != here]
+    if root not in path:
+        path.append(root)
+    return [here, *path] if python else path
+
+
+def worker_command(preload: Sequence[str], *, python: bool) -> list[str]:
+    """The command line of a worker, which begins with a session of its own."""
+    boot = (
+        f"import os, sys; os.setsid(); sys.path[:] = {search_path(python=python)!r}; "
+        "from initlint.worker import main; main()"
+    )
+    isolation = [] if python else ["-I"]
+    return [sys.executable, *isolation, "-c", boot, *preload]
+
+
+def worker_environment(*, python: bool) -> dict[str, str]:
+    """Ours, with onnxruntime's telemetry off; one thread per library for reproducible sums."""
+    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    if not python:
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = "1"
+    return environment
