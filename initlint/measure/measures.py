@@ -118,13 +118,10 @@ class Measures:
             return UNKNOWN
         key = (layer.id, param.key, _tensor_key(param.tensor))
         if key not in self._identified:
-            if param.tensor.size <= WHOLE_ELEMENTS:
-                array = self.read(param)
-            else:
-                array = _leading_block(param.tensor)
-                moments = _moments.array_moments(array, param.tensor.dtype)
-            assert array is not None
-            self._identified[key] = identify(layer, param, array, moments)
+            block = self._block(param, param.tensor)
+            if param.tensor.size > WHOLE_ELEMENTS:
+                moments = _moments.array_moments(block, param.tensor.dtype)
+            self._identified[key] = identify(layer, param, block, moments)
         return self._identified[key]
 
     def stage(self, param: Param) -> Stage:
@@ -187,15 +184,23 @@ class Measures:
         return verdicts
 
     def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
-        """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`."""
+        """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`.
+
+        Tensors above `WHOLE_ELEMENTS` are compared on their leading block.
+        """
         if param.tensor is None or not param.shape:
             return ()
         key = _tensor_key(param.tensor)
         if key not in self._duplicates:
-            array = self.read(param)
-            assert array is not None
-            self._duplicates[key] = symmetry.duplicate_units(array, param.tensor.dtype)
+            block = self._block(param, param.tensor)
+            self._duplicates[key] = symmetry.duplicate_units(block, param.tensor.dtype)
         return self._duplicates[key]
+
+    def _block(self, param: Param, tensor: Tensor) -> Array:
+        """The whole of an ordinary tensor, the leading block of a huge one."""
+        array = self.read(param) if tensor.size <= WHOLE_ELEMENTS else _leading_block(tensor)
+        assert array is not None
+        return array
 
     def orthogonality(self, param: Param) -> Orthogonality | None:
         """Distance from a scaled orthogonal matrix, gate by gate; None below two axes."""

@@ -229,8 +229,9 @@ class _Accumulator:
         """Sums of float32 powers; None when only float64 gets them right."""
         n = x.size
         square, ones = _scratch.square[:n], _scratch.ones[:n]
-        # The first pass waits for main memory; the rest runs in cache.
+        # The first pass waits for main memory, so it is the one that would be slowest in cache.
         with np.errstate(over="ignore", invalid="ignore"):
+            raw1, shift = float(x.dot(ones)) / n, 0.0
             raw2 = float(x.dot(x)) / n
             np.multiply(x, x, out=square)
         peak = float(square.max())
@@ -248,7 +249,6 @@ class _Accumulator:
         suspicious = max(self.tiny * self.tiny, 2.0**-126)
         if float(square.min()) < suspicious:
             zeros, subnormals = _zeros_and_subnormals(x[square < suspicious], self.tiny)
-        raw1, shift = float(x.dot(ones)) / n, 0.0
         if raw1 * raw1 > RAW_MEAN_LIMIT**2 * max(raw2 - raw1 * raw1, 0.0):
             centre = np.float32(raw1)
             shift = float(centre)

@@ -40,6 +40,12 @@ OUTLIER_SHARE = 0.01
 """Share of impossible values that may be set aside before the rest is judged; samplers that clamp
 leave 6e-8 (float32) to 2e-3 (bfloat16) of them."""
 
+SAMPLE_ELEMENTS = 1 << 20
+SAMPLE_ROWS = 32
+"""Size of the sample that a larger matrix must pass first. Nearly all trained tensors fail on it:
+scales of 1,024 rows of 1,024 that scatter by 1 % raise the variance of the row powers above its
+4σ limit of 2/1024 · 4 √(2/1024)."""
+
 SERIES_MOST = 3
 """A scheme with a free integer (GPT-2's depth) that leaves more members than this names none: n is
 too small to tell its members apart, so any scale would find some."""
@@ -84,6 +90,25 @@ def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Iden
         return unknown
     dtype = effective_dtype(array, param.dtype)
     matrix = _has_units(param) and array.ndim >= 2
+    sample = _sampled_rows(array) if matrix else None
+    if sample is not None:
+        judged = _judge(layer, param, sample, array_moments(sample), dtype, matrix)
+        if judged is None:
+            return unknown
+    return _judge(layer, param, array, moments, dtype, matrix) or unknown
+
+
+def _sampled_rows(array: Array) -> Array | None:
+    """Evenly spaced rows of a large matrix: what refuses them refuses the whole, much sooner."""
+    step = array.size // SAMPLE_ELEMENTS
+    if step < 2 or array.shape[0] // step < SAMPLE_ROWS:
+        return None
+    return np.ascontiguousarray(array[::step])
+
+
+def _judge(
+    layer: Layer, param: Param, array: Array, moments: Moments, dtype: str, matrix: bool
+) -> Identification | None:
     found = _random(layer, param, array, moments, dtype, matrix)
     if found is not None:
         return found
@@ -91,7 +116,7 @@ def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Iden
         found = _random(layer, param, rest, array_moments(rest), dtype, matrix)
         if found is not None:
             return found
-    return _sparse(layer, param, array, moments, dtype) or unknown
+    return _sparse(layer, param, array, moments, dtype)
 
 
 def _exact(
