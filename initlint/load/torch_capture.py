@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -248,28 +247,6 @@ def _opaque(call: Call, names: Names) -> list[Mapped]:
         if name in names.parameters and (not call.path or name.startswith(f"{call.path}."))
     ]
     return [Mapped(Op.OTHER, {"function": class_name(module)}, fed, params)]
-
-
-@contextmanager
-def tracing(tracer: Tracer) -> Iterator[None]:
-    """Run code under a tracer, its module hooks installed and the fused fast paths off."""
-    from torch.nn.modules import module as hooks
-
-    handles = (
-        hooks.register_module_forward_pre_hook(tracer.enter),
-        hooks.register_module_forward_hook(tracer.leave),
-    )
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with tracer:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for handle in handles:
-            handle.remove()
-        for tensor in tracer.names.tensors.values():
-            getattr(tensor, "__dict__", {}).pop(MARK, None)
 
 
 # names, layers, edges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import time
@@ -14,24 +15,52 @@ import torch
 from torch import nn
 
 from initlint.load.torch_state import borrowed
-from initlint.load.torch_tracer import Tracer, map_tensors
+from initlint.load.torch_tracer import Tracer, map_tensors, on_meta, tracing
 from initlint.load.torch_weights import Names
 from initlint.model import LoadError
 
 ROWS = 16
 """Rows of a synthesised batch: batch statistics and dead units need several (see the probe)."""
 
-LENGTH = 16
+LENGTH = 12
 """Positions of a synthesised sequence."""
 
+TRIAL_ROWS = 2
+"""Rows while shapes are tried out: batch statistics need two."""
+
 _SECONDS = 20.0
-"""How long fitting shapes are looked for; one trial on meta tensors takes milliseconds."""
+"""How long fitting shapes are looked for; one trial on two rows takes milliseconds."""
 
 _TOKENS = frozenset(
-    "input_ids ids idx tokens token_ids input_tokens indices src tgt decoder_input_ids words".split()
+    [
+        "input_ids",
+        "ids",
+        "idx",
+        "tokens",
+        "token_ids",
+        "input_tokens",
+        "indices",
+        "src",
+        "tgt",
+        "decoder_input_ids",
+        "words",
+    ]
 )
-_TIMES = frozenset("t ts time times timestep timesteps step steps sigma noise_level".split())
-_MASKS = frozenset("mask attention_mask padding_mask attn_mask src_mask tgt_mask".split())
+_TIMES = frozenset(
+    [
+        "t",
+        "ts",
+        "time",
+        "times",
+        "timestep",
+        "timesteps",
+        "step",
+        "steps",
+        "sigma",
+        "noise_level",
+    ]
+)
+_MASKS = frozenset(["mask", "attention_mask", "padding_mask", "attn_mask", "src_mask", "tgt_mask"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +81,27 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A tensor to synthesise: N(0, 1), or integers below ``high``."""
+    """A tensor to synthesise: N(0, 1), integers below ``high``, or one ``constant``.
+
+    ``batch`` is the axis that counts samples.
+    """
 
     sides: tuple[int, ...]
     high: int | None = None
     constant: float | None = None
+    batch: int = 0
 
-    def make(self, generator: Any, dtype: Any, device: Any) -> Any:
+    def make(self, generator: Any, dtype: Any, device: Any, rows: int | None = None) -> Any:
         """The tensor, drawn on the CPU so that every device is fed the same."""
+        sides = list(self.sides)
+        if rows is not None:
+            sides[self.batch] = rows
         if self.constant is not None:
-            return torch.full(self.sides, self.constant, dtype=dtype, device=device)
+            return torch.full(sides, self.constant, dtype=dtype, device=device)
         if self.high is not None:
-            drawn = torch.randint(0, max(self.high, 1), self.sides, generator=generator)
+            drawn = torch.randint(0, max(self.high, 1), sides, generator=generator)
             return drawn.to(device)
-        return torch.randn(self.sides, generator=generator).to(device=device, dtype=dtype)
+        return torch.randn(sides, generator=generator).to(device=device, dtype=dtype)
 
     def __str__(self) -> str:
         sides = ", ".join(map(str, self.sides))
@@ -150,7 +186,7 @@ def from_value(value: Any) -> Inputs:
 
 
 def guess(module: Any, seed: int) -> Inputs:
-    """Inputs that a module's forward accepts, tried on meta tensors.
+    """Inputs that a module's forward accepts, tried out on two rows.
 
     Raises:
         LoadError: none of the shapes that its first layers suggest fits; the message names the
@@ -161,18 +197,21 @@ def guess(module: Any, seed: int) -> Inputs:
     last: Exception | None = None
     stop = time.monotonic() + _SECONDS
     for positional, named in _candidates(module):
-        generator = torch.Generator().manual_seed(seed)
 
-        def make(shape: Shape | None, generator: Any = generator) -> Any:
-            return None if shape is None else shape.make(generator, dtype, device)
+        def make(rows: int | None, calls: Call = (positional, named)) -> Call:
+            generator = torch.Generator().manual_seed(seed)
 
-        args = tuple(make(shape) for shape in positional)
-        kwargs = {name: make(shape) for name, shape in named.items()}
-        error = _try(names, module, args, kwargs, seed)
+            def one(shape: Shape | None) -> Any:
+                return None if shape is None else shape.make(generator, dtype, device, rows)
+
+            return tuple(map(one, calls[0])), {key: one(item) for key, item in calls[1].items()}
+
+        error = _try(names, module, *make(TRIAL_ROWS), seed)
         if error is None:
             described = [str(shape) for shape in positional if shape is not None]
             described += [f"{name} {shape}" for name, shape in named.items() if shape is not None]
             notice = f"inputs worked out from the first layers: {'; '.join(described) or 'none'}"
+            args, kwargs = make(None)
             return Inputs(args, kwargs, True, notice)
         last = last or error
         if time.monotonic() > stop:
@@ -189,32 +228,30 @@ def guess(module: Any, seed: int) -> Inputs:
 def _try(
     names: Names, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int
 ) -> Exception | None:
-    """The error of a forward call, on meta tensors where that is enough to tell."""
-    lazy = any(torch.nn.parameter.is_lazy(tensor) for tensor in names.tensors.values())
-    if not lazy:
-        meta_args, meta_kwargs = map_tensors((args, kwargs), lambda tensor: tensor.to("meta"))
+    """The error of a forward call; on meta tensors where the module is there or is large."""
+    if any(torch.nn.parameter.is_lazy(tensor) for tensor in names.tensors.values()):
+        import copy
+
+        module = copy.deepcopy(module)
+    elif on_meta(names):
+        args, kwargs = map_tensors((args, kwargs), lambda tensor: tensor.to("meta"))
         tracer = Tracer(names, lambda call: None, meta=True)
-        error = _attempt(module, seed, tracer, meta_args, meta_kwargs)
+        error = _attempt(module, seed, tracing(tracer), args, kwargs)
         if error is None or not _needs_values(error):
             return error
-        return _attempt(module, seed, None, args, kwargs)
-    import copy
-
-    return _attempt(copy.deepcopy(module), seed, None, args, kwargs)
+    return _attempt(module, seed, contextlib.nullcontext(), args, kwargs)
 
 
 def _attempt(
-    module: Any, seed: int, tracer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    module: Any,
+    seed: int,
+    around: contextlib.AbstractContextManager[None],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
 ) -> Exception | None:
-    from initlint.load.torch_capture import tracing
-
     try:
-        with torch.no_grad():
-            if tracer is None:
-                module(*args, **kwargs)
-                return None
-            with borrowed(module, seed), tracing(tracer):
-                module(*args, **kwargs)
+        with torch.no_grad(), borrowed(module, seed), around:
+            module(*args, **kwargs)
     except Exception as error:
         return error
     return None
@@ -225,7 +262,7 @@ def _needs_values(error: Exception) -> bool:
     return isinstance(error, NotImplementedError) or "meta" in text or "data-dependent" in text
 
 
-Call = tuple[tuple[Shape | None, ...], dict[str, "Shape | None"]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def _candidates(module: Any) -> Iterator[Call]:
@@ -320,13 +357,13 @@ def _shapes_for(layer: Any, module: Any, sequence: bool) -> Iterator[Shape]:
     elif isinstance(layer, nn.RNNBase):
         first = getattr(layer, "batch_first", False)
         sides = (ROWS, LENGTH) if first else (LENGTH, ROWS)
-        yield Shape((*sides, layer.input_size))
+        yield Shape((*sides, layer.input_size), batch=0 if first else 1)
     elif isinstance(layer, nn.RNNCellBase):
         yield Shape((ROWS, layer.input_size))
         yield Shape((ROWS, LENGTH, layer.input_size))
     elif isinstance(layer, nn.MultiheadAttention):
         sides = (ROWS, LENGTH) if layer.batch_first else (LENGTH, ROWS)
-        yield Shape((*sides, layer.embed_dim))
+        yield Shape((*sides, layer.embed_dim), batch=0 if layer.batch_first else 1)
     elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
         axes = {"BatchNorm2d": 2, "BatchNorm3d": 3}.get(type(layer).__name__, 0)
         yield Shape((ROWS, layer.num_features, *(32,) * axes))

@@ -680,25 +680,61 @@ _COMPARISONS = {
 
 _SHAPES = {
     **dict.fromkeys(
-        "reshape view view_as reshape_as flatten unflatten squeeze unsqueeze ravel "
-        "pixel_unshuffle channel_shuffle atleast_2d".split(),
+        [
+            "reshape",
+            "view",
+            "view_as",
+            "reshape_as",
+            "flatten",
+            "unflatten",
+            "squeeze",
+            "unsqueeze",
+            "ravel",
+            "pixel_unshuffle",
+            "channel_shuffle",
+            "atleast_2d",
+        ],
         _reshape,
     ),
     **dict.fromkeys(
-        "permute transpose t T mT swapaxes swapdims movedim moveaxis adjoint H mH".split(), _perm
+        [
+            "permute",
+            "transpose",
+            "t",
+            "T",
+            "mT",
+            "swapaxes",
+            "swapdims",
+            "movedim",
+            "moveaxis",
+            "adjoint",
+            "H",
+            "mH",
+        ],
+        _perm,
     ),
     **dict.fromkeys(
-        "expand expand_as broadcast_to repeat tile repeat_interleave".split(),
+        ["expand", "expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave"],
         _Simple(Op.EXPAND),
     ),
-    **dict.fromkeys("chunk split split_with_sizes tensor_split unbind".split(), _split),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes", "tensor_split", "unbind"], _split),
     **dict.fromkeys(
-        "gather index_select take take_along_dim masked_select roll flip unfold "
-        "_pack_padded_sequence _pad_packed_sequence".split(),
+        [
+            "gather",
+            "index_select",
+            "take",
+            "take_along_dim",
+            "masked_select",
+            "roll",
+            "flip",
+            "unfold",
+            "_pack_padded_sequence",
+            "_pad_packed_sequence",
+        ],
         _gather,
     ),
-    **dict.fromkeys("cat concat concatenate stack hstack vstack".split(), _concat),
-    **dict.fromkeys("interpolate upsample upsample_nearest upsample_bilinear".split(), _resize),
+    **dict.fromkeys(["cat", "concat", "concatenate", "stack", "hstack", "vstack"], _concat),
+    **dict.fromkeys(["interpolate", "upsample", "upsample_nearest", "upsample_bilinear"], _resize),
     "getitem": _index,
     "select": _select,
     "narrow": _select,
@@ -776,12 +812,36 @@ _LAYERS: dict[str, Handler] = {
     **{f"conv{n}d": _conv for n in "123"},
     **{f"conv_transpose{n}d": _conv_transpose for n in "123"},
     **dict.fromkeys(
-        "lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split(),
+        [
+            "lstm",
+            "gru",
+            "rnn_tanh",
+            "rnn_relu",
+            "lstm_cell",
+            "gru_cell",
+            "rnn_tanh_cell",
+            "rnn_relu_cell",
+        ],
         recurrent,
     ),
     **dict.fromkeys(
-        "matmul rmatmul mm bmm mv dot inner addmm addmv baddbmm addbmm vecdot linalg_matmul "
-        "_grouped_mm grouped_mm".split(),
+        [
+            "matmul",
+            "rmatmul",
+            "mm",
+            "bmm",
+            "mv",
+            "dot",
+            "inner",
+            "addmm",
+            "addmv",
+            "baddbmm",
+            "addbmm",
+            "vecdot",
+            "linalg_matmul",
+            "_grouped_mm",
+            "grouped_mm",
+        ],
         matrix_product,
     ),
     "einsum": einsum,
@@ -792,13 +852,20 @@ _CHOICES: dict[str, Handler] = {
     "where": _where,
     "masked_fill": _where,
     **{name: _compare(kind) for name, kind in _COMPARISONS.items()},
-    **dict.fromkeys("clamp clip clamp_min clamp_max".split(), _clip),
+    **dict.fromkeys(["clamp", "clip", "clamp_min", "clamp_max"], _clip),
     "rrelu": _rrelu,
     "prelu": _prelu,
     "threshold": _threshold,
     **dict.fromkeys(
-        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
-        "feature_dropout".split(),
+        [
+            "dropout",
+            "dropout1d",
+            "dropout2d",
+            "dropout3d",
+            "alpha_dropout",
+            "feature_alpha_dropout",
+            "feature_dropout",
+        ],
         _dropout,
     ),
     "detach": _detach,
@@ -806,8 +873,30 @@ _CHOICES: dict[str, Handler] = {
 }
 
 UNCHANGED = frozenset(
-    "contiguous clone to float half double bfloat16 type type_as requires_grad identity alias "
-    "cpu cuda _to_copy conj resolve_conj resolve_neg view_as_real int long lift_fresh".split()
+    [
+        "contiguous",
+        "clone",
+        "to",
+        "float",
+        "half",
+        "double",
+        "bfloat16",
+        "type",
+        "type_as",
+        "requires_grad",
+        "identity",
+        "alias",
+        "cpu",
+        "cuda",
+        "_to_copy",
+        "conj",
+        "resolve_conj",
+        "resolve_neg",
+        "view_as_real",
+        "int",
+        "long",
+        "lift_fresh",
+    ]
 )
 """Functions whose result holds the same values in the same shape: no layer of their own."""
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from initlint.load.torch_capture import Capture, layers_of, loose_params, tracing
+from initlint.load.torch_capture import Capture, layers_of, loose_params
 from initlint.load.torch_construct import is_library
 from initlint.load.torch_state import borrowed
-from initlint.load.torch_tracer import Ref, Tracer, map_tensors, tensors_in
+from initlint.load.torch_tracer import Tracer, map_tensors, on_meta, tensors_in, tracing
 from initlint.load.torch_weights import Names, unwrap
 from initlint.model import Edge, Kind, Layer, LayerGraph, LoadError, Model, Where
 
@@ -128,9 +128,7 @@ def trace(
     named = input_names(module, args, kwargs)
     capture.batch = next((int(tensor.shape[0]) for _, tensor in named if tensor.ndim), None)
     for name, tensor in named:
-        ref = Ref(tracer.next_index())
-        tracer.mark_input(tensor, ref)
-        capture.add_input(ref, name, tensor)
+        capture.add_input(tracer.mark_fed(tensor), name, tensor)
     with torch.no_grad(), tracing(tracer):
         result = module(*args, **kwargs)
     capture.add_outputs(list(output_tensors(result)), tracer)
@@ -165,9 +163,6 @@ def run_capture(
 ) -> Model:
     """Capture a module as a `Model`.
 
-    The run is on meta tensors first, which costs no arithmetic; a forward that looks at values
-    (data-dependent control flow, routing) is run again for real.
-
     Raises:
         LoadError: the forward raised; the message has the user's own file and line.
     """
@@ -175,16 +170,7 @@ def run_capture(
     module = materialised(module, args, kwargs)
     names = Names(module, prefix)
     structure_only = any(tensor.device.type == "meta" for tensor in names.tensors.values())
-    frozen_norms = False
-    capture = None
-    if module_device(module).type in ("cpu", "cuda", "mps", "meta"):
-        try:
-            with borrowed(module, seed):
-                capture = trace(names, module, args, kwargs, meta=True)
-        except Exception:  # whatever needs values: the real run tells whether it is a fault
-            capture = None
-    if capture is None or (not capture.reached and names.parameters):
-        capture, frozen_norms = _real(names, module, args, kwargs, target, seed)
+    capture, frozen_norms = _captured(names, module, args, kwargs, target, seed)
     layers, edges, keys = layers_of(capture, sites or {})
     graph = _fused(layers, edges)
     loose = loose_params(capture)
@@ -221,7 +207,7 @@ def run_capture(
     )
 
 
-def _real(
+def _captured(
     names: Names,
     module: Any,
     args: tuple[Any, ...],
@@ -229,16 +215,52 @@ def _real(
     target: str,
     seed: int,
 ) -> tuple[Capture, bool]:
+    """The capture, and whether batch normalisation had to use its stored statistics.
+
+    Tried in the order of cost: on meta tensors where arithmetic is dear or impossible, on two rows
+    of a batch of pictures, on everything. A run that needs what a cheaper one lacks (values of
+    meta tensors, more rows) raises there, and only the last one's error is the module's own.
+    """
+    structure_only = any(tensor.device.type == "meta" for tensor in names.tensors.values())
+    if on_meta(names):
+        try:
+            with borrowed(module, seed):
+                return trace(names, module, args, kwargs, meta=True), False
+        except Exception as error:
+            if structure_only:
+                raise _load_error(module, target, error) from error
+    few = _two_rows(args, kwargs)
+    if few is not None:
+        try:
+            with borrowed(module, seed):
+                return trace(names, module, *few, meta=False), False
+        except Exception:  # the whole batch tells whether it is a fault
+            few = None
     try:
         with borrowed(module, seed):
             return trace(names, module, args, kwargs, meta=False), False
     except Exception as error:
-        if SINGLE_VALUE in str(error):
-            with borrowed(module, seed, frozen_norms=True):
-                return trace(names, module, args, kwargs, meta=False), True
-        name = target or type(module).__name__
-        message = f"{name}: forward raised {one_line(error)}{user_frame(error)}"
-        raise LoadError(message) from error
+        if SINGLE_VALUE not in str(error):
+            raise _load_error(module, target, error) from error
+    with borrowed(module, seed, frozen_norms=True):
+        return trace(names, module, args, kwargs, meta=False), True
+
+
+def _two_rows(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The first two rows of a batch of pictures; None where the first axis may be another one."""
+    tensors = list(tensors_in((args, dict(kwargs))))
+    sides = {int(tensor.shape[0]) if tensor.ndim else 0 for tensor in tensors}
+    if len(sides) != 1 or min(sides) <= 2 or max(tensor.ndim for tensor in tensors) < 4:
+        return None
+    few = map_tensors((args, dict(kwargs)), lambda tensor: tensor.narrow(0, 0, 2))
+    return few[0], few[1]
+
+
+def _load_error(module: Any, target: str, error: BaseException) -> LoadError:
+    name = target or type(module).__name__
+    return LoadError(f"{name}: forward raised {one_line(error)}{user_frame(error)}")
 
 
 def _through_fusion(keys: Mapping[str, str], graph: LayerGraph) -> dict[str, str]:

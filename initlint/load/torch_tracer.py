@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +21,69 @@ Either a `Ref`, or ``(sources, stack)`` of a `Static`.
 """
 
 _QUERIES = frozenset(
-    "size dim shape dtype device ndim numel nelement stride storage_offset is_contiguous layout "
-    "requires_grad is_cuda is_meta is_cpu is_sparse is_mkldnn is_quantized is_nested is_mps "
-    "is_floating_point is_complex is_signed element_size grad_fn grad is_leaf data_ptr "
-    "_set_grad_enabled __len__ names itemsize nbytes output_nr _version retain_grad "
-    "register_hook untyped_storage storage is_tensor is_grad_enabled __format__ __repr__ "
-    "__hash__ is_inference get_device is_xpu is_same_size set_grad_enabled is_set_to __dir__ "
-    "get_default_dtype is_autocast_enabled _has_compatible_shallow_copy_type __dlpack_device__ "
-    "is_shared is_pinned can_cast result_type promote_types".split()
+    [
+        "size",
+        "dim",
+        "shape",
+        "dtype",
+        "device",
+        "ndim",
+        "numel",
+        "nelement",
+        "stride",
+        "storage_offset",
+        "is_contiguous",
+        "layout",
+        "requires_grad",
+        "is_cuda",
+        "is_meta",
+        "is_cpu",
+        "is_sparse",
+        "is_mkldnn",
+        "is_quantized",
+        "is_nested",
+        "is_mps",
+        "is_floating_point",
+        "is_complex",
+        "is_signed",
+        "element_size",
+        "grad_fn",
+        "grad",
+        "is_leaf",
+        "data_ptr",
+        "_set_grad_enabled",
+        "__len__",
+        "names",
+        "itemsize",
+        "nbytes",
+        "output_nr",
+        "_version",
+        "retain_grad",
+        "register_hook",
+        "untyped_storage",
+        "storage",
+        "is_tensor",
+        "is_grad_enabled",
+        "__format__",
+        "__repr__",
+        "__hash__",
+        "is_inference",
+        "get_device",
+        "is_xpu",
+        "is_same_size",
+        "set_grad_enabled",
+        "is_set_to",
+        "__dir__",
+        "get_default_dtype",
+        "is_autocast_enabled",
+        "_has_compatible_shallow_copy_type",
+        "__dlpack_device__",
+        "is_shared",
+        "is_pinned",
+        "can_cast",
+        "result_type",
+        "promote_types",
+    ]
 )
 """Functions that tell something about a tensor and make none."""
 
@@ -35,10 +91,35 @@ _COMPOSITE = frozenset({"multi_head_attention_forward"})
 """Functions that are traced through instead of seen as one call."""
 
 _FACTORIES = frozenset(
-    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros "
-    "new_ones new_empty new_full new_tensor new_empty_strided".split()
+    [
+        "zeros_like",
+        "ones_like",
+        "empty_like",
+        "full_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "new_zeros",
+        "new_ones",
+        "new_empty",
+        "new_full",
+        "new_tensor",
+        "new_empty_strided",
+    ]
 )
 """Functions that take only shape and type from their tensor."""
+
+_SAME_SHAPE = frozenset(
+    "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout softmax log_softmax "
+    "relu relu6 leaky_relu rrelu prelu elu celu selu gelu silu mish softplus sigmoid hardsigmoid "
+    "hardswish hardtanh logsigmoid tanh softsign softshrink hardshrink threshold".split()
+)
+"""Functions whose result has the shape and type of their first argument.
+
+On meta tensors nothing else is to be known of them, and torch computes some of them there in
+Python, through modules that take longer to import than a network takes to run.
+"""
 
 _DEVICE_MOVES = frozenset({"to", "cpu", "cuda"})
 
@@ -245,13 +326,11 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
 
     # provenance
 
-    def mark_input(self, tensor: Any, ref: Ref) -> None:
-        """Say that a tensor is an input of the network."""
+    def mark_fed(self, tensor: Any) -> Ref:
+        """Say that a tensor is the next input of the network."""
+        ref = Ref(self.next_index())
         setattr(tensor, MARK, ref)
-
-    def mark_fed(self, tensor: Any) -> None:
-        """Number and mark the next input of the network."""
-        self.mark_input(tensor, Ref(self.next_index()))
+        return ref
 
     def value(self, tensor: Any) -> Value:
         """Where a tensor came from; tensors never seen before are constants."""
@@ -333,6 +412,11 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
             args, kwargs = _without_device(name, args, kwargs)
             if name != "to" or (len(args) == 1 and not kwargs):
                 return args[0].view_as(args[0])
+        plain = plain_name(name)
+        if plain in _SAME_SHAPE and args and args[0].device.type == "meta":
+            if changes_in_place(name) or kwargs.get("inplace"):
+                return args[0]
+            return torch.empty_like(args[0])
         return func(*map_tensors(args, self._twin), **map_tensors(kwargs, self._twin))
 
     def _twin(self, tensor: Any) -> Any:
@@ -414,10 +498,24 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
 
 
 _WEIGHTED = frozenset(
-    "linear bilinear embedding embedding_bag conv1d conv2d conv3d conv_transpose1d "
-    "conv_transpose2d conv_transpose3d lstm gru rnn_tanh rnn_relu".split()
+    [
+        "linear",
+        "bilinear",
+        "embedding",
+        "embedding_bag",
+        "conv1d",
+        "conv2d",
+        "conv3d",
+        "conv_transpose1d",
+        "conv_transpose2d",
+        "conv_transpose3d",
+        "lstm",
+        "gru",
+        "rnn_tanh",
+        "rnn_relu",
+    ]
 )
-_NORMALISING = frozenset("layer_norm rms_norm group_norm instance_norm batch_norm".split())
+_NORMALISING = frozenset(["layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm"])
 _FLIPS = frozenset({"transpose", "mT", "permute", "swapaxes", "t"})
 
 
@@ -454,3 +552,38 @@ def without_dropout(
     if plain in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         return args, kwargs
     return args, {**kwargs, keyword: 0.0}
+
+
+@contextmanager
+def tracing(tracer: Tracer) -> Iterator[None]:
+    """Run code under a tracer, its module hooks installed and the fused fast paths off."""
+    from torch.nn.modules import module as hooks
+
+    handles = (
+        hooks.register_module_forward_pre_hook(tracer.enter),
+        hooks.register_module_forward_hook(tracer.leave),
+    )
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with tracer:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+        for tensor in tracer.names.tensors.values():
+            getattr(tensor, "__dict__", {}).pop(MARK, None)
+
+
+LARGE = 1 << 28
+"""Parameters above which a forward pass costs more than the seconds that torch takes to import
+what its meta kernels need."""
+
+
+def on_meta(names: Names) -> bool:
+    """True for modules whose structure is found on meta tensors: there already, or too large."""
+    tensors = names.tensors.values()
+    if any(tensor.device.type == "meta" for tensor in tensors):
+        return True
+    return sum(tensor.numel() for tensor in tensors) > LARGE

@@ -28,7 +28,7 @@ class TorchSource:
     tensor: Any
 
     def read(self, start: int, stop: int) -> Array:
-        """Elements ``start`` to ``stop`` in row-major order, as float32 (float64 for wide types)."""
+        """Elements ``start`` to ``stop`` in row-major order, as floats."""
         tensor = self.tensor.detach()
         if tensor.is_contiguous():
             piece = tensor.view(-1)[start:stop]

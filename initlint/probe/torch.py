@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from initlint.load.torch_capture import tracing
 from initlint.load.torch_run import (
     TorchRunnable,
     input_names,
     one_line,
+    output_tensors,
     user_frame,
 )
 from initlint.load.torch_state import Saved, borrowed
-from initlint.load.torch_tracer import Call, Tracer, map_tensors
+from initlint.load.torch_tracer import Call, Tracer, map_tensors, tracing
 from initlint.model import LayerGraph, Model, Op
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.probe.torch_gradients import (
@@ -83,6 +83,9 @@ class _Run:
         observer = Observer(self.runnable, self.graph, self.samples, self.seed)
         inputs = self._inputs(observer)
         result = self._forward(observer.on_call, saved)
+        if not _all_finite(result):
+            observer.whole = True
+            result = self._forward(observer.on_call, saved)
         outputs = {**inputs, **observer.outputs}
         self._ends(outputs)
         chosen = choose(result, self.graph, self.seed, self.loss)
@@ -185,6 +188,11 @@ class _Run:
                 for above in self.graph.producers(layer.id):
                     if above.id in outputs:
                         outputs[layer.id] = outputs[above.id]
+
+
+def _all_finite(result: Any) -> bool:
+    """False when a network returns NaN or infinity: then its layers are searched for the first."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in output_tensors(result))
 
 
 def _samples(runnable: TorchRunnable) -> int:
