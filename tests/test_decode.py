@@ -100,3 +100,13 @@ def test_a_file_source_reads_at_its_offset_and_no_further(tmp_path):
     for offset, count in ((8, 10), (-4, 1), (0, 1 << 61), (4, -1)):
         with pytest.raises(LoadError):
             FileSource(file, offset, "float32", count)
+
+
+@given(st.lists(st.integers(0, (1 << 16) - 1), max_size=40))
+def test_half_precision_equals_numpy_with_and_without_infinities(codes):
+    data = np.array(codes, "<u2").tobytes()
+    expected = np.frombuffer(data, "<f2").astype(np.float32)
+    np.testing.assert_array_equal(decode("float16", data, len(codes)), expected)
+    finite = np.array([code & 0xBFFF for code in codes], "<u2").tobytes()
+    expected = np.frombuffer(finite, "<f2").astype(np.float32)
+    np.testing.assert_array_equal(decode("float16", finite, len(codes)), expected)

@@ -123,22 +123,23 @@ def _decode_float16(raw: Bytes) -> Array:
     """Half precision by shifting its bits into place, six times as fast as NumPy's conversion.
 
     Exponent and mantissa move to where single precision has them; the product with 2^112 corrects
-    the exponent's bias (15 to 127), for subnormals too. Infinities and NaN come out as numbers
-    beyond the largest half (65504), and are left to NumPy.
+    the exponent's bias (15 to 127), for subnormals too. A block with infinities or NaN, which have
+    the largest exponent, is left to NumPy.
     """
-    wide = raw.view("<i2").astype(np.int32)
+    signed, unsigned = raw.view("<i2"), raw.view("<u2")
+    if raw.size and (signed.max() >= _INFINITY or unsigned.max() >= _MINUS_INFINITY):
+        return raw.view("<f2").astype(np.float32)
+    wide = signed.astype(np.int32)
     wide <<= 13
     wide &= _SIGN_AND_MAGNITUDE
     values: Array = wide.view(np.float32)
     values *= _BIAS
-    if values.size and (values.max() > _LARGEST_HALF or values.min() < -_LARGEST_HALF):
-        return raw.view("<f2").astype(np.float32)
     return values
 
 
+_INFINITY, _MINUS_INFINITY = 0x7C00, 0xFC00
 _SIGN_AND_MAGNITUDE = np.int32(0x0FFFE000 - (1 << 31))
 _BIAS = np.float32(2.0**112)
-_LARGEST_HALF = np.float32(65504)
 
 
 def _decode_narrow(dtype: str, raw: Bytes, count: int) -> Array:
