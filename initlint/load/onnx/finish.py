@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,8 @@ class Finish:
         self._taken: set[str] = set()
         self._recurrent: Counter[tuple[str, ...]] = Counter()
         self._owners: dict[tuple[str, str | None, int], tuple[Param, Fixed]] = {}
-        self._by_storage: dict[tuple[Any, ...], Param] = {}
+        self._tables: dict[tuple[Any, ...], Param] = {}
+        self._constant: dict[int, bool] = {}
 
     def run(self, drafts: Sequence[Draft]) -> Finished:
         """All layers in the given order, which is an execution order."""
@@ -135,9 +136,9 @@ class Finish:
             quantised=draft.quantised,
             module=None if meta.folded else meta.module_class or None,
         )
-        return self._tied(param, draft)
+        return self._tied(param, draft, layer.op)
 
-    def _tied(self, param: Param, draft: ParamDraft) -> Param:
+    def _tied(self, param: Param, draft: ParamDraft, op: Op) -> Param:
         """Mark a parameter that another layer owns.
 
         Reading one parameter twice is tying; sharing storage under two parameter names is an
@@ -148,14 +149,21 @@ class Finish:
         owner = self._owners.get(key)
         if owner is None:
             self._owners[key] = (param, draft.fixed)
-            return self._twin(param, draft)
+            return self._twin(param, draft, op)
         first, _ = owner
         same_named = first.stored_name == param.stored_name or not is_generic(param.name)
-        if not same_named or first.size != param.size or is_constant(draft.tensor):
+        if not same_named or first.size != param.size or self._is_constant(draft):
             return param
-        return _with_tie(param, first.key)
+        return replace(param, tied_to=first.key)
 
-    def _twin(self, param: Param, draft: ParamDraft) -> Param:
+    def _is_constant(self, draft: ParamDraft) -> bool:
+        """As `is_constant`, remembered per stored tensor: unrolled steps ask again and again."""
+        key = id(draft.fixed.tensor.source)
+        if key not in self._constant:
+            self._constant[key] = is_constant(draft.fixed.tensor)
+        return self._constant[key]
+
+    def _twin(self, param: Param, draft: ParamDraft, op: Op) -> Param:
         """An embedding and a head with the same content are one parameter, stored twice.
 
         Exporters fold the transposition of a tied head into a second initializer. Chance cannot
@@ -163,20 +171,17 @@ class Finish:
         """
         if param.role is not Role.WEIGHT or len(param.shape) != 2 or param.gate is not None:
             return param
-        if param.size < _TWIN_ELEMENTS:
+        if param.size < _TWIN_ELEMENTS or op not in (Op.EMBEDDING, Op.LINEAR) or param.module:
             return param
-        key = (param.shape, param.dtype, _fingerprint(draft.tensor))
-        if key[2] is None:
+        mark = _fingerprint(draft.tensor)
+        if op is Op.EMBEDDING:
+            self._tables.setdefault((param.shape, mark), param)
             return param
-        first = self._by_storage.setdefault(key, param)
-        if first is param or first.stored_name == param.stored_name:
+        first = self._tables.get((param.shape, mark))
+        if mark is None or first is None or first.tensor is None or is_constant(draft.tensor):
             return param
-        if not {first.module, param.module} <= {None} or first.tensor is None:
-            return param
-        same = first.tensor.read()
-        if np.array_equal(same, draft.tensor.read()) and not is_constant(draft.tensor):
-            return _with_tie(param, first.key)
-        return param
+        same = np.array_equal(first.tensor.read(), draft.tensor.read())
+        return replace(param, tied_to=first.key) if same else param
 
     def _name(self, param: ParamDraft, draft: Draft, meta: Metadata, module: str | None) -> str:
         """Full name of a parameter: traced reference, stored name, module path, in this order."""
@@ -318,12 +323,6 @@ def _edges(draft: Draft, names: dict[int, str]) -> list[Edge]:
         return Edge(source, target, position, value.output, value.shape)
 
     return [edge(position, value) for position, value in draft.inputs]
-
-
-def _with_tie(param: Param, owner: str) -> Param:
-    from dataclasses import replace
-
-    return replace(param, tied_to=owner)
 
 
 def is_constant(tensor: Tensor) -> bool:

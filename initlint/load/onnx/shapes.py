@@ -12,6 +12,8 @@ def broadcast(*shapes: Shape | None) -> Shape | None:
     """The shape that operands broadcast to, by NumPy's rule."""
     if any(shape is None for shape in shapes):
         return None
+    if all(shape == shapes[0] for shape in shapes[1:]):
+        return shapes[0]
     known = [shape for shape in shapes if shape is not None]
     rank = max((len(shape) for shape in known), default=0)
     result: list[int | None] = []
