@@ -29,12 +29,14 @@ from initlint.model import (
     Where,
     fans,
 )
+from initlint.model.structure import dominators
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
 from initlint.theory.recurrent import simulate as simulate_recurrent
 from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
+from initlint.theory.unlock import unlocking
 
 __all__ = [
     "ACTIVATIONS",
@@ -80,6 +82,7 @@ __all__ = [
     "Tensor",
     "Where",
     "backward_severity",
+    "dominators",
     "drift_severity",
     "fans",
     "forward_gain",
@@ -90,4 +93,5 @@ __all__ = [
     "severity_of",
     "simulate_recurrent",
     "stretches",
+    "unlocking",
 ]

@@ -67,7 +67,8 @@ class NeverTrainedLayer(Rule):
     value as for independent draws; this is weaker (a low-rank update is invisible) and is said so.
     A bias, where there is one, must be at its initial value too. A module of which nine tenths are
     untrained is named as a whole. Error on the path to the output in an exported or bare
-    checkpoint; a last layer alone is a warning (it may be the start of a fine-tuning run).
+    checkpoint; a last layer alone is a warning (it may be the start of a fine-tuning run), and so
+    are recurrent weights of a layer whose input weights are trained (it only ever saw one step).
 
     What it does not flag
     ---------------------
@@ -137,19 +138,23 @@ class NeverTrainedLayer(Rule):
         exact = all(member.uniform for member in members)
         heads = all(_is_last(context, member.layer) for member in members)
         severity = Severity.WARNING if heads or not exact else Severity.ERROR
-        if context.model.kind is Kind.TORCH:
+        inert = all(_only_recurrent(context, member) for member in members)
+        if inert or context.model.kind is Kind.TORCH:
             severity = Severity.WARNING
         schemes = sorted({member.match.scheme for member in members})
         subject = f"all of {prefix}" if prefix else first.layer.id
-        if not prefix and len(members) > 1:
-            subject += f" and {len(members) - 1} more layers"
-        verb = "still holds" if prefix or len(members) == 1 else "still hold"
+        layers = tuple(dict.fromkeys(member.layer.id for member in members))
+        if not prefix and len(layers) > 1:
+            subject += f" and {len(layers) - 1} more layers"
+        if inert:
+            subject = f"the recurrent weights of {subject}"
+        verb = "still holds" if prefix or (len(layers) == 1 and not inert) else "still hold"
         return Finding(
             severity=severity,
             confidence=Confidence.HIGH if exact else Confidence.MEDIUM,
             layer=first.layer.id,
             param=first.param.name,
-            layers=tuple(dict.fromkeys(member.layer.id for member in members)),
+            layers=layers,
             message=f"{subject} {verb} the initial draw ({', '.join(schemes)}) in a trained model",
             evidence={
                 "schemes": schemes,
@@ -157,7 +162,9 @@ class NeverTrainedLayer(Rule):
                 "exact_bound": exact,
                 "params": [member.param.name for member in members][:20],
             },
-            why="these weights were never loaded or never trained: their outputs are random",
+            why=_INERT
+            if inert
+            else "these weights were never loaded or never trained: their outputs are random",
             measured=f"{elements:,} weights fit {', '.join(schemes)}"
             + (" to the bound" if exact else " (a low-rank update would not show)"),
             expected="a trained tensor leaves its initial distribution after one step",
@@ -200,6 +207,20 @@ def _bias_untouched(context: Context, layer: Layer, *, uniform: bool) -> bool:
         if not uniform or moved is None or moments.max_abs > moved.max_abs * 1.05:
             return False
     return True
+
+
+_INERT = (
+    "the rest of the layer is trained, so these saw no gradient: the state was zero, as in "
+    "sequences of one step"
+)
+
+
+def _only_recurrent(context: Context, found: _Untrained) -> bool:
+    """Hidden-to-hidden weights of a layer whose input weights are trained."""
+    return found.param.role is Role.RECURRENT_WEIGHT and any(
+        context.measures.stage(param) is Stage.TRAINED
+        for param in found.layer.with_role(Role.WEIGHT)
+    )
 
 
 def _under(name: str, prefix: str) -> bool:

@@ -102,7 +102,7 @@ class RecurrentNotOrthogonal(Rule):
     code = "REC406"
     name = "recurrent-not-orthogonal"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
-    stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("saturation", "variance-profile", "forward-drift")
     options = {
         "max-hidden": Option(
@@ -122,7 +122,8 @@ class RecurrentNotOrthogonal(Rule):
                 if param.trainable and param.tensor is not None
             ]
             if not blocks or any(
-                context.measures.stage(param) is Stage.TRAINED for param in blocks
+                param.quantised or context.measures.stage(param) is not Stage.FRESH
+                for param in blocks
             ):
                 continue
             if blocks[0].shape[0] > int(context.options["max-hidden"]):

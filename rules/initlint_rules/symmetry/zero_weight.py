@@ -1,0 +1,209 @@
+"""zero-weight: an all-zero weight matrix that cuts the network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from initlint.api import (
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Param,
+    Role,
+    Rule,
+    Severity,
+    Stage,
+    dominators,
+    unlocking,
+)
+
+BLOCKED_SHARE = 0.05
+"""Share of all trainable parameters that may stay without gradient before the whole suffers: an
+engineering choice, about one block in twenty."""
+
+
+class ZeroWeight(Rule):
+    """A weight matrix is all zeros where that cuts signal or gradient.
+
+    What it does
+    ------------
+    Finds weight matrices that are exactly zero and asks two questions of the layer graph: does
+    every path from the input cross this layer, and which parameters will ever receive a gradient?
+
+    Why is this bad
+    ---------------
+    On a plain path a zero matrix makes the output the same for every input and passes no gradient
+    to anything before it; behind a ReLU with zero bias it stays that way for ever. Two zero factors
+    in series (both LoRA matrices, a zero gate on a zero layer) block each other: each one's
+    gradient is proportional to the other.
+
+    How it decides
+    --------------
+    Exact, on the graph. A layer that every path from input to output crosses and that is not the
+    last: error. Otherwise a Boolean fixpoint follows which parameters receive a gradient at step 0,
+    1, 2…; a parameter that never does is blocked, and the zero weights on its ways are the cause:
+    error when it lies on the trunk or more than 5 % of the parameters are blocked, else a warning.
+
+    What it does not flag
+    ---------------------
+    Zero last layers and policy heads, zero-gamma and Fixup branches, ReZero and SkipInit gains,
+    LoRA with one zero factor, adaLN-Zero, ControlNet's zero convolutions, zero query projections:
+    all of these receive a gradient sooner or later. Frozen and trained weights.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+            )
+            nn.init.zeros_(net[2].weight)
+            nn.init.zeros_(net[2].bias)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+            )
+            nn.init.kaiming_normal_(net[2].weight, nonlinearity="relu")
+            nn.init.zeros_(net[4].weight)
+            return net
+
+    References
+    ----------
+    - Goodfellow, Bengio, Courville 2016, Deep Learning, section 8.4.
+    - Zhang, Dauphin, Ma 2019, Fixup initialization; Bachlechner et al. 2021, ReZero; Hu et al.
+      2022, LoRA; Peebles, Xie 2023, adaLN-Zero: zeros that work, and why.
+    """
+
+    code = "SYM108"
+    name = "zero-weight"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
+    folds = (
+        "symmetric-units",
+        "identical-incoming",
+        "forward-drift",
+        "variance-profile",
+        "dead-relu",
+        "saturation",
+        "residual-branch-unscaled",
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per group of zero weights that block together."""
+        zeros = {
+            param.key: (layer, param)
+            for layer, param in context.model.graph.params
+            if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT)
+            and param.trainable
+            and not param.quantised
+            and _is_zero(context, param)
+        }
+        if not zeros:
+            return
+        graph = context.model.graph
+        trunk = frozenset(dominators(graph))
+        result = unlocking(context.model, lambda param: _is_zero(context, param))
+        blocked = {key for key, step in result.steps.items() if step is None}
+        for keys in _groups(zeros, blocked, result.blocked_by):
+            layers = [zeros[key][0] for key in keys]
+            cutting = [
+                layer for layer in layers if layer.id in trunk and not graph.is_head(layer.id)
+            ]
+            mine = {
+                key
+                for key in blocked
+                if key in keys or set(result.blocked_by.get(key, ())) & set(keys)
+            }
+            if cutting or mine:
+                yield _finding(context, keys, zeros, cutting, mine, trunk)
+
+
+def _is_zero(context: Context, param: Param) -> bool:
+    moments = context.measures.moments(param)
+    return (
+        moments is not None and moments.constant and moments.max_abs == 0 and not moments.non_finite
+    )
+
+
+def _groups(
+    zeros: Mapping[str, object], blocked: set[str], causes: Mapping[str, tuple[str, ...]]
+) -> list[tuple[str, ...]]:
+    """Zero weights that block a parameter together, merged; the others one by one."""
+    parent = {key: key for key in zeros}
+
+    def root(key: str) -> str:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    for key in blocked:
+        chain = [cause for cause in (key, *causes.get(key, ())) if cause in zeros]
+        for other in chain[1:]:
+            parent[root(other)] = root(chain[0])
+    groups: dict[str, list[str]] = {}
+    for key in zeros:
+        groups.setdefault(root(key), []).append(key)
+    return [tuple(keys) for keys in groups.values()]
+
+
+def _finding(
+    context: Context,
+    keys: tuple[str, ...],
+    zeros: Mapping[str, tuple[Layer, Param]],
+    cutting: list[Layer],
+    blocked: set[str],
+    trunk: frozenset[str],
+) -> Finding:
+    layers = tuple(dict.fromkeys(zeros[key][0].id for key in keys))
+    params = {param.key: (layer, param) for layer, param in context.model.graph.params}
+    trainable = sum(param.size for _, param in params.values() if param.trainable)
+    stuck = sum(params[key][1].size for key in blocked if key in params)
+    share = stuck / max(trainable, 1)
+    on_trunk = any(params[key][0].id in trunk for key in blocked if key in params and key in zeros)
+    harmful = bool(cutting) or on_trunk or share > BLOCKED_SHARE
+    first, param = (cutting[0], cutting[0].weight) if cutting else zeros[keys[0]]
+    several = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
+    if blocked:
+        effect = f"{share:.0%} of the parameters never receive a gradient"
+    else:
+        effect = "the output ignores the input and nothing before it receives a gradient"
+    chain = " × ".join(layers[:4]) if len(layers) > 1 else layers[0]
+    return Finding(
+        severity=Severity.ERROR if harmful else Severity.WARNING,
+        layer=first.id,
+        param=param.name if param else None,
+        layers=layers,
+        culprits=layers,
+        message=f"the weights of {first.id}{several} are all zero: {effect}",
+        evidence={
+            "zero_layers": list(layers[:20]),
+            "blocked_parameters": stuck,
+            "blocked_share": share,
+            "cuts_every_path": bool(cutting),
+        },
+        why=f"each gradient here has a zero factor: {chain} = 0"
+        if blocked
+        else "every path from the input crosses a product with zero",
+        measured=f"{param.size if param else 0:,} of {param.size if param else 0:,} weights are 0",
+        expected="random weights; at most the last factor of a branch may start at zero",
+        fix=Fix(
+            "scale_preserving",
+            params=keys[:-1] if len(keys) > 1 else keys,
+            code=f"draw {param.name if param else first.id} at random, e.g. "
+            f"torch.nn.init.kaiming_normal_({param.name if param else first.id}); keep at most the "
+            "last factor of a branch at zero",
+        ),
+    )
