@@ -237,6 +237,7 @@ def _worker_for(job: Job) -> Worker:
 
 def stop_all() -> None:
     """Kill every worker that is still alive."""
+    _EARLY.clear()
     for worker in tuple(_ALIVE):
         worker.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from datetime import date
 
@@ -91,11 +92,19 @@ def _job(target: Requested, task: str, options: Options) -> supervisor.Job:
     )
 
 
+def without_name(message: str, target: str) -> str:
+    """A message without the target's name at its head, which the report puts there itself."""
+    for name in (target, os.path.basename(target)):
+        message = message.removeprefix(f"{name}: ")
+    return message
+
+
 def _result(outcome: supervisor.Outcome) -> Target | Failure:
     name = Untrusted("" if outcome.call else outcome.job.target)
     detail = Untrusted(outcome.stderr)
     if outcome.record is None:
-        return Failure(name, Untrusted(one_line(outcome.message)), detail)
+        message = without_name(one_line(outcome.message), outcome.job.target)
+        return Failure(name, Untrusted(message), detail)
     try:
         return Target.parse(outcome.record)
     except RecordError as error:
