@@ -89,9 +89,9 @@ def forward_pass(context: Context) -> ForwardPass:
         arriving = tuple(_arriving(edge, states) for edge in edges)
         node = Node(layer, edges, arriving, context)
         state = _output(node)
-        if state is not None:
+        if state is not None and state.blocks:
             state = _split_blocks(node, state)
-        elif all(item is not None for item in arriving):
+        elif state is None and all(item is not None for item in arriving):
             ended.append(layer.id)
         states[layer.id] = state
         nodes.append(node)

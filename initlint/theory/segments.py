@@ -271,16 +271,16 @@ def _to_output(
     if path is None:
         return None
     weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
-    if not weighted:
-        return None
-    head = weighted[-1]
-    body = path[: path.index(head)]
+    head = _head(flow, path)
+    body = path[: path.index(head)] if head else path
     if any(_silent(flow.states[key]) for key in body):
         return None
     shares = _limited(_finite(_forward_shares(flow, path)), head)
-    last = weighted[-2] if len(weighted) > 1 else head
-    back = _backward_shares(flow, gradients, path, last) if len(weighted) > 2 else {}
-    back.pop(weighted[0], None)
+    if not shares:
+        return None
+    last = body[-1] if not head else next((key for key in body[::-1] if key in weighted), None)
+    back = _backward_shares(flow, gradients, path, last) if last and len(weighted) > 2 else {}
+    back.pop(weighted[0] if weighted else "", None)
     state = flow.states[body[-1] if _silent(flow.states[judged]) else judged]
     return Segment(
         layers=_layers(flow, path, shares),
@@ -293,6 +293,17 @@ def _to_output(
         backward_contributions=back,
         residual=_is_residual(flow, path),
     )
+
+
+def _head(flow: _Flow, path: Sequence[str]) -> str | None:
+    """The last weighted layer of a path, unless an addition follows it."""
+    for key in reversed(path[1:]):
+        node = flow.nodes[key]
+        if node.layer.op in WEIGHTED:
+            return key
+        if node.layer.op in (Op.ADD, Op.SUB) and len(node.signals) > 1:
+            return None
+    return None
 
 
 def _finite(shares: Mapping[str, float]) -> dict[str, float]:
@@ -334,9 +345,9 @@ def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
         return None
     claimed.update(key for key in path if flow.nodes[key].layer.op not in STARTS)
     weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
-    if not weighted or any(_silent(flow.states[key]) for key in path):
-        return None
     shares = _forward_shares(flow, path)
+    if not shares or any(_silent(flow.states[key]) for key in path):
+        return None
     total = sum(shares.values())
     recurrent = node.layer.op in RECURRENT
     drift = total if recurrent else _kept_by_epsilon(node)

@@ -78,6 +78,8 @@ class Gradient:
         positions: cosine between the gradients at two positions of one sample.
         units: cosine between the gradients of two units.
         keys: for attention logits and weights, the cosine along the keys.
+        positive: behind a maximum over rectified values, the share of the chosen values that are
+            positive; None elsewhere.
         zero_sum: True when gradients along the keys of a softmax sum to zero.
     """
 
@@ -86,11 +88,17 @@ class Gradient:
     units: float = 0.0
     keys: float = 0.0
     zero_sum: bool = False
+    positive: float | None = None
 
     def scaled(self, log_factor: float) -> Gradient:
         """This gradient times a constant whose square has this logarithm."""
         return Gradient(
-            self.log_g + log_factor, self.positions, self.units, self.keys, self.zero_sum
+            self.log_g + log_factor,
+            self.positions,
+            self.units,
+            self.keys,
+            self.zero_sum,
+            self.positive,
         )
 
 

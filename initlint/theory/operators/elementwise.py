@@ -81,11 +81,17 @@ def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     if found is None:
         others[node.signals[0]] = None
         return others
-    keep = found.derivative_mean
+    keep, passed = found.derivative_mean, found.log_derivative
+    function = function_of(node)
+    if gradient.positive is not None and function is not None and function.slopes is not None:
+        left, right = function.slopes
+        share = gradient.positive
+        passed = log(share * right * right + (1 - share) * left * left)
     others[node.signals[0]] = replace(
-        gradient.scaled(found.log_derivative),
+        gradient.scaled(passed),
         positions=gradient.positions * keep,
         units=gradient.units * keep,
+        positive=None,
     )
     return others
 

@@ -118,6 +118,8 @@ def reset(node: Node) -> State | None:
 
 def _scaled(state: State, affine: _Affine) -> State:
     second, mean = affine.gain
+    if second == mean == 1 and affine.shift[0] == 0:
+        return state
     alike = mean / math.sqrt(second) if second > 0 else 0.0
     gained = replace(
         state.scaled(log(second)), mean=state.mean * alike, units=state.units * alike * alike
@@ -135,7 +137,8 @@ def _forward(node: Node) -> State | None:
     if state is None:
         return None
     # the norm fixes the sum of squares itself: nothing of its scatter is left
-    return replace(_scaled(replace(state, log_variance=0.0), affine), log_variance=0.0)
+    state = _scaled(state, affine)
+    return replace(state, log_variance=0.0) if state.log_variance else state
 
 
 def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:

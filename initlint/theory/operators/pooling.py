@@ -71,6 +71,11 @@ def _averaged(x: State, count: int, across: float, *, total: bool) -> State:
     return state
 
 
+def _before_relu(x: State) -> float:
+    """Correlation between positions in front of the ReLU that gave ``x``, to first order."""
+    return unit((x.positions - 1 / math.pi) / (1 - 1 / math.pi))
+
+
 def _maximum(x: State, count: int, rectified: bool) -> State:
     """Maximum of ``count`` values; behind a ReLU it commutes with the rectification.
 
@@ -78,8 +83,7 @@ def _maximum(x: State, count: int, rectified: bool) -> State:
     """
     first, second = half_maximum_moments(count) if rectified else maximum_moments(count)
     scale = 0.5 if rectified else 1.0
-    common = 1 / math.pi if rectified else 0.0
-    alike = unit((x.positions - common) / (1 - common))
+    alike = _before_relu(x) if rectified else x.positions
     factor = (1 - alike) * second / scale + alike
     mean = (1 - alike) * first / math.sqrt(scale) + alike * abs(x.mean)
     if not rectified and x.mean:
@@ -100,6 +104,16 @@ def _maximum(x: State, count: int, rectified: bool) -> State:
         x.log_variance,
         unit_axis=x.unit_axis,
     )
+
+
+@lru_cache(maxsize=256)
+def _positive(count: int, alike: float) -> float:
+    """Chance that the largest of ``count`` N(0, 1) with correlation ``alike`` is positive."""
+    z, weight = nodes()
+    if alike >= 1:
+        return 0.5
+    below = normal_distribution(-z * math.sqrt(alike / (1 - alike)))
+    return 1 - float(weight @ np.clip(below, 0.0, 1.0) ** count)
 
 
 def _rectified(x: State) -> bool:
@@ -131,8 +145,11 @@ def _pool_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     if not node.signals:
         return found
     if kind == "max":
+        x = node.first
         passed: Gradient | None = replace(
-            gradient.scaled(math.log(max(windows, 1e-12))), positions=gradient.positions * windows
+            gradient.scaled(math.log(max(windows, 1e-12))),
+            positions=gradient.positions * windows,
+            positive=_positive(count, round(_before_relu(x), 3)) if x and _rectified(x) else None,
         )
     elif kind in ("mean", "average", "avg", "sum"):
         overlap = max(count * windows, 1e-12)

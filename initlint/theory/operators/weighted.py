@@ -133,12 +133,12 @@ def project(x: State, fan: float, second: float, mean: float, count: int) -> Sta
     )
 
 
-def _scatter(node: Node, state: State) -> State:
-    """Finite width: Var ln q grows by 2/n, n the units times the independent positions."""
+def _scattered(node: Node, state: State) -> float:
+    """Var ln q with what finite width adds: 2/n, n the units times the independent positions."""
     width = node.channels()
     if not width or state.log_q == -math.inf:
-        return state
-    return replace(state, log_variance=state.log_variance + 2 * scatter_share(node, state) / width)
+        return state.log_variance
+    return state.log_variance + 2 * scatter_share(node, state) / width
 
 
 def scatter_share(node: Node, state: State) -> float:
@@ -196,15 +196,24 @@ def _linear(node: Node) -> State | None:
             return None
         taps = _taps(node, param.shape[2:])
         state = project(x, param.shape[1] * taps.forward, second, mean, param.size)
-        state = replace(state, positions=state.positions * taps.overlap)
+        if taps.overlap < 1:
+            state = replace(state, positions=state.positions * taps.overlap)
         biased = _with_bias(node, state, index)
         if biased is None:
             return None
         outputs.append((param.shape[0], biased))
-    state = mixture(outputs).scaled(2 * log(abs(scale_of(node))))
+    state = mixture(outputs)
+    scale = scale_of(node)
+    if scale != 1:
+        state = state.scaled(2 * log(abs(scale)))
     blocks = tuple(block.log_q for _, block in outputs) if len(outputs) > 1 else ()
-    state = replace(state, roots=((node.layer.id, 1.0),), blocks=blocks, unit_axis=axis)
-    return _scatter(node, state)
+    return replace(
+        state,
+        log_variance=_scattered(node, state),
+        roots=((node.layer.id, 1.0),),
+        blocks=blocks,
+        unit_axis=axis,
+    )
 
 
 def mixture(parts: Sequence[tuple[float, State]]) -> State:
@@ -251,7 +260,9 @@ def _linear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         shared_out += shared * fan * (1 + max(fan - 1, 0.0) * gradient.units)
     units = unit(shared_out / factor) if factor > 0 else 0.0
     factor *= scale_of(node) ** 2
-    result = replace(gradient.scaled(log(factor)), units=units, keys=0.0, zero_sum=False)
+    result = replace(
+        gradient.scaled(log(factor)), units=units, keys=0.0, zero_sum=False, positive=None
+    )
     return _to_first(node, result)
 
 
@@ -304,7 +315,8 @@ def _bilinear(node: Node) -> State | None:
     biased = _with_bias(node, state, 0)
     if biased is None:
         return None
-    return _scatter(node, replace(biased, roots=((node.layer.id, 1.0),)))
+    variance = _scattered(node, biased)
+    return replace(biased, log_variance=variance, roots=((node.layer.id, 1.0),))
 
 
 def _bilinear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
