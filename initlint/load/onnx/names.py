@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from initlint.load.onnx.call import Call
@@ -232,6 +233,7 @@ def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
     return _GAIN_NAME.match(name) is not None or (torch and is_path(name))
 
 
+@lru_cache(maxsize=4096)
 def best_stored_name(names: tuple[str, ...]) -> str | None:
     """The most telling of the names a constant went by: the last module path, else the stored."""
     plain = [_CONVERTED.sub("", name) or name for name in names]

@@ -204,12 +204,23 @@ def _arithmetic(builder: Builder, call: Call) -> Result:
         if taken is not None:
             return taken
     role, leaf = _role(op, fixed)
-    parameter = fixed.size == 1 and names_a_parameter(call, fixed, builder.torch)
+    parameter = fixed.size == 1 and _is_parameter(builder, call, op, fixed)
     params, attrs = builder.constant_operand(fixed, role, leaf, parameter)
     if op in _ORDERED and first:
         attrs["constant_first"] = True
     axis = value.layer.channel_axis
     return builder.emit(op, call, [value], params, attrs, shape=shape, channel_axis=axis)
+
+
+def _is_parameter(builder: Builder, call: Call, op: Op, fixed: Fixed) -> bool:
+    """A learned scalar, by its name; a factor of zero is one whatever its name.
+
+    Nobody multiplies by a literal zero, but ReZero gates start there, and exporters fold constant
+    factors into them under a made-up name.
+    """
+    if names_a_parameter(call, fixed, builder.torch):
+        return True
+    return op is Op.MUL and fixed.floating and fixed.scalar() == 0
 
 
 def _role(op: Op, fixed: Fixed) -> tuple[Role, str]:
