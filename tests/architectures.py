@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -484,7 +485,7 @@ class _Siren(nn.Module):
         super().__init__()
         widths = [2, 32, 32, 32]
         self.layers = nn.ModuleList(
-            [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+            [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
         )
         self.out = nn.Linear(32, 3)
         for index, layer in enumerate([*self.layers, self.out]):

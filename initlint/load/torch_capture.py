@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
+from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_ops import describe
 from initlint.load.torch_packed import replayable, split_packed
 from initlint.load.torch_products import Mapped, Use
-from initlint.load.torch_tracer import MARK, Call, Ref, Tracer, tensors_in
+from initlint.load.torch_tracer import Call, Ref, Tracer
 from initlint.load.torch_weights import Names, Static, class_name, make_param
 from initlint.model import TRANSPARENT, Edge, Layer, Op, Param, Role, View, Where
 

@@ -110,7 +110,7 @@ def source_sites(module: Any) -> dict[str, Where]:
             continue
         parent_path, _, name = path.rpartition(".")
         parent = module.get_submodule(parent_path)
-        lines = _assignments(type(parent))
+        lines = _assignments(parent.__class__)
         if name in lines:
             sites[path] = lines[name][0]
             continue
@@ -118,7 +118,7 @@ def source_sites(module: Any) -> dict[str, Where]:
         outer = sites.get(parent_path)
         grand_path, _, attribute = parent_path.rpartition(".")
         if outer is not None and name.isdigit() and parent_path:
-            grand = _assignments(type(module.get_submodule(grand_path)))
+            grand = _assignments(module.get_submodule(grand_path).__class__)
             elements = grand.get(attribute, (outer, ()))[1]
             index = int(name)
             sites[path] = elements[index] if index < len(elements) else outer

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from initlint.load.torch_tracer import Call, map_tensors
+from initlint.load.torch_functions import map_tensors
+from initlint.load.torch_tracer import Call
 from initlint.model import TRANSPARENT, Op, Param, Role, View
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import torch
 
 from initlint.load.torch_capture import Capture, layers_of, loose_params
 from initlint.load.torch_construct import is_library
+from initlint.load.torch_functions import map_tensors, tensors_in
 from initlint.load.torch_state import borrowed
-from initlint.load.torch_tracer import Tracer, map_tensors, on_meta, tensors_in, tracing
+from initlint.load.torch_tracer import Tracer, on_meta, tracing
 from initlint.load.torch_weights import Names, unwrap
 from initlint.model import Edge, Kind, Layer, LayerGraph, LoadError, Model, Where
 

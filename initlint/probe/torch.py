@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from initlint.load.torch_functions import map_tensors
 from initlint.load.torch_run import (
     TorchRunnable,
     input_names,
@@ -17,7 +18,7 @@ from initlint.load.torch_run import (
     user_frame,
 )
 from initlint.load.torch_state import Saved, borrowed
-from initlint.load.torch_tracer import Call, Tracer, map_tensors, tracing
+from initlint.load.torch_tracer import Call, Tracer, tracing
 from initlint.model import LayerGraph, Model, Op
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.probe.torch_gradients import (

@@ -7,7 +7,7 @@ from math import log
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from initlint.load.torch_run import output_tensors
 from initlint.model import TRANSPARENT, Layer, LayerGraph, Op
@@ -51,11 +51,11 @@ def choose(result: Any, graph: LayerGraph, seed: int, name: str | None) -> Loss 
         loss = _cross_entropy(first, generator)
     elif kind == "binary_cross_entropy":
         target = torch.randint(0, 2, first.shape, generator=generator).to(first)
-        value = F.binary_cross_entropy_with_logits(first, target)
+        value = functional.binary_cross_entropy_with_logits(first, target)
         loss = Loss(value, "binary cross-entropy", log(2.0))
     elif kind == "mse":
         target = torch.randn(first.shape, generator=generator).to(first)
-        loss = Loss(F.mse_loss(first, target), "mean squared error against N(0, 1)", 1.0)
+        loss = Loss(functional.mse_loss(first, target), "mean squared error against N(0, 1)", 1.0)
     else:
         loss = Loss(_energy(first, generator), "output energy (random cotangent)")
     for tensor in tensors[1:]:
@@ -122,7 +122,9 @@ def _cross_entropy(logits: Any, generator: Any) -> Loss:
     flat = logits.reshape(-1, classes)
     target = torch.randint(0, classes, (flat.shape[0],), generator=generator).to(flat.device)
     return Loss(
-        F.cross_entropy(flat, target), f"cross-entropy over {classes} classes", log(classes)
+        functional.cross_entropy(flat, target),
+        f"cross-entropy over {classes} classes",
+        log(classes),
     )
 
 

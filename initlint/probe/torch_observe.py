@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
-from initlint.load.torch_tracer import Call, tensors_in
+from initlint.load.torch_tracer import Call
 from initlint.model import TRANSPARENT, Layer, LayerGraph, Op
 from initlint.probe.activations import output_stats
 from initlint.probe.result import OutputStats
