@@ -85,9 +85,9 @@ def _apply(array: Array, view: View) -> Array:
         index: list[slice] = [slice(None)] * array.ndim
         index[axis] = slice(start, stop)
         return array[tuple(index)]
-    if view.kind == "scale":
-        return array * np.asarray(view.argument, dtype=array.dtype)
-    return array + np.asarray(view.argument, dtype=array.dtype)
+    operand: Array = np.asarray(view.argument, dtype=array.dtype)
+    changed: Array = array * operand if view.kind == "scale" else array + operand
+    return changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from initlint.model import Layer, Op, Param, Role
 Array = NDArray[Any]
 
 SATURATED_SLOPE = 0.06
-"""Relative slope below which a unit counts as saturated: tanh' < 0.06 at |z| > 2.09 (rules PRB104);
+"""Relative slope below which a unit counts as saturated: tanh' < 0.06 at |z| > 2.09;
 for the logistic function, whose slope peaks at 1/4, the same share of the peak is |z| > 4.1."""
 
 MAX_WORK = 4e9
@@ -84,7 +84,8 @@ class _Cell:
 
     def _gate(self, name: str, x: Array, h: Array) -> Array:
         w = self.weights
-        return x @ w.inputs[name].T + h @ w.recurrent[name].T + w.biases[name]
+        z: Array = x @ w.inputs[name].T + h @ w.recurrent[name].T + w.biases[name]
+        return z
 
     def _note(self, *shares: Array) -> None:
         self.slopes.extend(float(np.mean(share < SATURATED_SLOPE)) for share in shares)
@@ -171,7 +172,7 @@ def simulate(
 ) -> RecurrentResponse:
     """Run one recurrent direction on white noise and carry a random tangent along.
 
-    E||Jv||^2 over v ~ N(0, I) is ||J||_F^2 (rules.md E.5), so the mean square of the tangent is
+    E||Jv||^2 over v ~ N(0, I) is ||J||_F^2, so the mean square of the tangent is
     the mean square of the gradient that reaches step 0, per unit of gradient at step T.
 
     Args:
@@ -213,7 +214,7 @@ _GATES: Mapping[Op, tuple[str, ...]] = {
 
 
 def recurrent_weights(
-    layer: Layer, direction: int, read: Callable[[Param], Array]
+    layer: Layer, direction: int, read: Callable[[Param], Array | None]
 ) -> RecurrentWeights | None:
     """Gather one direction of a layer for `simulate`.
 
@@ -243,15 +244,19 @@ def recurrent_weights(
     activation = str(layer.attrs.get("nonlinearity", "tanh")).lower()
     if activation not in ("tanh", "relu") or layer.attrs.get("custom_activations"):
         return None
+    def numbers(param: Param) -> Array:
+        array = read(param)
+        return np.zeros(param.shape) if array is None else array.astype(np.float64)
+
     biases = {gate: np.zeros(hidden) for gate in gates}
     for role in (Role.BIAS, Role.RECURRENT_BIAS):
         for gate, param in blocks(role).items():
             if gate in biases:
-                biases[gate] = biases[gate] + read(param).astype(np.float64)
+                biases[gate] = biases[gate] + numbers(param)
     return RecurrentWeights(
         layer.op,
-        {gate: read(inputs[gate]).astype(np.float64) for gate in gates},
-        {gate: read(recurrent[gate]).astype(np.float64) for gate in gates},
+        {gate: numbers(inputs[gate]) for gate in gates},
+        {gate: numbers(recurrent[gate]) for gate in gates},
         biases,
         activation,
         reset_after=bool(layer.attrs.get("reset_after", True)),

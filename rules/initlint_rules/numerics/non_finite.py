@@ -78,10 +78,10 @@ class NonFinite(Rule):
 
     def _param(self, context: Context, layer: Layer | None, param: Param) -> Iterator[Finding]:
         moments = context.measures.moments(param)
-        if moments is None or not moments.non_finite or _is_mask(context, param):
+        values = context.measures.read(param) if moments and moments.non_finite else None
+        if moments is None or values is None or _is_mask(param, values):
             return
-        values = context.measures.read(param).reshape(-1)
-        bad = np.flatnonzero(~np.isfinite(values))
+        bad = np.flatnonzero(~np.isfinite(values.reshape(-1)))
         index = np.unravel_index(int(bad[0]), param.shape) if param.shape else ()
         kinds = " and ".join(
             f"{count:,} {kind}"
@@ -108,11 +108,10 @@ class NonFinite(Rule):
         )
 
 
-def _is_mask(context: Context, param: Param) -> bool:
+def _is_mask(param: Param, values: np.ndarray) -> bool:
     """An additive table of which only minus infinity is not finite (a logit mask)."""
     if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.BIAS, Role.GAIN):
         return False
-    values = context.measures.read(param)
     return bool(np.all(np.isneginf(values[~np.isfinite(values)])))
 
 

@@ -102,7 +102,8 @@ class UninitialisedMemory(Rule):
             wild = moments.max_abs > EXTREME
             if not wild and moments.subnormals < SUBNORMAL_SHARE * moments.count:
                 continue
-            signs = _signs(context.measures.read(param), moments.subnormals)
+            values = context.measures.read(param)
+            signs = _signs(values, moments.subnormals) if values is not None else []
             if len(signs) < 2:
                 continue
             yield Finding(
