@@ -280,7 +280,6 @@ def _to_output(
         return None
     last = body[-1] if not head else next((key for key in body[::-1] if key in weighted), None)
     back = _backward_shares(flow, gradients, path, last) if last and len(weighted) > 2 else {}
-    back.pop(weighted[0] if weighted else "", None)
     state = flow.states[body[-1] if _silent(flow.states[judged]) else judged]
     return Segment(
         layers=_layers(flow, path, shares),
