@@ -39,10 +39,10 @@ def normal(shape: Shape, std: float, seed: int = 0) -> np.ndarray:
     return (std * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def truncated(shape: Shape, sigma: float, seed: int = 0) -> np.ndarray:
+def truncated(shape: Shape, sigma: float, seed: int = 0, cut: float = 2.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     draws = rng.standard_normal(2 * prod(shape) + 64)
-    return (sigma * draws[np.abs(draws) < 2.0][: prod(shape)].reshape(shape)).astype(np.float32)
+    return (sigma * draws[np.abs(draws) < cut][: prod(shape)].reshape(shape)).astype(np.float32)
 
 
 def orthogonal(rows: int, columns: int, gain: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -144,6 +144,11 @@ def test_uncorrected_truncation_is_a_scheme_of_its_own() -> None:
         (1.0 + normal((300, 200), 0.02), "normal(1.0, 0.02)"),
         (normal((96, 400), 0.02 / sqrt(2 * 12)), "gpt2_residual(L=12)"),
         (normal((256, 512), (512 * 64) ** -0.5), "t5_query(d_kv=64)"),
+        (0.005 + normal((300, 200), 0.02), "normal(0.005, 0.02)"),
+        (truncated((300, 200), 0.03, cut=3.0), "truncated_normal(0.03, cut=3)"),
+        (truncated((300, 200), 0.03, cut=1.0), "truncated_normal(0.03, cut=1)"),
+        (normal((300, 200), sqrt(2 / 200 / 16)), "he_normal(fixup L=16)"),
+        (uniform((300, 200), sqrt(6 / 200) / 30), "siren_uniform"),
     ],
 )
 def test_fixed_scales(array: np.ndarray, scheme: str) -> None:
@@ -319,7 +324,7 @@ def test_learned_weights_fit_nothing() -> None:
     low_rank = rng.standard_normal((128, 2)) @ rng.standard_normal((2, 128))
     scales = np.exp(0.2 * rng.standard_normal((128, 1)))
     heavy = 0.05 * rng.standard_t(4, (128, 128))
-    shifted = fresh + 0.01
+    shifted = fresh[:30, :30] + 0.01
     for learned in (fresh + 0.03 * low_rank, fresh * scales, heavy, shifted, fresh**3):
         assert identified(learned.astype(np.float32)).family is Family.UNKNOWN
 

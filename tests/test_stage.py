@@ -51,6 +51,8 @@ def test_drawn_tensors_are_fresh(array: np.ndarray) -> None:
         np.log(np.tile(np.arange(1, 17), (32, 1))),
         np.full((20, 20), np.nan),
         RNG.standard_normal((20, 20)) * 1e-20,
+        np.tile(RNG.standard_normal((1, 64)), (64, 1)),
+        np.tile(RNG.standard_normal((1, 16)), (64, 1)),
     ],
 )
 def test_nothing_can_be_told_of_constants_tables_and_small_tensors(array: np.ndarray) -> None:

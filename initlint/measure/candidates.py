@@ -102,7 +102,13 @@ def _normal(name: str, std: float, fan: str = "", tier: int = 0, gain: float = 1
 
 
 def _scaled(
-    name: str, gain: float, fan_size: float, fan: str, tier: int, true_fan: bool = True
+    name: str,
+    gain: float,
+    fan_size: float,
+    fan: str,
+    tier: int,
+    true_fan: bool = True,
+    corrected_only: bool = False,
 ) -> Iterator[Candidate]:
     """The uniform, normal and cut-normal members of a scheme with variance gain²/fan."""
     if fan_size <= 0:
@@ -113,6 +119,8 @@ def _scaled(
     gain_shown = gain
     yield Candidate(Match(f"{base}_uniform{suffix}", gain_shown, std, fan, true_fan), UNIFORM, tier)
     yield Candidate(Match(f"{base}_normal{suffix}", gain_shown, std, fan, true_fan), GAUSSIAN, tier)
+    if corrected_only:
+        return
     uncorrected = f"{base}_normal({argument[:-1] + ', ' if argument else ''}uncorrected)"
     yield Candidate(
         Match(uncorrected, gain_shown, std * TRUNCATED_STD, fan, true_fan), TRUNCATED, tier
@@ -170,8 +178,11 @@ def _weights(layer: Layer, param: Param) -> Iterator[Candidate]:
     if fan_in != fan_out:
         yield from _scaled("variance_scaling(geometric)", 1.0, sqrt(fan_in * fan_out), "fan_geo", 1)
         yield from _scaled("lecun", 1.0, fan_out, "fan_out", 1)
+    siren = Match("siren_uniform", sqrt(2.0) / 30.0, sqrt(2.0 / fan_in) / 30.0, "fan_in")
+    yield Candidate(siren, UNIFORM, 1)
     if param.shape[0] > 1 and layer.op is Op.LINEAR:
         yield from _transformer(param)
+    yield from _deep(fan_in, fan_avg)
     yield from _wrong_fans(layer, param, fan_in, fan_out)
 
 
@@ -195,6 +206,22 @@ def _transformer(param: Param) -> Iterator[Candidate]:
         yield _normal(f"t5_query(d_kv={head})", (width * head) ** -0.5, "fan_in", 2)
     for blocks in range(1, 201):
         yield _normal(f"gpt2_residual(L={blocks})", 0.02 / sqrt(2.0 * blocks), "depth", 2)
+
+
+def _deep(fan_in: float, fan_avg: float) -> Iterator[Candidate]:
+    """Scales that shrink with depth: Fixup's He/√L, DeepNorm's Xavier/(8N)^¼."""
+    for blocks in range(2, 65):
+        yield from _scaled(
+            f"he(fixup L={blocks})", sqrt(2.0 / blocks), fan_in, "depth", 2, corrected_only=True
+        )
+        yield from _scaled(
+            f"xavier(deepnorm N={blocks})",
+            (8.0 * blocks) ** -0.25,
+            fan_avg,
+            "depth",
+            2,
+            corrected_only=True,
+        )
 
 
 def _wrong_fans(layer: Layer, param: Param, fan_in: float, fan_out: float) -> Iterator[Candidate]:

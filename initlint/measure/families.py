@@ -7,7 +7,7 @@ singular value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import erf, exp, inf, log, pi, sqrt
 from typing import Any
@@ -72,6 +72,21 @@ REFERENCES = {
     Family.NORMAL: _reference([1.0, 1.0, 3.0, 15.0, 105.0]),
 }
 
+RARE_CUTS = (3.0, 2.5, 1.5, 1.0)
+"""Cuts, in σ, that some code uses instead of 2 (3 in language-model trainers)."""
+
+
+def shape_reference(family: Family, cut: float) -> Reference:
+    """The reference of a family; of the normal cut at ±cut where that is not 2σ."""
+    if family is Family.TRUNCATED_NORMAL and cut != 2.0:
+        return _reference(_truncated_moments(cut, 8))
+    return REFERENCES[family]
+
+
+def cut_std(cut: float) -> float:
+    """Standard deviation of a unit normal cut at ±cut."""
+    return sqrt(_truncated_moments(cut, 2)[1])
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -81,12 +96,14 @@ class Fit:
         family: the likeliest family, UNKNOWN when it fails a test.
         alternatives: families whose likelihood is within a factor e⁵ of the best.
         centre: location: 0, or the mean for a distribution that is not centred.
+        cut: where a truncated normal is cut, in σ.
         failed: the test that refused it, for explanations; empty when it fits.
     """
 
     family: Family
     alternatives: tuple[Family, ...] = ()
     centre: float = 0.0
+    cut: float = 2.0
     failed: str = ""
 
 
@@ -106,6 +123,10 @@ def log_likelihoods(n: int, second_moment: float, largest: float) -> dict[Family
         Family.NORMAL: -n / 2.0 * (log(2.0 * pi * second_moment) + 1.0),
     }
 
+
+SHIFTED_LEAST = 4096
+"""A drawn distribution is centred or visibly off centre, a small shift is usually learned. Only
+from this size on do the tests of independence show that nothing but the mean is unusual."""
 
 BOUNDED_KURTOSIS = 2.1
 """Half-way between a uniform (1.8) and a normal cut at 2σ (2.37)."""
@@ -127,8 +148,7 @@ def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) ->
     if n < LEAST or std <= 0.0:
         return Fit(Family.UNKNOWN, failed="too few values")
     centre = moments.mean if abs(moments.mean) * sqrt(n) > SIGMAS * std else 0.0
-    if centre and matrix and abs(moments.mean) < 0.5 * std:
-        # A drawn distribution is centred or visibly off centre; a small shift is learned.
+    if centre and matrix and abs(moments.mean) < 0.5 * std and n < SHIFTED_LEAST:
         return Fit(Family.UNKNOWN, centre=centre, failed="mean")
     if abs(moments.skew) * sqrt(n) > SIGMAS * _skew_limit(moments):
         return Fit(Family.UNKNOWN, centre=centre, failed="skew")
@@ -142,21 +162,55 @@ def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) ->
     alternatives = tuple(
         family for family in ranked if scores[ranked[0]] - scores[family] < LIKELIHOOD_MARGIN
     )
-    kept = tuple(family for family in alternatives if _kurtosis_fits(family, moments.kurtosis, n))
+    cut = 2.0
+    kept, failed = _shapes(alternatives, array, moments, largest, centre, cut, grid)
     if not kept:
-        return Fit(Family.UNKNOWN, alternatives, centre, "kurtosis")
-    kept = tuple(family for family in kept if _distribution_fits(family, array, moments, centre))
-    if not kept:
-        return Fit(Family.UNKNOWN, alternatives, centre, "distribution")
-    kept = tuple(family for family in kept if _edge_is_hard(family, array, largest, centre, grid))
-    if not kept:
-        return Fit(Family.UNKNOWN, alternatives, centre, "edge")
+        for cut in RARE_CUTS:
+            shape = (Family.TRUNCATED_NORMAL,)
+            if _cut_agrees(cut, largest, sqrt(second), n):
+                kept, _ = _shapes(shape, array, moments, largest, centre, cut, grid)
+            if kept:
+                break
+        else:
+            return Fit(Family.UNKNOWN, alternatives, centre, failed=failed)
     best = kept[0]
     if matrix and array.ndim >= 2:
-        failed = next(_dependence(array, centre, std, REFERENCES[best].kurtosis), "")
+        failed = next(_dependence(array, centre, std, shape_reference(best, cut).kurtosis), "")
         if failed:
-            return Fit(Family.UNKNOWN, kept, centre, failed)
-    return Fit(best, kept, centre)
+            return Fit(Family.UNKNOWN, kept, centre, failed=failed)
+    return Fit(best, kept, centre, cut)
+
+
+def _shapes(
+    families: tuple[Family, ...],
+    array: Array,
+    moments: Moments,
+    largest: float,
+    centre: float,
+    cut: float,
+    grid: float,
+) -> tuple[tuple[Family, ...], str]:
+    """The families whose shape the values have, and the first test that left none."""
+    tests: tuple[tuple[str, Callable[[Family], bool]], ...] = (
+        ("kurtosis", lambda family: _kurtosis_fits(family, moments.kurtosis, moments.count, cut)),
+        ("distribution", lambda family: _distribution_fits(family, array, moments, centre, cut)),
+        ("edge", lambda family: _edge_is_hard(family, array, largest, centre, cut, grid)),
+    )
+    for name, test in tests:
+        families = tuple(family for family in families if test(family))
+        if not families:
+            return (), name
+    return families, ""
+
+
+def _cut_agrees(cut: float, largest: float, std: float, n: int) -> bool:
+    """Whether the largest value sits at the cut that the standard deviation implies."""
+    density = n * _edge_density(cut)
+    if density < EDGE_LEAST:
+        return False
+    slack = SIGMAS * sqrt(0.5 / n) + 0.005
+    ratio = largest / cut / (std / cut_std(cut))
+    return exp(-slack) - 12.0 / density <= ratio <= exp(slack)
 
 
 def _skew_limit(moments: Moments) -> float:
@@ -167,8 +221,8 @@ def _skew_limit(moments: Moments) -> float:
     return low.skew_scatter + share * (high.skew_scatter - low.skew_scatter)
 
 
-def _kurtosis_fits(family: Family, kurtosis: float, n: int) -> bool:
-    reference = REFERENCES[family]
+def _kurtosis_fits(family: Family, kurtosis: float, n: int, cut: float) -> bool:
+    reference = shape_reference(family, cut)
     if family is Family.NORMAL:
         return abs(_anscombe_glynn(kurtosis, n)) <= SIGMAS
     # The sample kurtosis of a bounded family is close to normal; 3/n covers its bias.
@@ -194,7 +248,9 @@ def _anscombe_glynn(kurtosis: float, n: int) -> float:
     return float((1.0 - 2.0 / (9.0 * a) - root) / sqrt(2.0 / (9.0 * a)))
 
 
-def _distribution_fits(family: Family, array: Array, moments: Moments, centre: float) -> bool:
+def _distribution_fits(
+    family: Family, array: Array, moments: Moments, centre: float, cut: float
+) -> bool:
     """Kolmogorov-Smirnov distance on at most `ORDERED` values, scale estimated.
 
     √n D exceeds 1.95 with probability 1e-3 and 2.23 with 1e-4 for a known scale (Kolmogorov), and
@@ -209,29 +265,35 @@ def _distribution_fits(family: Family, array: Array, moments: Moments, centre: f
     elif family is Family.NORMAL:
         cdf = _normal_cdf(sample / moments.std)
     else:
-        low = _normal_cdf(np.array([-2.0]))[0]
-        scaled = np.clip(sample * TRUNCATED_STD / moments.std, -2.0, 2.0)
+        low = _normal_cdf(np.array([-cut]))[0]
+        scaled = np.clip(sample * cut_std(cut) / moments.std, -cut, cut)
         cdf = (_normal_cdf(scaled) - low) / (1.0 - 2.0 * low)
     steps = np.arange(n + 1) / n
     gap = max(float(np.max(steps[1:] - cdf)), float(np.max(cdf - steps[:-1])))
     return gap * sqrt(n) < 2.23
 
 
-EDGE_DENSITY = {Family.UNIFORM: 1.0, Family.TRUNCATED_NORMAL: 0.22626}
-"""Probability of ``|w| > (1 - e) max|w|`` per e, for small e: 1 for a uniform, and for a normal cut
-at 2σ ``2 · 2φ(2) / erf(√2) = 0.2263``."""
+EDGE_LEAST = 100.0
+"""Values per relative unit of distance from the edge that make an edge visible at all."""
 
 
-def _edge_is_hard(family: Family, array: Array, largest: float, centre: float, grid: float) -> bool:
+def _edge_density(cut: float) -> float:
+    """Probability of ``|w| > (1 - e) max|w|`` per small e: ``cut · 2φ(cut) / erf(cut/√2)``."""
+    return cut * 2.0 * exp(-cut * cut / 2.0) / sqrt(2.0 * pi) / erf(cut / sqrt(2.0))
+
+
+def _edge_is_hard(
+    family: Family, array: Array, largest: float, centre: float, cut: float, grid: float
+) -> bool:
     """Whether a bounded family ends as abruptly as it must.
 
     Training moves weights across the bound long before it changes the shape: one Adam step of 1e-4
     pushes 47 of 65,536 weights outside, and then the outermost slice of the range, which should
     hold k of n values, is nearly empty. Slices narrower than the grid say nothing.
     """
-    density = EDGE_DENSITY.get(family)
-    if density is None or largest <= 0.0:
+    if family is Family.NORMAL or largest <= 0.0:
         return True
+    density = 1.0 if family is Family.UNIFORM else _edge_density(cut)
     n = array.size
     magnitudes = np.abs(array.reshape(-1) - centre if centre else array.reshape(-1))
     slices = (expected for expected in (25.0, 100.0, 400.0, 1600.0) if expected < 0.1 * density * n)

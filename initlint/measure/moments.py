@@ -275,7 +275,8 @@ def _zeros_and_subnormals(x: Array, tiny: float) -> tuple[int, int]:
 def _exact(x: Array, tiny: float) -> Moments:
     """The float64 road: non-finite elements dropped, powers of a scale near 1."""
     count = int(x.size)
-    y = np.asarray(x, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        y = np.asarray(x, dtype=np.float64)
     if count == 0:
         return EMPTY
     nans = infs = 0

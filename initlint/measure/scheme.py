@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from math import isfinite, log, sqrt
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initlint.measure.candidates import Candidate, candidates, round_number
-from initlint.measure.families import LEAST, REFERENCES, Fit, fit
+from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit
 from initlint.measure.moments import array_moments
 from initlint.measure.precision import effective_dtype, is_float, is_quantised, unit_roundoff
 from initlint.measure.result import Family, Identification, Match, Moments
@@ -45,6 +47,10 @@ SAMPLE_ROWS = 32
 """Size of the sample that a larger matrix must pass first. Nearly all trained tensors fail on it:
 scales of 1,024 rows of 1,024 that scatter by 1 % raise the variance of the row powers above its
 4σ limit of 2/1024 · 4 √(2/1024)."""
+
+COLLAPSED_LEAST = 1024
+"""Distinct values that a tensor of mostly repeated units must leave to be judged: training does not
+repeat units, so what is left of a few copied rows says nothing about it."""
 
 SERIES_MOST = 3
 """A scheme with a free integer (GPT-2's depth) that leaves more members than this names none: n is
@@ -87,15 +93,15 @@ def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Iden
     if moments.non_finite or n < LEAST or param.role in _NO_FAMILY:
         return unknown
     if param.quantised or not is_float(param.dtype) or is_quantised(array):
-        return unknown
+        return replace(unknown, n=0)
     dtype = effective_dtype(array, param.dtype)
     matrix = _has_units(param) and array.ndim >= 2
     sample = _sampled_rows(array) if matrix else None
     if sample is not None:
         judged = _judge(layer, param, sample, array_moments(sample), dtype, matrix)
-        if judged is None:
+        if judged.family is Family.UNKNOWN:
             return unknown
-    return _judge(layer, param, array, moments, dtype, matrix) or unknown
+    return _judge(layer, param, array, moments, dtype, matrix)
 
 
 def _sampled_rows(array: Array) -> Array | None:
@@ -108,15 +114,22 @@ def _sampled_rows(array: Array) -> Array | None:
 
 def _judge(
     layer: Layer, param: Param, array: Array, moments: Moments, dtype: str, matrix: bool
-) -> Identification | None:
+) -> Identification:
+    """The family and its schemes, on what is left after each special case is set aside."""
     found = _random(layer, param, array, moments, dtype, matrix)
     if found is not None:
         return found
+    distinct = moments.count
     for rest in _without_special(array, moments, dtype, matrix):
+        if 2 * rest.size <= array.size:
+            distinct = rest.size if rest.size >= COLLAPSED_LEAST else 0
         found = _random(layer, param, rest, array_moments(rest), dtype, matrix)
         if found is not None:
             return found
-    return _sparse(layer, param, array, moments, dtype)
+    error = _std_error(moments.kurtosis, moments.count)
+    return _sparse(layer, param, array, moments, dtype) or Identification(
+        Family.UNKNOWN, (), distinct, error, moments.std
+    )
 
 
 def _exact(
@@ -179,10 +192,12 @@ def _named(
         matches = tuple(found[tier].values())
         if matches:
             return matches
-    series = [match for match in found[2].values() if match.fan == "depth"]
-    dropped = series if len(series) > SERIES_MOST else []
-    rare = tuple(match for match in found[2].values() if match not in dropped)
-    return rare + _rounded(fitted, moments, dtype)
+    rare = tuple(found[2].values())
+    series = Counter(match.scheme.partition("=")[0] for match in rare if match.fan == "depth")
+    told = tuple(match for match in rare if series[match.scheme.partition("=")[0]] <= SERIES_MOST)
+    fans = tuple(match for match in told if match.fan != "depth")
+    depths = tuple(match for match in told if match.fan == "depth")
+    return (*fans, *_rounded(fitted, moments, dtype), *depths)
 
 
 def _survives(candidate: Candidate, fitted: Fit, moments: Moments, dtype: str) -> bool:
@@ -220,10 +235,12 @@ def _rounded(fitted: Fit, moments: Moments, dtype: str) -> tuple[Match, ...]:
     error = _std_error(REFERENCES[fitted.family].kurtosis, moments.count)
     factor = 1.0
     name = "normal"
+    suffix = ""
     if fitted.family is Family.TRUNCATED_NORMAL:
-        factor, name = 0.87962566103423978, "truncated_normal"
+        factor, name = cut_std(fitted.cut), "truncated_normal"
+        suffix = "" if fitted.cut == 2.0 else f", cut={fitted.cut:g}"
     std = round_number(moments.std / factor, SCALE_SIGMAS * error + SCALE_SLACK[dtype])
-    return (Match(f"{name}({std!r})", 1.0, std * factor),) if std is not None else ()
+    return (Match(f"{name}({std!r}{suffix})", 1.0, std * factor),) if std is not None else ()
 
 
 def _off_centre(fitted: Fit, moments: Moments, error: float, dtype: str) -> tuple[Match, ...]:

@@ -84,9 +84,9 @@ def tensor_stage(
     if family in RANDOM:
         low, high = PLAUSIBLE_STD
         return Stage.FRESH if low <= moments.std <= high else Stage.UNKNOWN
-    if family is not Family.UNKNOWN or moments.count < LEAST or moments.non_finite:
+    if family is not Family.UNKNOWN or identification.n < LEAST or moments.non_finite:
         return Stage.UNKNOWN
-    undecidable = param.quantised or not is_float(param.dtype) or identification.n == 0
+    undecidable = param.quantised or not is_float(param.dtype)
     return Stage.UNKNOWN if undecidable or param.role not in WEIGHT_ROLES else Stage.TRAINED
 
 

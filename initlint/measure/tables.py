@@ -97,6 +97,8 @@ def _sinusoid(matrix: Array, close: float) -> str | None:
                 continue
             ends, middle, power = ends[alive], middle[alive], power[alive]
         slope = np.einsum("ij,ij->i", ends, middle) / power
+        if np.count_nonzero(slope < 2.0 - 1e-6) < 0.5 * slope.size:
+            continue  # constants are sinusoids of frequency zero, and no table
         residual = np.abs(ends - slope[:, None] * middle).max(axis=1)
         if (residual <= 4.0 * close * np.abs(middle).max(axis=1)).all():
             return "sinusoidal_table"
