@@ -1,0 +1,393 @@
+"""Units that can never differ: symmetry by partition refinement.
+
+Two hidden units with equal incoming weights compute the same function; when their outgoing weights
+are equal too they receive the same gradient, so every optimiser whose update depends on gradients
+and weights alone keeps them equal for ever. Starting from the groups with equal incoming weights,
+groups are split until the outgoing weights agree within each group, where units that are themselves
+indistinguishable count together (the coarsest equitable partition). A recurrent layer's own state
+is both: its rows and columns are compared up to exchanges within the groups, so that an identity
+matrix separates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from initlint.model.layer import Layer, Param, Role
+from initlint.model.model import Model
+from initlint.model.op import RECURRENT, Op
+from initlint.theory.units import Reading, Space, Units
+
+Array = NDArray[Any]
+Labels = NDArray[np.int64]
+
+_INCOMING = (Role.WEIGHT, Role.RECURRENT_WEIGHT)
+_FROM_BELOW = (Role.WEIGHT,)
+_BIASES = (Role.BIAS, Role.RECURRENT_BIAS)
+
+_LARGEST_COLUMN_BLOCK = 1 << 26
+"""Elements of a weight that are read to compare columns (256 MiB of float32); groups that larger
+weights read are left alone."""
+
+
+class Weights(Protocol):
+    """What the search asks of the measurements."""
+
+    def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
+        """Groups of equal output units (rows) of a parameter."""
+        ...
+
+    def read(self, param: Param) -> Array | None:
+        """The values of a parameter in canonical orientation; None when not known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SymmetricGroup:
+    """Units of one layer that start equal.
+
+    Attributes:
+        layer: id of the layer that computes them; the first one for a residual stream.
+        units: their indices, in order.
+        symmetric: True when outgoing weights are equal as well: the units can never differ. False
+            when only the incoming weights are: the first update is rank one, then they separate.
+        size: number of units of the layer.
+        layers: ids of all layers that write these units (several for a residual stream).
+        consumers: ids of the layers that read them.
+        param: key of the parameter with the equal rows.
+        zero: True when the incoming weights are all zero.
+        noise: True when dropout acts on the units, which separates them after all.
+        output: True when a graph output shows the units, so that labels separate them.
+        shuffled: True when the units become positions (sub-pixel kernels are equal on purpose).
+        followed: False when the units could not be followed to all their consumers.
+    """
+
+    layer: str
+    units: tuple[int, ...]
+    symmetric: bool
+    size: int
+    layers: tuple[str, ...] = ()
+    consumers: tuple[str, ...] = ()
+    param: str = ""
+    zero: bool = False
+    noise: bool = False
+    output: bool = False
+    shuffled: bool = False
+    followed: bool = True
+
+    @property
+    def lost(self) -> int:
+        """Units that the group wastes: all but one."""
+        return len(self.units) - 1
+
+
+def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...]:
+    """Groups of units with equal incoming weights, by layer in topological order.
+
+    Symmetric groups come first for each layer, then the groups that are equal on the incoming side
+    alone. Not reported at all: rows of embeddings, rows of different groups of a grouped
+    convolution (they read different inputs), frozen layers, groups of zero rows that outgoing
+    weights tell apart, and groups that become positions in a pixel shuffle. Where the units cannot
+    be followed with certainty no symmetry is claimed. Cost: one comparison of rows per weight; only
+    consumers of layers with equal rows are read further.
+
+    Raises:
+        LoadError: the file does not hold what its header says.
+    """
+    incoming = _all_incoming(model, weights, _FROM_BELOW)
+    if not any(_repeats(labels) for labels in incoming.values()):
+        return ()
+    if not model.connected:
+        return tuple(
+            group
+            for key, labels in incoming.items()
+            for group in _rows_alone(model.graph[key], labels, None, weights, [])
+        )
+    search = _Search(Units(model.graph), model, weights, incoming)
+    return search.groups(_all_incoming(model, weights, _INCOMING))
+
+
+def _all_incoming(model: Model, weights: Weights, roles: Sequence[Role]) -> dict[str, Labels]:
+    found = ((layer.id, _incoming(layer, weights, roles)) for layer in model.graph.order)
+    return {key: labels for key, labels in found if labels is not None}
+
+
+def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels | None:
+    """Label per unit: equal where the incoming weights of these roles and the biases are.
+
+    None for layers whose output units are not the rows of one trainable weight per gate.
+    """
+    rows = layer.with_role(*roles)
+    single = layer.op in RECURRENT or len(layer.with_role(Role.WEIGHT)) == 1
+    plain = not layer.with_role(Role.PROJECTION, Role.PEEPHOLE, Role.INITIAL_STATE)
+    fits = layer.op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE) or layer.op in RECURRENT
+    if not rows or not fits or not single or not plain or len({row.shape[0] for row in rows}) != 1:
+        return None
+    if any(row.tensor is None or not row.trainable or row.direction for row in rows):
+        return None
+    size = rows[0].shape[0]
+    labels = np.zeros(size, np.int64)
+    for row in rows:
+        labels = _refine(labels, _from_groups(weights.duplicates(row), size))
+        if not _repeats(labels):
+            return labels
+    groups = int(layer.attrs.get("groups", 1)) or 1
+    if groups > 1 and not _is_depthwise(layer):
+        labels = _refine(labels, np.arange(size) // max(size // groups, 1))
+    for bias in layer.with_role(*_BIASES):
+        values = weights.read(bias)
+        if values is None or values.shape != (size,):
+            return np.arange(size)
+        labels = _refine(labels, _distinct(values[:, None]))
+    return labels
+
+
+def _is_depthwise(layer: Layer) -> bool:
+    weight = layer.weight
+    groups = int(layer.attrs.get("groups", 1)) or 1
+    return weight is not None and groups > 1 and weight.shape[:2] == (groups, 1)
+
+
+def _from_groups(groups: Sequence[Sequence[int]], size: int) -> Labels:
+    labels = np.arange(size, dtype=np.int64)
+    for group in groups:
+        labels[list(group)] = group[0]
+    return labels
+
+
+def _distinct(rows: Array) -> Labels:
+    """Label per row of a matrix, by exact value; zero has one sign."""
+    table = np.ascontiguousarray(rows.reshape(rows.shape[0], -1) + 0.0)
+    if table.shape[1] == 0:
+        return np.zeros(len(table), np.int64)
+    view = table.view(np.dtype((np.void, table.dtype.itemsize * table.shape[1]))).reshape(-1)
+    return np.asarray(np.unique(view, return_inverse=True)[1], np.int64).reshape(-1)
+
+
+def _refine(first: Labels, second: Labels) -> Labels:
+    """Labels that are equal where both are."""
+    return _distinct(np.stack([first, second], axis=1).astype(np.int64))
+
+
+def _repeats(labels: Labels) -> bool:
+    return len(np.unique(labels)) < len(labels)
+
+
+def _classes(labels: Labels) -> list[tuple[int, ...]]:
+    """Units by label, groups of two and more, in order of their first unit."""
+    order = np.argsort(labels, kind="stable")
+    cuts = np.flatnonzero(np.diff(labels[order])) + 1
+    groups = [tuple(int(unit) for unit in part) for part in np.split(order, cuts)]
+    return sorted(group for group in groups if len(group) > 1)
+
+
+class _Search:
+    """Refines the labels of all spaces together until nothing changes."""
+
+    def __init__(
+        self, units: Units, model: Model, weights: Weights, incoming: Mapping[str, Labels]
+    ) -> None:
+        self._units = units
+        self._model = model
+        self._weights = weights
+        self._incoming = incoming
+        self._labels: dict[int, Labels] = {}
+        roots = {units.find(number) for number in units.made.values()}
+        for root in sorted(roots):
+            self._labels[root] = self._start(units.spaces[root])
+        changed = True
+        while changed:
+            changed = False
+            for root in sorted(roots):
+                labels = self._labels[root]
+                if not _repeats(labels):
+                    continue
+                finer = self._step(units.spaces[root], labels)
+                if len(np.unique(finer)) > len(np.unique(labels)):
+                    self._labels[root], changed = finer, True
+
+    def groups(self, incoming: Mapping[str, Labels]) -> tuple[SymmetricGroup, ...]:
+        """All groups, by layer in topological order.
+
+        ``incoming`` are labels from all incoming weights, a layer's own state included.
+        """
+        result: list[SymmetricGroup] = []
+        reported: set[int] = set()
+        for key, labels in incoming.items():
+            layer = self._model.graph[key]
+            made = self._units.made.get(key)
+            if made is None:
+                result += _rows_alone(layer, labels, None, self._weights, [])
+                continue
+            root = self._units.find(made)
+            space = self._units.spaces[root]
+            symmetric = _classes(self._labels[root])
+            if root not in reported:
+                reported.add(root)
+                result += [self._symmetric(layer, space, group) for group in symmetric]
+            result += _rows_alone(layer, labels, space, self._weights, symmetric)
+        return tuple(result)
+
+    def _symmetric(self, layer: Layer, space: Space, units: tuple[int, ...]) -> SymmetricGroup:
+        return SymmetricGroup(
+            layer=layer.id,
+            units=units,
+            symmetric=True,
+            size=space.size,
+            layers=tuple(space.producers),
+            consumers=tuple(space.consumers),
+            param=layer.with_role(*_INCOMING)[0].key,
+            zero=_zero_rows(layer, self._weights, units),
+            noise=space.noise,
+        )
+
+    def _start(self, space: Space) -> Labels:
+        """Labels from everything on the incoming side, and from one number per unit."""
+        discrete: Labels = np.arange(space.size, dtype=np.int64)
+        if space.lost or space.output or space.shuffled:
+            return discrete
+        if not space.columns or not all(key in self._incoming for key in space.producers):
+            return discrete
+        labels: Labels = np.zeros(space.size, np.int64)
+        for producer in space.producers:
+            labels = _refine(labels, self._incoming[producer])
+        for start, length, width in space.positions:
+            group = np.arange(space.size)
+            group[max(start, 0) : max(start, 0) + length] = np.arange(length) // width
+            labels = _refine(labels, group)
+        for reading in space.labels:
+            labels = _refine(labels, self._elements(reading, space.size))
+        return labels
+
+    def _elements(self, reading: Reading, size: int) -> Labels:
+        values = self._read(reading)
+        if values is None:
+            return np.arange(size)
+        return _placed(_distinct(_by_unit(values, reading)), reading, size)
+
+    def _read(self, reading: Reading) -> Array | None:
+        if not isinstance(reading.source, Param):
+            return np.asarray(reading.source)
+        if reading.source.tensor is None or reading.source.size > _LARGEST_COLUMN_BLOCK:
+            return None
+        return self._weights.read(reading.source)
+
+    def _step(self, space: Space, labels: Labels) -> Labels:
+        """Split groups whose outgoing weights differ."""
+        for reading in space.columns:
+            if not _repeats(labels):
+                break
+            labels = _refine(labels, self._outgoing(reading, space.size))
+        for producer in space.producers:
+            layer = self._model.graph[producer]
+            if _is_depthwise(layer) and _repeats(labels):
+                labels = _refine(labels, self._depthwise_inputs(layer, space.size))
+            for block in layer.with_role(Role.RECURRENT_WEIGHT):
+                values = self._weights.read(block)
+                if values is None:
+                    return np.arange(space.size)
+                labels = _refine(labels, _distinct(_merged(values, labels)))
+        return labels
+
+    def _depthwise_inputs(self, layer: Layer, size: int) -> Labels:
+        """Labels of the channels that a depthwise convolution reads, one per output unit."""
+        for root, labels in self._labels.items():
+            for reading in self._units.spaces[root].columns:
+                whole = (reading.offset, reading.length) == (0, size)
+                if reading.layer == layer.id and whole:
+                    return labels[reading.start : reading.start + reading.length]
+        return np.arange(size)
+
+    def _outgoing(self, reading: Reading, size: int) -> Labels:
+        values = self._read(reading)
+        if values is None or reading.target is None:
+            return np.arange(size)
+        classes = self._labels[self._units.find(reading.target)]
+        if reading.groups > 1:
+            return self._grouped(reading, values, classes, size)
+        columns = _by_unit(values, reading, keep_first=True)
+        return _placed(_distinct(_merged(columns, classes)), reading, size)
+
+    def _grouped(self, reading: Reading, values: Array, classes: Labels, size: int) -> Labels:
+        """Columns of a grouped convolution: units of different groups differ unless depthwise."""
+        depth = values.shape[1]
+        if depth == 1 and len(values) == reading.groups:
+            window = slice(reading.offset, reading.offset + reading.length)
+            kernels = _distinct(values[window].reshape(reading.length, -1))
+            return _placed(_refine(kernels, classes[window]), reading, size)
+        return np.arange(size)
+
+
+def _by_unit(values: Array, reading: Reading, *, keep_first: bool = False) -> Array:
+    """Elements per unit: ``(length, …)``, or ``(length, rows, …)`` with the rows of a weight."""
+    at = reading.axis % values.ndim
+    layout = (reading.outer, reading.units, reading.inner)
+    apart = values.reshape(*values.shape[:at], *layout, *values.shape[at + 1 :])
+    chosen = apart.take(range(reading.offset, reading.offset + reading.length), axis=at + 1)
+    moved = np.moveaxis(chosen, at + 1, 0)
+    if keep_first:
+        return moved.reshape(reading.length, values.shape[0], -1)
+    return moved.reshape(reading.length, -1)
+
+
+def _merged(columns: Array, classes: Labels) -> Array:
+    """Weights per unit with those from or to indistinguishable units added: second axis merged.
+
+    Sums are rounded to single precision, so that the order of addition does not tell units apart.
+    """
+    if len(classes) != columns.shape[1] or not _repeats(classes):
+        return columns
+    order = np.argsort(classes, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(classes[order]) != 0])
+    sums = np.add.reduceat(columns[:, order].astype(np.float64), starts, axis=1)
+    return sums.astype(np.float32)
+
+
+def _placed(labels: Labels, reading: Reading, size: int) -> Labels:
+    """Labels of a run of units among all units of the space; the others share one label."""
+    result: Labels = np.full(size, -1, np.int64)
+    result[reading.start : reading.start + reading.length] = labels
+    return result
+
+
+def _zero_rows(layer: Layer, weights: Weights, units: Sequence[int]) -> bool:
+    for row in layer.with_role(*_INCOMING):
+        values = weights.read(row)
+        if values is None or np.any(values[units[0]]):
+            return False
+    return True
+
+
+def _rows_alone(
+    layer: Layer,
+    labels: Labels,
+    space: Space | None,
+    weights: Weights,
+    symmetric: Sequence[tuple[int, ...]],
+) -> list[SymmetricGroup]:
+    """Groups with equal rows that no symmetric group covers."""
+    if _is_depthwise(layer) or (space is not None and space.shuffled):
+        return []
+    covered = set(symmetric)
+    groups = [group for group in _classes(labels) if group not in covered]
+    return [
+        SymmetricGroup(
+            layer=layer.id,
+            units=group,
+            symmetric=False,
+            size=len(labels),
+            layers=(layer.id,),
+            consumers=tuple(space.consumers) if space is not None else (),
+            param=layer.with_role(*_INCOMING)[0].key,
+            noise=space is not None and space.noise,
+            output=space is not None and space.output,
+            followed=space is not None and not space.lost,
+        )
+        for group in groups
+        if not _zero_rows(layer, weights, group)
+    ]
