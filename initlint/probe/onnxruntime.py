@@ -20,7 +20,7 @@ from initlint.probe.inputs import (
 )
 from initlint.probe.request import CARRIERS, NUMPY_TYPES, External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
-from initlint.probe.schedule import SAMPLES, plan_runs
+from initlint.probe.schedule import FEW_SAMPLES, plan_runs
 
 MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
@@ -199,7 +199,7 @@ def _measure(request: Request, session: _Session, observed: Sequence[Observed]) 
             if plan.sizes == sizes:
                 raise
             # the exporter baked the pilot's batch into the graph
-            runs = min(plan.runs * plan.per_run, SAMPLES)
+            runs = min(plan.runs * plan.per_run, FEW_SAMPLES)
             return _repeat(request, session, observed, sizes, runs)
         meter.add({**outputs, **feeds}, plan.per_run, {} if plan.sizes == sizes else shapes)
     return _Measurement(

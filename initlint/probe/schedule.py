@@ -12,8 +12,12 @@ from initlint.probe.request import Observed, Request
 SAMPLES = 16
 """Distinct inputs wanted, so that their mean cosine averages 120 pairs."""
 
-FEWEST_SAMPLES = 4
-"""Distinct inputs of a large model, whose outputs hold many positions and so many rows anyway."""
+FEWEST_SAMPLES = 2
+"""Distinct inputs of a large model: one pair to compare. Its outputs hold many positions, and so
+many rows, anyway."""
+
+FEW_SAMPLES = 8
+"""Distinct inputs that are enough where more would take further runs: 28 pairs."""
 
 MAX_SAMPLES = 256
 """Distinct inputs at most. With correlation 0.9 a ReLU unit of a vector layer is silent on all of
@@ -54,15 +58,15 @@ def plan_runs(
         return Plan(pilot, pilot.batch, 1)
     if not has_batch(request.inputs):
         per_run = fixed_batch(request.inputs)
-        return Plan(pilot, per_run, ceil(min(samples, SAMPLES) / per_run))
-    fits = MAX_ELEMENTS // max(volume(request.inputs, pilot) // pilot.batch, 1)
-    samples = min(samples, max(request.activation_bytes // held, SAMPLES))
-    per_run = max(min(samples, request.activation_bytes // held, fits), 1)
-    if per_run < samples:  # equal runs, so that every batch statistic has the same size
-        samples = min(samples, SAMPLES)
-        per_run = min(per_run, samples)
+        return Plan(pilot, per_run, ceil(min(samples, FEW_SAMPLES) / per_run))
+    fits = min(
+        request.activation_bytes // held,
+        MAX_ELEMENTS // max(volume(request.inputs, pilot) // pilot.batch, 1),
+    )
+    per_run = max(min(samples, fits), 1)
+    wanted = min(samples, FEW_SAMPLES, max(fits, FEW_SAMPLES // 2))
     sizes = Sizes(per_run, pilot.spatial, pilot.length)
-    return Plan(sizes, per_run, ceil(samples / per_run))
+    return Plan(sizes, per_run, ceil(wanted / per_run))
 
 
 def _work(observed: Sequence[Observed], shapes: Mapping[str, tuple[int, ...]]) -> int:
