@@ -25,6 +25,9 @@ from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
 
 __all__ = ["load_onnx"]
 
+_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
+"""What inconsistent protobuf content raises when something is computed from it."""
+
 
 def load_onnx(path: str) -> Model:
     """The layer graph of an ONNX file.
@@ -52,10 +55,6 @@ def load_onnx(path: str) -> Model:
         raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
 
 
-_DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError)
-"""What inconsistent protobuf content raises when something is computed from it."""
-
-
 def _load(path: str, proto: Any) -> Model:
     expanded_nodes(proto)
     torch = from_torch(proto)
@@ -69,7 +68,7 @@ def _load(path: str, proto: Any) -> Model:
         scopes_of(proto.graph.node),
     )
     finished = Finish(modules, torch).run(builder.drafts)
-    graph = _fused(LayerGraph(finished.layers, finished.edges))
+    graph = _fused(LayerGraph(finished.layers, finished.edges), builder)
     return Model(
         target=path,
         kind=Kind.ONNX,
@@ -86,10 +85,16 @@ def _load(path: str, proto: Any) -> Model:
     )
 
 
-def _fused(graph: LayerGraph) -> LayerGraph:
+def _fused(graph: LayerGraph, builder: Builder) -> LayerGraph:
+    """The graph with decomposed layers put together; a graph too odd for that stays as it is."""
     from initlint.model.patterns import fuse
 
-    return fuse(graph)
+    try:
+        return fuse(graph)
+    except _DAMAGE as error:
+        reason = shown(str(error) or type(error).__name__)
+        builder.notices.append(f"decomposed layers were left in their parts: {reason}")
+        return graph
 
 
 def _stated_shapes(graph: Any) -> dict[str, Shape]:

@@ -14,10 +14,21 @@ from typing import Any
 
 import numpy as np
 
+from initlint.load.files import shown
 from initlint.load.onnx import shapes
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.values import SMALL_ELEMENTS, Extent, Fixed, RuntimeScale, Shape, Value
-from initlint.model import ConstantSource, Tensor, from_array
+from initlint.load.onnx.tensors import representable
+from initlint.load.onnx.values import (
+    SMALL_ELEMENTS,
+    Extent,
+    Fixed,
+    RuntimeScale,
+    Shape,
+    Value,
+    scaled,
+    shifted,
+)
+from initlint.model import ConstantSource, LoadError, Tensor, from_array
 from initlint.model.tensor import Array
 
 MAX_COMPUTED_ELEMENTS = 1 << 26
@@ -65,11 +76,17 @@ class ComputedSource:
         return piece
 
     def _compute(self) -> Array:
-        with np.errstate(all="ignore"):
-            result = np.asarray(self.evaluate([operand.read() for operand in self.operands]))
-        if result.dtype not in (np.float32, np.float64):
-            result = result.astype(np.float32)
-        return np.broadcast_to(result, self.shape).reshape(-1)
+        try:
+            with np.errstate(all="ignore"):
+                result = np.asarray(self.evaluate([operand.read() for operand in self.operands]))
+            if result.dtype not in (np.float32, np.float64):
+                result = result.astype(np.float32)
+            return np.broadcast_to(result, self.shape).reshape(-1)
+        except (ValueError, IndexError, TypeError, MemoryError) as error:
+            name = self.operands[0].name
+            raise LoadError(
+                f"the constant computed from {shown(name)!r} cannot be computed: {error}"
+            ) from None
 
 
 _UNARY: dict[str, Callable[[Array], Array]] = {
@@ -130,12 +147,12 @@ def fold(call: Call) -> list[Value] | None:
     """The results of a node whose inputs are all constants or shapes; None when not foldable."""
     if call.domain != "" or any(isinstance(value, RuntimeScale) for value in call.inputs):
         return None
-    if any(isinstance(value, Extent) for value in call.inputs):
-        extent = _fold_extents(call)
-        if extent is not None:
-            return [extent]
     rule = _RULES.get(call.op)
     try:
+        if any(isinstance(value, Extent) for value in call.inputs):
+            extent = _fold_extents(call)
+            if extent is not None:
+                return [extent]
         if rule is not None:
             return rule(call)
         return _fold_numeric(call)
@@ -151,7 +168,9 @@ def _computed(
     sides = tuple(side for side in shape if side is not None)
     total = sum(operand.size for operand in operands)
     limit = min(MAX_COMPUTED_ELEMENTS, 64 * total + SMALL_ELEMENTS)
-    if prod(sides) > limit or any(operand.tensor.dtype == "string" for operand in operands):
+    if prod(sides) > limit or not representable(sides):
+        return None
+    if any(operand.tensor.dtype == "string" for operand in operands):
         return None
     main = max(operands, key=lambda operand: operand.size)
     source = ComputedSource(evaluate, tuple(operand.tensor for operand in operands), sides)
@@ -219,6 +238,8 @@ def _fold_matmul(call: Call) -> list[Value] | None:
     shape = shapes.matmul(left.shape, right.shape)
     if shape is None or left.size * max(right.shape[-1], 1) > MAX_PRODUCT_TERMS:
         return None
+    if left.shape[-1] != right.shape[max(-2, -len(right.shape))]:
+        return None
     return _computed(call, lambda a: np.matmul(a[0], a[1]), [left, right], shape)
 
 
@@ -234,9 +255,9 @@ def _fold_scale(call: Call) -> list[Value] | None:
     values = small.values()
     with np.errstate(all="ignore"):
         if call.op in ("Mul", "Div"):
-            tensor = big.tensor.scale(values if call.op == "Mul" else 1 / values)
+            tensor = scaled(big.tensor, values if call.op == "Mul" else 1 / values)
         else:
-            tensor = big.tensor.shift(values if call.op == "Add" else -values)
+            tensor = shifted(big.tensor, values if call.op == "Add" else -values)
     return [big.seen_as(tensor)]
 
 
@@ -280,7 +301,7 @@ def _reshaped(operand: Fixed, shape: Shape | None) -> list[Value] | None:
     if shape is None or None in shape:
         return None
     sides = tuple(side for side in shape if side is not None)
-    if prod(sides) != operand.size:
+    if prod(sides) != operand.size or not representable(sides):
         return None
     if sides == operand.shape:
         return [operand]
@@ -426,7 +447,9 @@ def _fold_range(call: Call) -> list[Value] | None:
 
 def _fold_constant_of_shape(call: Call) -> list[Value] | None:
     sides = call.integers("", 0)
-    if sides is None or any(side < 0 for side in sides) or prod(sides) > MAX_COMPUTED_ELEMENTS:
+    if sides is None or any(side < 0 for side in sides) or not representable(sides):
+        return None
+    if prod(sides) > MAX_COMPUTED_ELEMENTS:
         return None
     fill = call.attrs.get("fill")
     value, integer = (0.0, False) if fill is None else fill
@@ -452,8 +475,8 @@ def dequantised(operand: Fixed, scale: Fixed, zero: Fixed | None, axis: int, blo
     if scale.small and (zero is None or zero.small) and not (block and scale.size > 1):
         tensor = operand.tensor
         if zero is not None and zero.values().any():
-            tensor = tensor.shift(-spread(zero.values()))
-        return operand.seen_as(tensor.scale(spread(scale.values())), **changes)
+            tensor = shifted(tensor, -spread(zero.values()))
+        return operand.seen_as(scaled(tensor, spread(scale.values())), **changes)
 
     def evaluate(arrays: list[Array]) -> Array:
         value = arrays[0] - spread(arrays[2]) if len(arrays) > 2 else arrays[0]

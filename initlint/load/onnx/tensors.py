@@ -75,6 +75,15 @@ _HELD_FILES = 16
 _EXTERNAL_KEYS = frozenset({"location", "offset", "length", "checksum", "basepath"})
 
 
+MAX_AXES = 32
+"""Axes that every NumPy in use can represent."""
+
+
+def representable(shape: tuple[int, ...]) -> bool:
+    """True when NumPy can hold an array of this shape, sides of 0 included."""
+    return len(shape) <= MAX_AXES and prod(max(side, 1) for side in shape) < 1 << 48
+
+
 @dataclass(slots=True)
 class _Decoded:
     """The last payload taken out of a protobuf: each access to a bytes field copies it."""
@@ -172,7 +181,9 @@ class TensorReader:
                 f"tensor {shown(name)!r} has unknown element type {proto.data_type}; upgrade onnx"
             )
         if any(side < 0 for side in shape):
-            raise LoadError(f"tensor {shown(name)!r} has a negative side: {list(shape)}")
+            raise LoadError(f"tensor {shown(name)!r} has a negative side: {list(shape)[:8]}")
+        if len(shape) > MAX_AXES or (not prod(shape) and not representable(shape)):
+            raise LoadError(f"tensor {shown(name)!r} claims the shape {list(shape)[:8]}")
         count = prod(shape)
         if proto.data_location == 1 or proto.external_data:
             return Tensor(name, dtype, shape, self._external(proto, name, dtype, count))
@@ -197,8 +208,9 @@ class TensorReader:
         """
         name = proto.values.name
         shape = tuple(proto.dims)
-        if any(side < 0 for side in shape) or prod(shape) > MAX_SPARSE_ELEMENTS:
-            raise LoadError(f"sparse tensor {shown(name)!r} claims the shape {list(shape)}")
+        claim = prod(max(side, 1) for side in shape)
+        if any(side < 0 for side in shape) or claim > MAX_SPARSE_ELEMENTS or len(shape) > MAX_AXES:
+            raise LoadError(f"sparse tensor {shown(name)!r} claims the shape {list(shape)[:8]}")
         values, indices = self.tensor(proto.values), self.tensor(proto.indices)
         if values.dtype == "string" or indices.dtype != "int64":
             raise LoadError(f"sparse tensor {shown(name)!r} has values or indices of a wrong type")

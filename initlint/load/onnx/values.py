@@ -216,6 +216,23 @@ class Draft:
         return next((param for param in self.params if param.role is role), None)
 
 
-def known_shape(value: Value | None) -> Shape | None:
-    """Shape of a value where it is known."""
-    return None if value is None else value.shape
+def scaled(tensor: Tensor, factor: Any) -> Tensor:
+    """A tensor times a number or an array that broadcasts to its shape.
+
+    Raises:
+        ValueError: the array does not broadcast to the tensor's shape.
+    """
+    _must_broadcast(tensor, factor)
+    return tensor.scale(factor)
+
+
+def shifted(tensor: Tensor, addend: Any) -> Tensor:
+    """A tensor plus a number or an array that broadcasts to its shape. Raises as `scaled`."""
+    _must_broadcast(tensor, addend)
+    return tensor.shift(addend)
+
+
+def _must_broadcast(tensor: Tensor, operand: Any) -> None:
+    shape = np.shape(operand)
+    if np.broadcast_shapes(tensor.shape, shape) != tensor.shape:
+        raise ValueError(f"an operand of shape {shape} does not fit {tensor.shape}")

@@ -38,6 +38,7 @@ class Walk:
         }
         self._opsets = opsets(model.opset_import)
         self._index = 0
+        self._frame: tuple[Attributes, Mapping[str, int]] = ({}, self._opsets)
         self.unused: list[Fixed] = []
 
     def run(self) -> None:
@@ -107,6 +108,7 @@ class Walk:
         results: Iterable[Any],
     ) -> None:
         """Walk one node list in an order in which values exist before they are read."""
+        frame, self._frame = self._frame, (outer, versions)
         uses = Counter(_names_read(nodes))
         uses.update(result if isinstance(result, str) else result.name for result in results)
         prefix = f"{owner.prefix}{owner.name}/" if owner.name else owner.prefix
@@ -134,6 +136,7 @@ class Walk:
             for text in outputs[len(values) :]:
                 if text:
                     scope[text] = None
+        self._frame = frame
 
     def _visit(self, call: Call, node: Any, scope: Scope) -> Sequence[Value | None]:
         if call.op == "Constant" and call.domain == "":
@@ -228,7 +231,8 @@ class Walk:
         self._constants(graph, inner)
         for proto in graph.input:
             inner.setdefault(proto.name, None)
-        self._nodes(graph, graph.node, inner, {}, call.origin, self._opsets, graph.output)
+        outer, versions = self._frame
+        self._nodes(graph, graph.node, inner, outer, call.origin, versions, graph.output)
         found: list[Value | None] = []
         for proto in graph.output:
             if proto.name not in inner:
@@ -520,7 +524,8 @@ def _same(left: Value, right: Value) -> bool:
     if isinstance(left, Dynamic) and isinstance(right, Dynamic):
         return left.layer is right.layer and left.output == right.output
     if isinstance(left, Fixed) and isinstance(right, Fixed):
-        if left.tensor == right.tensor:
+        plain = not left.tensor.views and not right.tensor.views
+        if plain and left.tensor.source is right.tensor.source:
             return True
         both_small = left.small and right.small and left.shape == right.shape
         return both_small and bool(np.array_equal(left.values(), right.values()))

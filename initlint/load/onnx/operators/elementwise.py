@@ -9,7 +9,7 @@ from initlint.load.onnx.builder import Builder, operand_view
 from initlint.load.onnx.call import Call
 from initlint.load.onnx.names import names_a_parameter
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Dynamic, Fixed, RuntimeScale, Value
+from initlint.load.onnx.values import Dynamic, Fixed, RuntimeScale, Value, scaled
 from initlint.model import Op, Role
 
 _UNARY: dict[str, tuple[Op, dict[str, tuple[str, float]]]] = {
@@ -277,10 +277,10 @@ def apply_scale(weight: Any, scale: Fixed) -> None:
     values = scale.values().reshape(-1)
     units = weight.tensor.shape[0]
     if values.size == 1:
-        weight.tensor = weight.tensor.scale(float(values[0]))
+        weight.tensor = scaled(weight.tensor, float(values[0]))
     elif values.size == units:
-        weight.tensor = weight.tensor.scale(
-            values.reshape(-1, *(1,) * (len(weight.tensor.shape) - 1))
+        weight.tensor = scaled(
+            weight.tensor, values.reshape(-1, *(1,) * (len(weight.tensor.shape) - 1))
         )
 
 

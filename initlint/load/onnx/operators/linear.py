@@ -9,7 +9,7 @@ from initlint.load.onnx import shapes
 from initlint.load.onnx.builder import Builder, flat
 from initlint.load.onnx.call import Call
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Shape, Value
+from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Shape, Value, scaled
 from initlint.model import Op, Role, Tensor
 
 MAX_STACKED = 256
@@ -63,14 +63,14 @@ def product(
     attrs: dict[str, Any] = {} if alpha == 1 else {"alpha": alpha}
     if isinstance(right, Fixed) and right.floating and not isinstance(left, Fixed):
         tensor = right.tensor if transposed[1] else swapped(right.tensor)
-        params = matrices(builder, right, tensor if alpha == 1 else tensor.scale(alpha))
+        params = matrices(builder, right, tensor if alpha == 1 else scaled(tensor, alpha))
         return builder.emit(Op.LINEAR, call, [left], params, shape=shape, part=part)
     if isinstance(left, Fixed) and left.floating and not isinstance(right, Fixed):
         tensor = left.tensor
         if len(tensor.shape) == 1:
             tensor = tensor.reshape(1, *tensor.shape)
         tensor = swapped(tensor) if transposed[0] else tensor
-        params = matrices(builder, left, tensor if alpha == 1 else tensor.scale(alpha))
+        params = matrices(builder, left, tensor if alpha == 1 else scaled(tensor, alpha))
         return builder.emit(
             Op.LINEAR, call, [right], params, {}, shape=shape, channel_axis=-2, part=part
         )
@@ -119,7 +119,7 @@ def gemm(builder: Builder, call: Call, part: str = "") -> Dynamic:
     if addend is not None and beta:
         units = _units(right, transposed[1]) if weight is right else None
         if isinstance(addend, Fixed) and addend.floating and addend.size == units:
-            tensor = flat(addend.tensor) if beta == 1 else flat(addend.tensor).scale(beta)
+            tensor = flat(addend.tensor) if beta == 1 else scaled(flat(addend.tensor), beta)
             bias = [builder.param(Role.BIAS, addend, "bias", tensor)]
         else:
             inner = "matmul"
@@ -129,7 +129,7 @@ def gemm(builder: Builder, call: Call, part: str = "") -> Dynamic:
         return result
     if isinstance(addend, Fixed):
         if beta != 1:
-            addend = addend.seen_as(addend.tensor.scale(beta))
+            addend = addend.seen_as(scaled(addend.tensor, beta))
         vector = sum(side != 1 for side in addend.shape) <= 1
         role, leaf = (Role.SHIFT, "bias") if vector else (Role.TABLE, "bias")
         params, attrs = builder.constant_operand(addend, role, leaf, False)

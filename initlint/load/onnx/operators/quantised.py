@@ -16,7 +16,15 @@ from initlint.load.onnx.operators.convolution import convolution
 from initlint.load.onnx.operators.elementwise import apply_scale
 from initlint.load.onnx.operators.linear import activation, matrices, swapped
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, RuntimeScale, Value
+from initlint.load.onnx.values import (
+    Dynamic,
+    Fixed,
+    ParamDraft,
+    RuntimeScale,
+    Value,
+    scaled,
+    shifted,
+)
 from initlint.model import Op, Role, Source, Tensor
 from initlint.model.tensor import Array
 
@@ -47,7 +55,10 @@ def _scale_table(weight: ParamDraft, scale: Fixed, zero: Fixed | None) -> None:
             continue
         values = fixed.values().reshape(-1)
         operand: Any = float(values[0]) if values.size == 1 else values
-        weight.tensor = weight.tensor.shift(-operand) if shift else weight.tensor.scale(operand)
+        if shift:
+            weight.tensor = shifted(weight.tensor, -operand)
+        else:
+            weight.tensor = scaled(weight.tensor, operand)
 
 
 @handles("DynamicQuantizeLinear")
@@ -70,9 +81,9 @@ def _integers(
         rank = len(fixed.shape)
         if values.size > 1 and rank:
             spread = [-1 if at == axis % rank else 1 for at in range(rank)]
-            tensor = tensor.shift(-values.reshape(spread))
+            tensor = shifted(tensor, -values.reshape(spread))
         else:
-            tensor = tensor.shift(-float(values[0]))
+            tensor = shifted(tensor, -float(values[0]))
     return fixed.seen_as(tensor, integer=False, quantised=True)
 
 
@@ -141,7 +152,7 @@ def _qgemm(builder: Builder, call: Call) -> Result:
         return None
     tensor = weight.tensor if transposed else swapped(weight.tensor)
     alpha = call.number("alpha", 1.0)
-    params = matrices(builder, weight, tensor if alpha == 1 else tensor.scale(alpha))
+    params = matrices(builder, weight, tensor if alpha == 1 else scaled(tensor, alpha))
     params.extend(_integer_bias(builder, call.value(6), call.fixed(1), call.fixed(4)))
     return builder.emit(Op.LINEAR, call, [call.value(0)], params)
 
@@ -158,7 +169,7 @@ def _integer_bias(
     tensor = flat(bias.tensor)
     if scale.size not in (1, *tensor.shape):
         return []
-    fixed = bias.seen_as(tensor.scale(scale), integer=False, quantised=True)
+    fixed = bias.seen_as(scaled(tensor, scale), integer=False, quantised=True)
     return [builder.param(Role.BIAS, fixed, "bias")]
 
 
@@ -257,7 +268,8 @@ class BlockQuantisedSource:
         first, last = start // self.columns, -(-stop // self.columns)
         blocks = ceil(self.columns / self.block)
         width = blocks * self.block * self.bits // 8
-        raw = self.packed.read(first * width, last * width).astype(np.uint8)
+        with np.errstate(invalid="ignore"):
+            raw = self.packed.read(first * width, last * width).astype(np.uint8)
         codes = _unpacked(raw.reshape(last - first, blocks, -1), self.bits)
         scales = self.scales.read().reshape(self.rows, blocks)[first:last]
         zeros: Any = float(1 << (self.bits - 1))
@@ -293,6 +305,10 @@ def _matmul_nbits(builder: Builder, call: Call) -> Result:
     zeros = call.fixed(3)
     if scales.size != rows * blocks:
         return None
+    if zeros is not None:
+        packed = rows * -(-blocks * bits // 8)
+        if zeros.size != (packed if zeros.tensor.dtype == "uint8" else rows * blocks):
+            return None
     source = BlockQuantisedSource(
         stored.tensor.source,
         scales.tensor,

@@ -12,7 +12,7 @@ from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Call
 from initlint.load.onnx.fold import dequantised
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Draft, Dynamic, Fixed, ParamDraft, Value
+from initlint.load.onnx.values import Draft, Dynamic, Fixed, ParamDraft, Value, scaled, shifted
 from initlint.model import Op, Role
 
 _GATES: dict[str, tuple[str | None, ...]] = {
@@ -52,9 +52,9 @@ def _per_row(fixed: Fixed) -> Fixed:
 def _scaled(stored: Fixed, scale: Fixed, zero: Fixed | None) -> Fixed:
     tensor = stored.tensor
     if zero is not None and zero.small and zero.values().any():
-        tensor = tensor.shift(-zero.values())
+        tensor = shifted(tensor, -zero.values())
     if scale.small:
-        tensor = tensor.scale(scale.values())
+        tensor = scaled(tensor, scale.values())
         return stored.seen_as(tensor, integer=False, quantised=True)
     return dequantised(stored, scale, zero, 0, 0)
 
