@@ -139,6 +139,22 @@ def check(
             help="Also write a report to a file; may be repeated.",
         ),
     ] = None,
+    baseline: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=RUN,
+            help="Findings in this file do not count, unless they got worse.",
+        ),
+    ] = None,
+    write_baseline: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=RUN,
+            help="Put what is found now into this file; other targets' lines stay.",
+        ),
+    ] = None,
     statistics: Annotated[
         bool,
         typer.Option(
@@ -279,8 +295,9 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
     """Do the work of ``check`` and return the exit code."""
     from initlint.cli.console import complain, write
     from initlint.cli.options import UsageError, merge, report_files
-    from initlint.cli.run import carry_out
+    from initlint.cli.run import carry_out, with_baseline
     from initlint.config import ConfigError, load_config
+    from initlint.lint.baseline import BaselineError
     from initlint.report.formats import prepare, render
     from initlint.report.style import View, style_for
 
@@ -290,7 +307,8 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
             raise UsageError(f"unknown format {options.format!r}; known: {', '.join(FORMATS)}")
         files = report_files(options.report, FORMATS)
         run = carry_out(targets, "lint", options, meanwhile=lambda: prepare(options.format))
-    except (ConfigError, UsageError) as error:
+        run = with_baseline(run, options.baseline, options.write_baseline)
+    except (ConfigError, UsageError, BaselineError) as error:
         complain(f"initlint: {error}")
         return 2
     complain_all(run, verbose=options.verbose)

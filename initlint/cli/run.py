@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 from initlint import __version__, supervisor
 from initlint.cli import COMMANDS
@@ -12,6 +14,12 @@ from initlint.cli.console import Progress
 from initlint.cli.early import preload_for
 from initlint.cli.options import Options
 from initlint.lint.allow import Ledger, remarks, suppress, unknown_rules
+from initlint.lint.baseline import (
+    BaselineError,
+    apply_baseline,
+    read_baseline,
+    write_baseline,
+)
 from initlint.records import Failure, RecordError, Target
 from initlint.report.run import Run
 from initlint.report.text import Untrusted, one_line
@@ -109,3 +117,27 @@ def _result(outcome: supervisor.Outcome) -> Target | Failure:
         return Target.parse(outcome.record)
     except RecordError as error:
         return Failure(name, Untrusted(f"the worker sent a record that is wrong: {error}"), detail)
+
+
+def with_baseline(run: Run, read_from: str | None, write_to: str | None) -> Run:
+    """The run with findings marked that a baseline accepts, after writing one where asked.
+
+    Raises:
+        BaselineError: when one cannot be read or written; also when something was not checked,
+            for a baseline of half a run would hide that.
+    """
+    if write_to is not None:
+        if run.unchecked:
+            first = run.unchecked[0]
+            raise BaselineError(
+                f"{write_to}: not written, as not everything was checked: "
+                f"{first.target}: {first.message}"
+            )
+        write_baseline(run.targets, Path(write_to))
+        read_from = write_to
+    if read_from is None:
+        return run
+    path = Path(read_from)
+    targets, stale = apply_baseline(run.targets, read_baseline(path), path)
+    notices = (*run.notices, *(Untrusted(line) for line in stale))
+    return replace(run, targets=tuple(targets), notices=notices)

@@ -244,3 +244,22 @@ def test_names_from_the_file_are_escaped(call, here):
             assert line.isprintable()
             assert "::error" not in line
             assert "##[" not in line
+
+
+def test_baseline_from_the_command_line(call, here):
+    assert call("broken.safetensors", "--write-baseline", "b.jsonl").code == 0
+    result = call("broken.safetensors", "--baseline", "b.jsonl")
+    assert result.code == 0
+    assert "1 suppressed" in result.out
+    stale = call(
+        "healthy.safetensors", "broken.safetensors", "--ignore", "NUM", "--baseline", "b.jsonl"
+    )
+    assert stale.err == "", "a rule that did not run says nothing about its lines"
+
+
+def test_baseline_is_not_written_when_something_was_not_checked(call, here):
+    (here / "b.jsonl").write_text("")
+    result = call("broken.safetensors", "gone.onnx", "--write-baseline", "b.jsonl")
+    assert result.code == 2
+    assert "not written" in result.err
+    assert (here / "b.jsonl").read_text() == ""
