@@ -45,9 +45,11 @@ def test_drift_follows_the_table(drift, expected):
 
 
 def test_only_drift_beyond_the_band_counts():
-    assert drift_harm(-1.8, band=0.4) is Harm.INFO
+    assert drift_harm(-1.0, band=0.4) is None
+    assert drift_harm(-1.6, band=0.4) is Harm.INFO
+    assert drift_harm(-1.8, band=0.4) is Harm.WARNING
     assert drift_harm(1.6, band=2.0) is None
-    assert backward_harm(1.6, band=0.2) is Harm.WARNING
+    assert backward_harm(1.55, band=0.2) is Harm.WARNING
     assert drift_harm(3.0, band=math.inf) is None
 
 

@@ -66,10 +66,23 @@ def _above(value: float, limits: tuple[float, ...]) -> Harm | None:
     return Harm(reached - 1 + 3 - len(limits)) if reached else None
 
 
+def _graded(drift: float, band: float) -> Harm | None:
+    spread = max(band, 0.0)
+    if math.isinf(spread):
+        return None
+    grade, limits = (_below, VANISHING) if drift < 0 else (_above, EXPLODING)
+    sure = math.copysign(max(abs(drift) - spread, 0.0), drift)
+    if grade(sure, limits) is None:
+        return None
+    return grade(drift - math.copysign(0.5 * spread, drift), limits)
+
+
 def drift_harm(drift: float, band: float = 0.0, sink: Sink = Sink.OUTPUT) -> Harm | None:
     """Harm of a forward drift in decades of rms.
 
-    Only the part beyond the finite-width band counts. A saturating end forgives growth (tanh nets
+    The band (two standard deviations over draws of the weights) decides whether there is something
+    to say; the level is that of the drift less one standard deviation, because the calibration is
+    by the drift itself and most draws lie nearer to it. A saturating end forgives growth (tanh nets
     trained at every gain up to +4.5 decades; their harm shows in the gradient and in saturation),
     and a normaliser restores any scale that its ε lets through.
 
@@ -80,22 +93,20 @@ def drift_harm(drift: float, band: float = 0.0, sink: Sink = Sink.OUTPUT) -> Har
     """
     if math.isnan(drift) or math.isnan(band) or sink is Sink.UNKNOWN:
         return None
-    sure = math.copysign(max(abs(drift) - max(band, 0.0), 0.0), drift)
-    if sure < 0:
-        return _below(sure, VANISHING)
-    return None if sink in (Sink.SATURATION, Sink.NORMALISER) else _above(sure, EXPLODING)
+    if drift > 0 and sink in (Sink.SATURATION, Sink.NORMALISER):
+        return None
+    return _graded(drift, band)
 
 
 def backward_harm(drift: float, band: float = 0.0) -> Harm | None:
     """Harm of a gradient that changes by ``drift`` decades of rms from the last layer to the first.
 
-    The same table: F.4 varies the gain of all layers, so forward and backward drift are equal
-    there.
+    The same table and the same use of the band: F.4 varies the gain of all layers, so forward and
+    backward drift are equal there.
     """
     if math.isnan(drift) or math.isnan(band):
         return None
-    sure = math.copysign(max(abs(drift) - max(band, 0.0), 0.0), drift)
-    return _below(sure, VANISHING) if sure < 0 else _above(sure, EXPLODING)
+    return _graded(drift, band)
 
 
 def excess_loss(logit_std: float, classes: int) -> float:

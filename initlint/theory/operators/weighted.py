@@ -134,7 +134,7 @@ def project(x: State, fan: float, second: float, mean: float, count: int) -> Sta
 
 
 def _scattered(node: Node, state: State) -> float:
-    """Var ln q with what finite width adds: 2/n, n the units times the independent positions."""
+    """Var ln q with what finite width adds: 2/n for n units, as far as samples share it."""
     width = node.channels()
     if not width or state.log_q == -math.inf:
         return state.log_variance
@@ -142,9 +142,13 @@ def _scattered(node: Node, state: State) -> float:
 
 
 def scatter_share(node: Node, state: State) -> float:
-    """How much of one position's scatter is left after averaging over the positions."""
-    coherent = state.positions * state.positions
-    return coherent + (1 - coherent) / max(node.positions(), 1)
+    """How much of one sample's scatter is left in a mean over many samples and positions.
+
+    For Gaussians of cosine c, Cov(z², z'²) = 2 c² q²: units that differ between samples average
+    out, those that all samples share do not.
+    """
+    shared = min(state.samples, state.positions) if node.positions() > 1 else state.samples
+    return shared * shared
 
 
 def _blocks(node: Node, role: Role) -> list[tuple[Param, float, float]] | None:
