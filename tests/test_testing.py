@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
+from initlint.lint.finding import Finding, Severity
+from initlint.lint.rule import Need, Option, Rule
+from initlint.measure.result import Stage
 from initlint.model import Op, Role
 from initlint.testing import (
     Network,
+    as_model,
+    assert_fires,
+    assert_silent,
     evaluate,
     he_normal,
     he_uniform,
     lecun_normal,
     normal,
     orthogonal,
+    run_rule,
     torch_default,
     xavier_normal,
     xavier_uniform,
@@ -286,3 +295,54 @@ def test_inputs_do_not_repeat_the_weights():
     weight = normal(net.rng, 5, 4)
     net.output(net.linear(x, weight))
     assert not np.intersect1d(net.feeds(5, seed=3)["input"].astype(np.float32), weight).size
+
+
+class Loud(Rule):
+    """Reports layers whose output is larger than a limit."""
+
+    code = "TST001"
+    name = "loud"
+    needs = frozenset({Need.WEIGHTS, Need.PROBE})
+    stages = frozenset({Stage.FRESH})
+    options: ClassVar = {"limit": Option(2.0, "a test")}
+
+    def check(self, context):
+        limit = context.options["limit"]
+        for key, seen in context.probe.outputs.items():
+            if seen.rms > limit and context.model.graph[key].weight is not None:
+                severity = Severity.ERROR if seen.rms > 10 * limit else Severity.WARNING
+                yield Finding(severity, key, f"rms {seen.rms:.1f}")
+
+
+def loud(gain: float) -> Network:
+    net = Network()
+    net.output(net.linear(net.input(64), normal(net.rng, 32, 64, std=gain / 8), name="fc"))
+    return net
+
+
+def test_run_rule_gives_the_evidence_and_completes_findings():
+    (finding,) = run_rule(Loud, loud(5.0))
+    assert (finding.code, finding.name, finding.layers) == ("TST001", "loud", ("fc",))
+    assert run_rule(Loud, loud(5.0), options={"limit": 10.0}) == []
+    assert run_rule(Loud, loud(5.0), stage="trained") == []
+
+
+def test_assertions_about_rules():
+    assert_fires(Loud, loud(5.0), severity="warning", layers=("fc",))
+    assert_silent(Loud, loud(1.0))
+    with pytest.raises(AssertionError, match="found nothing"):
+        assert_fires(Loud, loud(1.0))
+    with pytest.raises(AssertionError, match="expected error"):
+        assert_fires(Loud, loud(5.0), severity="error")
+    with pytest.raises(AssertionError, match="expected"):
+        assert_fires(Loud, loud(5.0), layers=("other",))
+    with pytest.raises(AssertionError, match="reported fc"):
+        assert_silent(Loud, loud(5.0))
+
+
+def test_as_model_takes_networks_graphs_and_models():
+    net = loud(1.0)
+    model = net.model()
+    assert as_model(model) is model
+    assert as_model(net).fresh_hint is True
+    assert len(as_model(net.graph).graph) == 3
