@@ -114,6 +114,15 @@ def test_dead_chance_matches_a_simulation() -> None:
     assert stats.dead_units / units == pytest.approx(observed)
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+def test_dead_chance_does_not_depend_on_the_length_of_rows(scale: float) -> None:
+    rows = np.maximum(normal(32, 500) + 2 * normal(1, 500, seed=1), 0)
+    lengths = scale * np.exp(normal(32, 1, seed=2))
+    even = output_stats(rows, Op.RELU, samples=32).dead_chance
+    uneven = output_stats((lengths * rows).astype(np.float32), Op.RELU, samples=32).dead_chance
+    assert uneven == pytest.approx(even, rel=1e-3)
+
+
 def test_dead_chance_at_the_ends() -> None:
     assert dead_chance(0.0, 10) == pytest.approx(2.0**-10, rel=1e-6)
     assert dead_chance(1.0, 10) == 0.5

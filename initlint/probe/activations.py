@@ -173,14 +173,23 @@ def _rms(values: Array) -> float:
 
 
 def _dead_chance(block: Array) -> float:
-    """`dead_chance` for the correlation measured between rows of a ReLU's outputs."""
-    rows = block.size // block.shape[2]
-    total = block.sum(axis=(0, 1, 3), dtype=np.float64)
-    square = float(np.dot(block.reshape(-1), block.reshape(-1)))
-    if rows < 2 or not 0.0 < square < np.inf:
+    """`dead_chance` for the mean cosine measured between rows of a ReLU's outputs.
+
+    Rows are brought to unit length first: signs do not depend on it, and in deep networks it
+    varies so much that a ratio of summed products would understate the cosine.
+    """
+    largest = np.abs(block).max()
+    if not largest > 0:
         return float("nan")
-    pairs = float(np.dot(total, total)) - square  # summed over ordered pairs of different rows
-    return dead_chance(relu_correlation_before(pairs / (rows - 1) / square), rows)
+    block = block / largest  # squares of huge or tiny float32 numbers leave its range
+    length = np.sqrt(np.einsum("saub,saub->sab", block, block))[:, :, None]
+    directions = np.divide(block, length, out=np.zeros_like(block), where=length > 0)
+    rows, active = length.size, int(np.count_nonzero(length))
+    if active < 2:
+        return float("nan")
+    total = directions.sum(axis=(0, 1, 3), dtype=np.float64)
+    pairs = float(np.dot(total, total)) - active  # summed over ordered pairs of different rows
+    return dead_chance(relu_correlation_before(pairs / (active * (active - 1))), rows)
 
 
 def _contrast(block: Array, seed: int) -> tuple[float, float]:
