@@ -33,6 +33,7 @@ from initlint.model.structure import dominators
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain
+from initlint.theory.partition import SymmetricGroup, symmetric_units
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
 from initlint.theory.recurrent import simulate as simulate_recurrent
 from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
@@ -79,6 +80,7 @@ __all__ = [
     "Signal",
     "Sink",
     "Stage",
+    "SymmetricGroup",
     "Tensor",
     "Where",
     "backward_severity",
@@ -93,5 +95,6 @@ __all__ = [
     "severity_of",
     "simulate_recurrent",
     "stretches",
+    "symmetric_units",
     "unlocking",
 ]

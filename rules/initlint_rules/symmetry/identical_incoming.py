@@ -1,0 +1,122 @@
+"""identical-incoming: rows of a weight that start equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initlint.api import (
+    Context,
+    Finding,
+    Fix,
+    Need,
+    Rule,
+    Severity,
+    Stage,
+    SymmetricGroup,
+    symmetric_units,
+)
+
+HALF = 0.5
+"""Share of a layer's units in groups of equal rows from which the layer starts as a narrower one:
+an engineering choice, the same as for symmetric units."""
+
+
+class IdenticalIncoming(Rule):
+    """Units of a layer have equal incoming weights: only what follows can separate them.
+
+    What it does
+    ------------
+    Finds groups of hidden units whose incoming weights and biases are equal while their outgoing
+    weights differ.
+
+    Why is this bad
+    ---------------
+    The units compute the same function at the start. Their gradients differ only by a factor, so
+    the first update has rank one, and the copies part slowly: the ratio of the second to the first
+    singular value was 0.03 after one step of SGD, 0.24 after ten, 0.83 after two hundred.
+
+    How it decides
+    --------------
+    Exact: rows equal to 2 units in the last place, biases equal. Error when at least half of the
+    layer's units are affected, which no known technique does on purpose; else a warning.
+
+    What it does not flag
+    ---------------------
+    Zero rows (they part in one step), rows that a bias tells apart, sub-pixel (ICNR) kernels before
+    a pixel shuffle, kernels of grouped convolutions that read different inputs, identity and
+    Hadamard matrices, output layers, trained weights.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
+            nn.init.constant_(net[0].weight, 0.1)
+            nn.init.zeros_(net[0].bias)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(32, 64), nn.Tanh(), nn.Linear(64, 10))
+            nn.init.xavier_uniform_(net[0].weight)
+            nn.init.zeros_(net[0].bias)
+            return net
+
+    References
+    ----------
+    - Goodfellow, Bengio, Courville 2016, Deep Learning, section 8.4.
+    """
+
+    code = "SYM102"
+    name = "identical-incoming"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per layer with equal rows."""
+        by_layer: dict[str, list[SymmetricGroup]] = {}
+        for group in symmetric_units(context.model, context.measures):
+            claimed = group.symmetric and group.followed
+            if not (claimed or group.zero or group.output or group.shuffled):
+                by_layer.setdefault(group.layer, []).append(group)
+        params = {param.key: param for _, param in context.model.graph.params}
+        for layer, groups in by_layer.items():
+            param = params.get(groups[0].param)
+            if param is not None and context.measures.stage(param) is Stage.TRAINED:
+                continue
+            size = groups[0].size
+            affected = sum(len(group.units) for group in groups)
+            lost = sum(group.lost for group in groups)
+            name = param.name if param else layer
+            yield Finding(
+                severity=Severity.ERROR if affected >= HALF * size else Severity.WARNING,
+                layer=layer,
+                param=param.name if param else None,
+                layers=groups[0].layers or (layer,),
+                message=f"{lost} of {size} units of {layer} start as copies of others",
+                evidence={
+                    "units": size,
+                    "distinct": size - lost,
+                    "copies": lost,
+                    "groups": len(groups),
+                    "first_group": list(groups[0].units[:20]),
+                },
+                why="equal incoming weights give equal outputs; the first update has rank one and "
+                "only the outgoing weights can part the copies",
+                measured=f"{size - lost} distinct of {size} rows",
+                expected=f"{size} distinct rows",
+                fix=Fix(
+                    "redraw_duplicates",
+                    params=(groups[0].param,),
+                    code=f"draw the rows of {name} at random, e.g. "
+                    f"torch.nn.init.kaiming_normal_({name})",
+                ),
+            )
