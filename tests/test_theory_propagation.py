@@ -366,3 +366,40 @@ def test_finite_width_scatters_as_predicted():
 def test_equal_calls_give_equal_predictions():
     net = transformer()
     assert predicted(net) == predicted(net)
+
+
+def test_a_root_of_squares_is_followed():
+    net = Network(seed=0)
+    x = net.linear(net.input(WIDTH), normal(net, WIDTH, WIDTH, 3.0))
+    magnitude = net.layer(Op.SQRT, net.layer(Op.SQUARE, x))
+    net.output(net.linear(magnitude, normal(net, 64, WIDTH, 1.0)))
+    assert max(abs(error) for error in errors(net).values()) < 0.2
+
+
+def test_parts_of_a_packed_projection_keep_their_scale():
+    net = Network(seed=0)
+    x = net.input(12, 64)
+    scales = {"query": 1.0, "key": 4.0, "value": 1e-4}
+    params = [
+        net.param(
+            Role.WEIGHT,
+            "qkv.weight",
+            normal(net, 64, 64, gain),
+            gate=gate,
+            stored_name="qkv.weight",
+            packed=3,
+        )
+        for gate, gain in scales.items()
+    ]
+    weight = np.concatenate([param.tensor.read() for param in params])
+    packed = net.linear(x, weight, name="qkv")
+    layers = net._layers
+    layers[-1] = type(layers[-1])(
+        "qkv", Op.LINEAR, tuple(params), output_shape=packed.shape, channel_axis=-1
+    )
+    parts = net.split(packed, 3)
+    for number, part in enumerate(parts):
+        net.output(net.layer(Op.IDENTITY, part, name=f"part_{number}"), f"out_{number}")
+    forward = predicted(net).forward
+    for number, gain in enumerate(scales.values()):
+        assert forward[f"part_{number}"].log_q == pytest.approx(math.log(gain), abs=0.1)

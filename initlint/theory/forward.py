@@ -55,6 +55,8 @@ def _output(node: Node) -> State | None:
         )
     if op in NORMALISERS and node.first is None:
         return reset(node)
+    if not node.edges and node.layer.params:
+        return RULES[Op.CONSTANT].forward(node)
     if rule is None or not node.edges:
         return None
     if op not in TOLERANT and any(node.states[index] is None for index in node.signals):

@@ -245,6 +245,28 @@ def _where_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]
     ]
 
 
+def _root(node: Node) -> State | None:
+    """sqrt(x) of a tensor that is not negative: E[y²] = E[x]."""
+    x = node.first
+    if x is None or x.mean <= 0:
+        return None
+    # E[sqrt x] from a log-normal x with the same first two moments
+    share = unit((x.mean * x.mean) ** 0.25)
+    return State(
+        0.5 * x.log_q + math.log(x.mean),
+        math.sqrt(share),
+        unit(share + (1 - share) * x.samples),
+        unit(share + (1 - share) * x.positions),
+        unit(share + (1 - share) * x.units),
+        x.log_variance,
+        unit_axis=x.unit_axis,
+    )
+
+
+def _no_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
+    return [None if i in node.signals else Gradient(-math.inf) for i in range(len(node.edges))]
+
+
 _SUM = OperatorRule(_sum, _sum_backward)
 _NUMBER = OperatorRule(_of_number, _of_number_backward)
 
@@ -256,5 +278,6 @@ ARITHMETIC = {
     Op.POW: _NUMBER,
     Op.MAXIMUM: _NUMBER,
     Op.MINIMUM: _NUMBER,
+    Op.SQRT: OperatorRule(_root, _no_backward),
     Op.WHERE: OperatorRule(_where, _where_backward),
 }

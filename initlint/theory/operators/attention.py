@@ -192,9 +192,7 @@ def _softmax_of(node: Node) -> tuple[State, int, float, float] | None:
         or not -len(shape) <= axis < len(shape)
     ):
         return None
-    count = shape[axis] or (node.context.sequence_length if x.keys is not None else None)
-    if not count:
-        return None
+    count = shape[axis] or node.context.sequence_length
     alike = x.keys if x.keys is not None else x.units
     variance = math.exp(min(x.log_q, 40.0)) * max(1 - alike, 0.0)
     peak, response = concentration(variance, int(count))

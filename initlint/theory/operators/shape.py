@@ -39,13 +39,28 @@ def _pass(node: Node) -> State | None:
         return None
     state = x if node.layer.op in ALIGNED else x.moved(node.layer.id)
     if x.unit_axis is not None and node.layer.op in _RESHAPING:
-        state = replace(state, unit_axis=_axis_after(node, x.unit_axis))
+        axis = _axis_after(node, x.unit_axis)
+        if axis is None and node.layer.op is Op.RESHAPE:
+            state = _flattened(node, state)
+        state = replace(state, unit_axis=axis)
     if x.blocks and node.layer.op is Op.SLICE:
         return _block(node, state)
     if node.layer.op is Op.PAD and node.ratio() > 1 and node.layer.attrs.get("mode") in _ZERO_PAD:
         share = 1 / node.ratio()
         return replace(state.scaled(math.log(share)), mean=state.mean * math.sqrt(share))
     return state
+
+
+def _flattened(node: Node, state: State) -> State:
+    """Units and positions laid out on one axis: the mean cosine over its pairs."""
+    shape, axis = node.input_shape(), state.unit_axis
+    if shape is None or axis is None or not 0 < axis < len(shape):
+        return state
+    units = shape[axis] or 1
+    places = math.prod(side or 1 for i, side in enumerate(shape) if i not in (0, axis))
+    mean = state.mean**2
+    pairs = (state.positions - mean) / units + (state.units - mean) / places
+    return replace(state, units=unit(mean + pairs), positions=state.samples)
 
 
 _RESHAPING = frozenset(
