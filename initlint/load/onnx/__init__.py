@@ -17,9 +17,10 @@ from initlint.load.onnx.limits import expanded_nodes
 from initlint.load.onnx.names import Modules, best_stored_name, from_torch, scopes_of
 from initlint.load.onnx.packed import split_packed
 from initlint.load.onnx.reading import read_model
+from initlint.load.onnx.stated import opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
 from initlint.load.onnx.values import Fixed, Shape
-from initlint.load.onnx.walk import Walk, opsets, stated_dtype, stated_shape
+from initlint.load.onnx.walk import Walk
 from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
 from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
 

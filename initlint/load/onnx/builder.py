@@ -16,7 +16,6 @@ from initlint.load.onnx.values import (
     Fixed,
     Origin,
     ParamDraft,
-    RuntimeScale,
     Shape,
     Value,
 )
@@ -220,8 +219,3 @@ def _merged(shape: Shape | None, hint: Shape | None) -> Shape | None:
     if len(shape) != len(hint):
         return shape
     return tuple(stated if side is None else side for side, stated in zip(shape, hint, strict=True))
-
-
-def runtime_scale(value: Value | None) -> RuntimeScale | None:
-    """The value if it is a run-time quantisation scale."""
-    return value if isinstance(value, RuntimeScale) else None

@@ -8,15 +8,16 @@ evaluated at once, with None for sizes that only a run can tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from initlint.load.files import shown
 from initlint.load.onnx import shapes
 from initlint.load.onnx.call import Call
+from initlint.load.onnx.computed import ComputedSource, Evaluator
+from initlint.load.onnx.dequantise import dequantised
+from initlint.load.onnx.extents import fold_extents, settled
 from initlint.load.onnx.tensors import representable
 from initlint.load.onnx.values import (
     SMALL_ELEMENTS,
@@ -28,7 +29,7 @@ from initlint.load.onnx.values import (
     scaled,
     shifted,
 )
-from initlint.model import ConstantSource, LoadError, Tensor, from_array
+from initlint.model import ConstantSource, Tensor, from_array
 from initlint.model.tensor import Array
 
 MAX_COMPUTED_ELEMENTS = 1 << 26
@@ -37,57 +38,6 @@ more by broadcasting, and no exporter does."""
 
 MAX_PRODUCT_TERMS = 1 << 31
 """Multiplications in a product of two constants: about a second of one core."""
-
-Evaluator = Callable[[list[Array]], Array]
-
-
-@dataclass(slots=True)
-class _Latest:
-    owner: object = None
-    array: Any = None
-
-
-_latest = _Latest()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ComputedSource:
-    """A tensor computed from other tensors when it is read (a `initlint.model.Source`).
-
-    The last one computed is kept, because a stream reads it piece by piece.
-
-    Attributes:
-        evaluate: the computation, on the operands' arrays.
-        operands: what it is computed from.
-        shape: shape of the result.
-    """
-
-    evaluate: Evaluator
-    operands: tuple[Tensor, ...]
-    shape: tuple[int, ...]
-
-    def read(self, start: int, stop: int) -> Array:
-        """Elements ``start`` to ``stop`` of the flattened result."""
-        global _latest
-        latest = _latest
-        if latest.owner is not self:
-            latest = _latest = _Latest(self, self._compute())
-        piece: Array = latest.array[start:stop]
-        return piece
-
-    def _compute(self) -> Array:
-        try:
-            with np.errstate(all="ignore"):
-                result = np.asarray(self.evaluate([operand.read() for operand in self.operands]))
-            if result.dtype not in (np.float32, np.float64):
-                result = result.astype(np.float32)
-            return np.broadcast_to(result, self.shape).reshape(-1)
-        except (ValueError, IndexError, TypeError, MemoryError) as error:
-            name = self.operands[0].name
-            raise LoadError(
-                f"the constant computed from {shown(name)!r} cannot be computed: {error}"
-            ) from None
-
 
 _UNARY: dict[str, Callable[[Array], Array]] = {
     "Neg": np.negative,
@@ -150,7 +100,7 @@ def fold(call: Call) -> list[Value] | None:
     rule = _RULES.get(call.op)
     try:
         if any(isinstance(value, Extent) for value in call.inputs):
-            extent = _fold_extents(call)
+            extent = fold_extents(call)
             if extent is not None:
                 return [extent]
         if rule is not None:
@@ -458,37 +408,6 @@ def _fold_constant_of_shape(call: Call) -> list[Value] | None:
     return [Fixed(tensor, (name,), stored=False, integer=integer)]
 
 
-def dequantised(operand: Fixed, scale: Fixed, zero: Fixed | None, axis: int, block: int) -> Fixed:
-    """``(x - zero) * scale`` per tensor, per axis, or per block of an axis."""
-    rank = len(operand.shape)
-    axis = axis % rank if rank else 0
-
-    def spread(array: Array) -> Array:
-        if array.size == 1:
-            return array.reshape(())
-        if block > 0 and array.ndim == rank:
-            return np.repeat(array, block, axis=axis).take(range(operand.shape[axis]), axis=axis)
-        return array.reshape([-1 if at == axis else 1 for at in range(rank)])
-
-    quantised = operand.integer or operand.quantised or operand.tensor.dtype.startswith("float8")
-    changes: dict[str, Any] = {"integer": False, "quantised": quantised}
-    if scale.small and (zero is None or zero.small) and not (block and scale.size > 1):
-        tensor = operand.tensor
-        if zero is not None and zero.values().any():
-            tensor = shifted(tensor, -spread(zero.values()))
-        return operand.seen_as(scaled(tensor, spread(scale.values())), **changes)
-
-    def evaluate(arrays: list[Array]) -> Array:
-        value = arrays[0] - spread(arrays[2]) if len(arrays) > 2 else arrays[0]
-        result: Array = value * spread(arrays[1])
-        return result
-
-    operands = tuple(part.tensor for part in (operand, scale, zero) if part is not None)
-    source = ComputedSource(evaluate, operands, operand.shape)
-    tensor = Tensor(operand.tensor.name, operand.tensor.dtype, operand.shape, source)
-    return operand.seen_as(tensor, **changes)
-
-
 def _fold_dequantize(call: Call) -> list[Value] | None:
     operand, scale, zero = call.fixed(0), call.fixed(1), call.fixed(2)
     if operand is None or scale is None or (zero is None and call.value(2) is not None):
@@ -531,122 +450,13 @@ def _fold_shape(call: Call) -> list[Value] | None:
     source = None if isinstance(operand, (Fixed, RuntimeScale)) else operand
     if isinstance(source, Extent):
         source = source.source
-    return [_settled(Extent(entries, call.op == "Size", source), call.outputs[0])]
+    return [settled(Extent(entries, call.op == "Size", source), call.outputs[0])]
 
 
 def fold_shape(call: Call) -> Value | None:
     """The result of Shape or Size of an activation."""
     found = _fold_shape(call)
     return found[0] if found else None
-
-
-def _settled(extent: Extent, name: str) -> Value:
-    """A fully known extent as a constant."""
-    if None in extent.entries:
-        return extent
-    array = np.array(extent.entries, dtype=np.float64).reshape(() if extent.scalar else (-1,))
-    return Fixed(from_array(name, array, "int64"), (name,), stored=False, integer=True)
-
-
-def _entries(value: Value | None) -> tuple[Shape, bool] | None:
-    """Known integers of a small value, and whether it is a scalar."""
-    if isinstance(value, Extent):
-        return value.entries, value.scalar
-    if isinstance(value, Fixed):
-        integers = value.integers()
-        return None if integers is None else (integers, value.shape == ())
-    return None
-
-
-def _fold_extents(call: Call) -> Value | None:
-    """Integer arithmetic on shapes of which some entries are unknown."""
-    parts = [_entries(value) for value in call.inputs if value is not None]
-    if not parts or any(part is None for part in parts):
-        return None
-    known = [part for part in parts if part is not None]
-    source = next((v.source for v in call.inputs if isinstance(v, Extent) and v.source), None)
-    result = _extent_result(call, known)
-    if result is None:
-        return None
-    entries, scalar = result
-    return _settled(Extent(entries, scalar, source), call.outputs[0])
-
-
-def _extent_result(call: Call, parts: list[tuple[Shape, bool]]) -> tuple[Shape, bool] | None:
-    entries, scalar = parts[0]
-    if call.op in ("Identity", "Cast"):
-        return entries, scalar
-    if call.op == "Unsqueeze" and scalar:
-        return entries, False
-    if call.op == "Squeeze" and len(entries) == 1:
-        return entries, True
-    if call.op == "Reshape" and parts[1][0] in ((-1,), (len(entries),)):
-        return entries, False
-    if call.op == "Reshape" and len(entries) == 1:
-        return entries, parts[1][0] == ()
-    if call.op == "Where" and len(parts) == 3:
-        return _extent_choice(parts)
-    if call.op == "Concat":
-        return tuple(entry for part, _ in parts for entry in part), False
-    if call.op == "Gather" and not scalar:
-        rows, one = parts[1]
-        picked: list[int | None] = []
-        for row in rows:
-            if row is None or not -len(entries) <= row < len(entries):
-                return None
-            picked.append(entries[row])
-        return tuple(picked), one
-    if call.op == "Slice" and not scalar:
-        starts, stops = call.integers("starts", 1), call.integers("ends", 2)
-        steps = call.integers("steps", 4) or (1,)
-        if starts is None or stops is None or len(starts) != 1 or not steps[0]:
-            return None
-        return entries[starts[0] : stops[0] : steps[0]], False
-    if call.op in _EXTENT_ARITHMETIC and len(parts) == 2:
-        return _extent_arithmetic(call.op, parts[0], parts[1])
-    if call.op == "ReduceProd":
-        total = None if None in entries else prod(e for e in entries if e is not None)
-        return (total,), not call.integer("keepdims", 1)
-    return None
-
-
-_EXTENT_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-    "Div": lambda a, b: int(a / b) if b else 0,
-    "Max": max,
-    "Min": min,
-    "Equal": lambda a, b: int(a == b),
-    "Mod": lambda a, b: a % b if b else 0,
-}
-
-
-def _extent_choice(parts: list[tuple[Shape, bool]]) -> tuple[Shape, bool] | None:
-    length = max(len(entries) for entries, _ in parts)
-    if any(len(entries) not in (1, length) for entries, _ in parts):
-        return None
-    condition, first, second = (e * length if len(e) == 1 else e for e, _ in parts)
-    entries = tuple(
-        None if chosen is None else a if chosen else b
-        for chosen, a, b in zip(condition, first, second, strict=True)
-    )
-    return entries, all(scalar for _, scalar in parts)
-
-
-def _extent_arithmetic(
-    op: str, left: tuple[Shape, bool], right: tuple[Shape, bool]
-) -> tuple[Shape, bool] | None:
-    first, second = left[0], right[0]
-    length = max(len(first), len(second))
-    if len(first) not in (1, length) or len(second) not in (1, length):
-        return None
-    first = first * length if len(first) == 1 else first
-    second = second * length if len(second) == 1 else second
-    function = _EXTENT_ARITHMETIC[op]
-    pairs = zip(first, second, strict=True)
-    entries = tuple(None if a is None or b is None else function(a, b) for a, b in pairs)
-    return entries, left[1] and right[1]
 
 
 _RULES: dict[str, Callable[[Call], list[Value] | None]] = {

@@ -8,7 +8,7 @@ and transpose parameters, so an initializer's own name is only one witness among
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -37,7 +37,6 @@ _CONVERTED = re.compile(r"(?:_quantized|_quant|_Q[248](?:G\d+)?|_fp16|_float16|_
 """What quantisers and converters append to the name of a tensor they rewrite."""
 
 _PATH = re.compile(r"[A-Za-z_0-9][\w-]*(?:\.[\w-]+)+")
-_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _GAIN_NAME = re.compile(
     r"(?i)^(?:.*[._/])?(?:alpha|beta|gamma|gain|gate|gates|rezero|res_?weight|res_?scale|"
     r"re_?zero|skip_?(?:gain|init|weight)|layer_?scale|logit_?scale|temperature|bias|weight|"
@@ -251,11 +250,3 @@ def scopes_of(protos: Iterable[Any]) -> Iterable[str]:
         for entry in proto.metadata_props:
             if entry.key == "pkg.torch.onnx.name_scopes":
                 yield from _QUOTED.findall(entry.value[:MAX_METADATA])[:-1]
-
-
-def identifier_like(name: str) -> bool:
-    """True for a name that could be a Python identifier."""
-    return _IDENTIFIER.fullmatch(name) is not None
-
-
-Names = Mapping[str, str]

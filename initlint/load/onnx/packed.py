@@ -83,7 +83,7 @@ def split_packed(drafts: Sequence[Draft]) -> None:
         weight = draft.param(Role.WEIGHT)
         if draft.op is not Op.LINEAR or weight is None or draft.channel_axis != -1:
             continue
-        if weight.packed != 1 or len(weight.tensor.shape) != 2:
+        if weight.packed != 1 or len(weight.tensor.shape) != 2 or weight.tensor.shape[0] < 3:
             continue
         cuts = _cuts(draft, weight.tensor.shape[0], readers)
         if cuts is not None and all(_reaches_product(cut, readers) for cut in cuts):

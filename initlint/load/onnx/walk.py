@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from initlint.load.files import shown
 from initlint.load.onnx.builder import Builder
-from initlint.load.onnx.call import Attributes, Call, attribute_value, attributes
+from initlint.load.onnx.call import Attributes, Call, attributes
 from initlint.load.onnx.fold import fold
 from initlint.load.onnx.limits import FunctionKey, call_key, function_key, subgraphs
 from initlint.load.onnx.operators import HANDLERS, other
-from initlint.load.onnx.tensors import DTYPES, TensorReader
-from initlint.load.onnx.values import Draft, Dynamic, Extent, Fixed, Origin, Shape, Value
+from initlint.load.onnx.order import names_read, ordered
+from initlint.load.onnx.stated import attributes_of_function, opsets, stated_dtype, stated_shape
+from initlint.load.onnx.tensors import TensorReader
+from initlint.load.onnx.values import Draft, Dynamic, Extent, Fixed, Origin, Value
 from initlint.model import LoadError, Op, Tensor, from_array
 
 Scope = dict[str, Value | None]
@@ -60,7 +62,7 @@ class Walk:
             if proto.name not in scope:
                 raise LoadError(f"graph output {shown(proto.name)!r} is produced by no node")
             self._output(proto, scope[proto.name], position)
-        used = set(_names_read(graph.node))
+        used = set(names_read(graph.node))
         used.update(proto.name for proto in graph.output)
         self.unused = [value for name, value in read if name in stored and name not in used]
 
@@ -109,7 +111,7 @@ class Walk:
     ) -> None:
         """Walk one node list in an order in which values exist before they are read."""
         frame, self._frame = self._frame, (outer, versions)
-        uses = Counter(_names_read(nodes))
+        uses = Counter(names_read(nodes))
         uses.update(result if isinstance(result, str) else result.name for result in results)
         prefix = f"{owner.prefix}{owner.name}/" if owner.name else owner.prefix
         main = owner.main and not owner.name
@@ -382,124 +384,6 @@ def stored_constant(tensor: Tensor, name: str, stored: bool = True) -> Fixed:
     return Fixed(tensor, (name,), stored=stored, integer=integer)
 
 
-def opsets(imports: Iterable[Any]) -> dict[str, int]:
-    """Version per domain; of duplicate entries the newest counts, as in onnxruntime."""
-    found: dict[str, int] = {}
-    for entry in imports:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
-        found[domain] = max(found.get(domain, 0), entry.version)
-    return found
-
-
-def attributes_of_function(function: Any) -> dict[str, Any]:
-    """Default values of a function's attributes."""
-    return {proto.name: attribute_value(proto) for proto in function.attribute_proto}
-
-
-def stated_shape(proto: Any) -> Shape | None:
-    """Shape in a ValueInfoProto; sizes that are absent, symbolic, 0 or negative are None."""
-    kind = proto.type
-    if kind.HasField("optional_type"):
-        kind = kind.optional_type.elem_type
-    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
-        return None
-    return tuple(
-        side.dim_value if side.dim_value > 0 else None for side in kind.tensor_type.shape.dim
-    )
-
-
-def stated_dtype(proto: Any) -> str:
-    """Element type in a ValueInfoProto, or the kind of container."""
-    kind = proto.type
-    if kind.HasField("optional_type"):
-        kind = kind.optional_type.elem_type
-    if kind.HasField("tensor_type"):
-        return DTYPES.get(kind.tensor_type.elem_type, "unknown")
-    if kind.HasField("sequence_type"):
-        return "sequence"
-    return "map" if kind.HasField("map_type") else "unknown"
-
-
-def _names_read(nodes: Iterable[Any]) -> Iterator[str]:
-    """Names that nodes read, the captures of their subgraphs included."""
-    for node in nodes:
-        for text in node.input:
-            if text:
-                yield text
-        if node.attribute:
-            for graph in subgraphs(node):
-                yield from _names_read(graph.node)
-                for proto in graph.output:
-                    yield proto.name
-
-
-def ordered(nodes: Sequence[Any], scope: Mapping[str, Any]) -> Iterator[Any]:
-    """Nodes so that each comes after the producers of what it reads; stored order otherwise.
-
-    Raises:
-        LoadError: a value that nothing produces, one that two nodes produce, or a cycle.
-    """
-    producer: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for text in node.output:
-            if text:
-                if text in producer:
-                    raise LoadError(f"two nodes produce the value {shown(text)!r}")
-                producer[text] = index
-    needs: list[set[int]] = []
-    sorted_already = True
-    for index, node in enumerate(nodes):
-        own = set()
-        reads = node.input if not node.attribute else _reads_of(node)
-        for text in reads:
-            if not text:
-                continue
-            made_by = producer.get(text)
-            if made_by is not None:
-                own.add(made_by)
-                sorted_already = sorted_already and made_by < index
-            elif text not in scope and text in node.input:
-                raise LoadError(
-                    f"node {shown(node.name or node.op_type)!r} reads {shown(text)!r}, "
-                    "which nothing produces"
-                )
-        needs.append(own)
-    if sorted_already:
-        yield from nodes
-        return
-    yield from _by_need(nodes, needs)
-
-
-def _reads_of(node: Any) -> Iterable[str]:
-    names = list(node.input)
-    for graph in subgraphs(node):
-        names.extend(_names_read(graph.node))
-        names.extend(proto.name for proto in graph.output)
-    return names
-
-
-def _by_need(nodes: Sequence[Any], needs: list[set[int]]) -> Iterator[Any]:
-    readers: dict[int, list[int]] = {}
-    for index, own in enumerate(needs):
-        for made_by in own:
-            readers.setdefault(made_by, []).append(index)
-    left = [len(own) for own in needs]
-    ready = deque(index for index, count in enumerate(left) if count == 0)
-    done = 0
-    while ready:
-        index = ready.popleft()
-        done += 1
-        yield nodes[index]
-        for reader in readers.get(index, ()):
-            left[reader] -= 1
-            if left[reader] == 0:
-                ready.append(reader)
-    if done < len(nodes):
-        stuck = next(index for index, count in enumerate(left) if count > 0)
-        name = nodes[stuck].name or nodes[stuck].op_type
-        raise LoadError(f"the graph has a cycle through node {shown(name)!r}")
-
-
 def _is_graph(value: Any) -> bool:
     return hasattr(value, "node") and hasattr(value, "output")
 
@@ -541,6 +425,3 @@ def _root(value: Dynamic) -> Draft:
     while layer.op in _SHAPING and len(layer.inputs) == 1:
         layer = layer.inputs[0][1].layer
     return layer
-
-
-__all__ = ["Walk", "opsets", "stated_dtype", "stated_shape"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from initlint.load.onnx.builder import Builder, flat
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.fold import dequantised
+from initlint.load.onnx.dequantise import dequantised
 from initlint.load.onnx.operators.linear import swapped
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
 from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Value

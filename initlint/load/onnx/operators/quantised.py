@@ -11,7 +11,7 @@ import numpy as np
 from initlint.load.onnx import shapes
 from initlint.load.onnx.builder import Builder, flat
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.fold import dequantised
+from initlint.load.onnx.dequantise import dequantised
 from initlint.load.onnx.operators.convolution import convolution
 from initlint.load.onnx.operators.elementwise import apply_scale
 from initlint.load.onnx.operators.linear import activation, matrices, swapped

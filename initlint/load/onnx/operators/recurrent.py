@@ -10,9 +10,9 @@ from typing import Any
 
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.fold import dequantised
+from initlint.load.onnx.dequantise import dequantised
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Draft, Dynamic, Fixed, ParamDraft, Value, scaled, shifted
+from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Value, scaled, shifted
 from initlint.model import Op, Role
 
 _GATES: dict[str, tuple[str | None, ...]] = {
@@ -227,8 +227,3 @@ def _states(builder: Builder, call: Call, kind: str) -> list[ParamDraft]:
             if values.size and not (values == values.reshape(-1)[0]).all():
                 found.append(builder.param(Role.INITIAL_STATE, value, leaf))
     return found
-
-
-def is_recurrent(draft: Draft) -> bool:
-    """True for layers whose parameters come in gates."""
-    return draft.op in (Op.LSTM, Op.GRU, Op.RNN)
