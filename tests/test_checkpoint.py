@@ -273,3 +273,11 @@ def test_real_checkpoints_read_as_their_libraries_read_them(torch):
         assert set(tensors) == set(expected), path
         for name, tensor in tensors.items():
             np.testing.assert_array_equal(tensor.read(), expected[name].double().numpy())
+
+
+@pytest.mark.parametrize("low", [b"\x80\x02", b"\x1f\x8b", b"BZ", b"PK", b"\xfd7"])
+def test_a_header_length_that_looks_like_another_format_is_still_safetensors(tmp_path, low):
+    length = int.from_bytes(low, "little")
+    header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
+    (tmp_path / "m.bin").write_bytes(struct.pack("<Q", length) + header + bytes(8))
+    assert set(load_checkpoint(str(tmp_path / "m.bin")).metadata["tensors"]) == {"w"}

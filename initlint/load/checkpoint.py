@@ -88,6 +88,9 @@ def read_weights(file: File) -> Contents:
 
 def _read(file: File, path: str | None) -> tuple[Contents, Kind]:
     head = file.read_at(0, min(_HEAD, file.size))
+    # First, because the length that begins a safetensors file can look like any magic number.
+    if looks_like_safetensors(head, file.size):
+        return read_safetensors(file), Kind.CHECKPOINT
     _refuse_known(file.name, head)
     if head.startswith(b"PK\3\4"):
         archive = Archive(file)
@@ -97,13 +100,9 @@ def _read(file: File, path: str | None) -> tuple[Contents, Kind]:
         return find_weights(pickled, file.name), Kind.CHECKPOINT
     if head[:1] == b"\x80":
         return find_weights(read_pickle(file), file.name), Kind.CHECKPOINT
-    if (
-        path is not None
-        and head.lstrip()[:1] == b"{"
-        and not looks_like_safetensors(head, file.size)
-    ):
+    if path is not None and head.lstrip()[:1] == b"{":
         return _read_index(file, path), Kind.CHECKPOINT
-    if file.name.endswith(".safetensors") or looks_like_safetensors(head, file.size):
+    if file.name.endswith(".safetensors"):
         return read_safetensors(file), Kind.CHECKPOINT
     if file.size and (head[:1] in (b"(", b"]", b"}", b"c") and _is_torch_name(file.name)):
         return find_weights(read_pickle(file), file.name), Kind.CHECKPOINT

@@ -29,6 +29,7 @@ from initlint.load.naming import (
     Group,
     group_by_module,
     in_reading_order,
+    path_words,
     recurrent_stem,
     words,
 )
@@ -127,7 +128,7 @@ def _infer_group(context: _Context, index: int, inferred: Inferred) -> None:
     else:
         layer, rest = None, set(group.members)
     if layer is not None:
-        inferred.layers.append(_frozen(layer) if words(group.path) & BASIS_WORDS else layer)
+        inferred.layers.append(_frozen(layer) if path_words(group.path) & BASIS_WORDS else layer)
     for stem in group.members:
         if stem in rest:
             _raw(group, stem, maker, inferred)
@@ -207,7 +208,7 @@ def _conv(context: _Context, index: int, stem: str) -> Found:
     if stem == "kernel":
         weight = weight.transpose(rank - 1, rank - 2, *range(rank - 2))
     attrs: dict[str, Any] = {}
-    if rank == 3 and "bilinear" in words(group.path):
+    if rank == 3 and "bilinear" in path_words(group.path):
         params: tuple[Param, ...] = (
             maker.param(Role.WEIGHT, group, stem, weight, module="torch.nn.Bilinear"),
         )
@@ -331,7 +332,7 @@ def _with_unique_ids(layers: list[Layer]) -> list[Layer]:
             number += 1
             key = f"{layer.id or layer.params[0].name}#{number}"
         seen.add(key)
-        unique.append(replace(layer, id=key))
+        unique.append(layer if key == layer.id else replace(layer, id=key))
     return unique
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from initlint.load.decode import FLOATING
 from initlint.load.inferred_params import Maker
-from initlint.load.naming import Group, recurrent_stem, words
+from initlint.load.naming import Group, path_words, recurrent_stem
 from initlint.model import Layer, Op, Param, Role, Tensor
 
 _GATES = {
@@ -165,7 +165,7 @@ def is_expert_stack(group: Group, stem: str) -> bool:
     if len(shape) != 3 or shape[0] < 2:
         return False
     named = stem in _EXPERT_STEMS or stem in ("weight", "kernel")
-    return named and bool(words(group.path) & {"expert", "experts"})
+    return named and bool(path_words(group.path) & {"expert", "experts"})
 
 
 def expert_layers(group: Group, stem: str, maker: Maker) -> list[Layer]:

@@ -6,8 +6,11 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from initlint.load.stored import Stored
+
+_Rank = tuple[int, tuple[tuple[int, int, str], ...]]
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _PARAMETRISED = re.compile(
@@ -129,6 +132,7 @@ def leaf(path: str) -> str:
     return parts[-1] if parts else ""
 
 
+@lru_cache(maxsize=1 << 14)
 def words(text: str) -> frozenset[str]:
     """The lower-case words of a name: ``LayerNorm_2`` gives ``layer``, ``norm``, ``2``."""
     found = [word.lower() for word in _WORD.findall(text)]
@@ -180,16 +184,21 @@ def in_reading_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=_order)
 
 
-def _order(name: str) -> tuple[tuple[int, tuple[tuple[int, int, str], ...]], ...]:
-    key = []
-    for part in name.split("."):
-        found = words(part)
-        rank = 0 if found & EMBEDDING_WORDS else 2 if found & HEAD_WORDS else 1
-        pieces = re.findall(r"\d+|\D+", part)
-        key.append(
-            (rank, tuple((0, int(p[:18]), "") if p.isdecimal() else (1, 0, p) for p in pieces))
-        )
-    return tuple(key)
+def _order(name: str) -> tuple[_Rank, ...]:
+    return tuple(_rank(part) for part in name.split("."))
+
+
+@lru_cache(maxsize=1 << 14)
+def _rank(part: str) -> _Rank:
+    found = words(part)
+    place = 0 if found & EMBEDDING_WORDS else 2 if found & HEAD_WORDS else 1
+    pieces = re.findall(r"\d{1,18}|\D+", part)
+    return place, tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in pieces)
+
+
+def path_words(path: str) -> frozenset[str]:
+    """The words of all components of a path."""
+    return frozenset().union(*map(words, path.split(".")))
 
 
 def shared_prefix(names: Iterable[str]) -> str:

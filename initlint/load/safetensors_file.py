@@ -18,6 +18,7 @@ from initlint.load.stored import (
     MAX_TENSORS,
     Contents,
     Stored,
+    checked_name,
     checked_shape,
     real_parts,
 )
@@ -96,6 +97,7 @@ def _read(file: File) -> Contents:
     tensors: dict[str, Stored] = {}
     extents: list[tuple[int, int, str]] = []
     for name, entry in header.items():
+        checked_name(name)
         begin, end, stored = _entry(file, name, entry, start)
         extents.append((begin, end, name))
         tensors[name] = stored

@@ -11,7 +11,7 @@ from initlint.load.files import shown
 from initlint.load.pickle_file import Pickled
 from initlint.load.pickle_globals import numpy_tensor
 from initlint.load.pickle_machine import Record
-from initlint.load.stored import MAX_TENSORS, Contents, Stored, check_overlap
+from initlint.load.stored import MAX_TENSORS, Contents, Stored, check_overlap, checked_name
 from initlint.model import LoadError
 
 MAX_DEPTH = 64
@@ -55,11 +55,16 @@ def find_weights(pickled: Pickled, name: str) -> Contents:
     found = _Found()
     root = pickled.value
     _collect(root, (), found, 0, set())
-    optimiser = {path for path in found.tensors if _is_optimiser(root, path)}
-    weights = {path: found.tensors[path] for path in found.tensors if path not in optimiser}
+    wrapped = _wraps(root)
+    weights = {
+        path: stored
+        for path, stored in found.tensors.items()
+        if not _is_training_state(path, wrapped)
+    }
+    left_out = len(found.tensors) - len(weights)
     notices: list[str] = []
-    if optimiser:
-        notices.append(f"{len(optimiser)} tensors of optimiser or training state were left out")
+    if left_out:
+        notices.append(f"{left_out} tensors of optimiser or training state were left out")
     averaged = {path for path in weights if _is_averaged(path)}
     if averaged and len(averaged) < len(weights):
         notices.append(f"an averaged copy of the weights ({len(averaged)} tensors) was left out")
@@ -140,16 +145,17 @@ def _record_children(record: Record) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield from (((str(key),), child) for key, child in record.items.items())
 
 
-def _is_optimiser(root: Any, path: tuple[str, ...]) -> bool:
+def _wraps(root: Any) -> bool:
+    """True when the outermost container holds a state dict beside other things."""
+    return isinstance(root, Mapping) and any(
+        isinstance(key, str) and isinstance(value, (dict, Record)) and _is_wrapper(key)
+        for key, value in root.items()
+    )
+
+
+def _is_training_state(path: tuple[str, ...], wrapped: bool) -> bool:
     """True for a tensor below a key of training state, or loose beside a wrapped state dict."""
-    if len(path) > 1 and _OPTIMISER.fullmatch(path[0].lower()):
-        return True
-    if len(path) == 1 and isinstance(root, Mapping):
-        return any(
-            isinstance(key, str) and isinstance(value, (dict, Record)) and _is_wrapper(key)
-            for key, value in root.items()
-        )
-    return False
+    return wrapped if len(path) == 1 else _OPTIMISER.fullmatch(path[0].lower()) is not None
 
 
 def _is_wrapper(key: str) -> bool:
@@ -172,7 +178,7 @@ def _named(weights: Mapping[tuple[str, ...], Stored]) -> dict[str, Stored]:
         common += 1
     named: dict[str, Stored] = {}
     for path, stored in weights.items():
-        name = ".".join(path[common:])
+        name = checked_name(".".join(path[common:]))
         if name in named:
             raise LoadError(f"two tensors called {shown(name)!r}")
         named[name] = replace(stored, tensor=replace(stored.tensor, name=name))

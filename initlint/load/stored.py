@@ -61,6 +61,21 @@ class Contents:
     ordered: bool = False
 
 
+MAX_NAME = 4096
+"""Characters: the longest module paths in use have about two hundred."""
+
+
+def checked_name(name: str) -> str:
+    """A tensor name from a file.
+
+    Raises:
+        LoadError: longer than any module path.
+    """
+    if len(name) > MAX_NAME:
+        raise LoadError(f"refused: a tensor name of {len(name)} characters, {shown(name)!r}")
+    return name
+
+
 def checked_shape(shape: object, name: str) -> tuple[int, ...]:
     """A shape from a file as a tuple.
 

@@ -57,14 +57,17 @@ def fill(runnable: Any, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _state(runnable: TorchRunnable) -> dict[str, Any]:
-    """Tensors by key; extra state of other kinds is not a tensor's business."""
-    prefix = runnable.names.prefix
-    found = runnable.module.state_dict(keep_vars=True)
+    """Tensors by the key that a ``state_dict()`` has for them."""
+    names = runnable.names
     return {
-        prefix + key: value.detach()
-        for key, value in found.items()
-        if isinstance(value, torch.Tensor)
+        names.stored(name): tensor.detach()
+        for name, tensor in names.tensors.items()
+        if _is_persistent(names.owner(name), name)
     }
+
+
+def _is_persistent(owner: Any, name: str) -> bool:
+    return name.rpartition(".")[2] not in owner._non_persistent_buffers_set
 
 
 def _storage(key: str, tensor: Any) -> Any:

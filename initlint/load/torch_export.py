@@ -14,7 +14,15 @@ from initlint.load.archive import Archive, Member, Storage
 from initlint.load.decode import FileSource, bits
 from initlint.load.files import shown
 from initlint.load.pickle_file import Inflated
-from initlint.load.stored import Contents, Stored, check_overlap, checked_shape, real_parts, strided
+from initlint.load.stored import (
+    Contents,
+    Stored,
+    check_overlap,
+    checked_name,
+    checked_shape,
+    real_parts,
+    strided,
+)
 from initlint.load.untrusted_json import parse_json
 from initlint.model import LoadError
 
@@ -91,6 +99,7 @@ def _read_config(
         raise LoadError(f"{shown(archive.file.name)}: damaged {shown(config)}")
     folder = config.rpartition("/")[0]
     for name, entry in entries.items():
+        checked_name(name)
         if not isinstance(entry, dict) or not isinstance(entry.get("path_name"), str):
             raise LoadError(f"{shown(archive.file.name)}: damaged entry of {shown(name)!r}")
         if entry.get("use_pickle") or not isinstance(entry.get("tensor_meta"), dict):
