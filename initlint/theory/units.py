@@ -341,6 +341,8 @@ class Units:
     ) -> Axis | None:
         shapes = [self._shape(edge) for edge in edges]
         known = [(axis, shape) for axis, shape in zip(axes, shapes, strict=True) if axis]
+        if not known:
+            return None
         base, base_shape = max(known, key=lambda item: len(item[1] or ()))
         rank = len(base_shape) if base_shape is not None else None
         for axis, shape in zip(axes, shapes, strict=True):
