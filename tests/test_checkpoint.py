@@ -275,6 +275,19 @@ def test_real_checkpoints_read_as_their_libraries_read_them(torch):
             np.testing.assert_array_equal(tensor.read(), expected[name].double().numpy())
 
 
+def test_what_was_not_read_is_said(tmp_path):
+    header = {
+        "fc.qweight": {"dtype": "I32", "shape": [2, 2], "data_offsets": [0, 16]},
+        "fc.scales": {"dtype": "F32", "shape": [2], "data_offsets": [16, 24]},
+    }
+    encoded = json.dumps(header).encode()
+    content = struct.pack("<Q", len(encoded)) + encoded + bytes(24)
+    (tmp_path / "m.safetensors").write_bytes(content)
+    model = load_checkpoint(str(tmp_path / "m.safetensors"))
+    assert model.graph["fc"].weight.tensor is None
+    assert any("1 quantised" in notice for notice in model.notices)
+
+
 @pytest.mark.parametrize("low", [b"\x80\x02", b"\x1f\x8b", b"BZ", b"PK", b"\xfd7"])
 def test_a_header_length_that_looks_like_another_format_is_still_safetensors(tmp_path, low):
     length = int.from_bytes(low, "little")

@@ -65,13 +65,19 @@ def model_of(
     prefix = shared_prefix(contents.tensors)
     if prefix:
         facts["prefix"] = prefix
+    packed = sum(
+        param.quantised and param.tensor is None
+        for layer in inferred.layers
+        for param in layer.params
+    )
+    unread = (f"{packed} quantised weights were not read: integers behind a scale",) * bool(packed)
     return Model(
         target,
         kind,
         LayerGraph(inferred.layers, ()),
         connected=False,
         loose=tuple(inferred.loose),
-        notices=contents.notices,
+        notices=(*contents.notices, *unread),
         producer=contents.producer,
         metadata=facts,
     )

@@ -162,9 +162,8 @@ class TorchBuilder:
         storages: every storage that the pickle refers to, by key.
     """
 
-    def __init__(self, holds_storages: bool = True) -> None:
+    def __init__(self) -> None:
         self.storages: dict[str, StorageBytes] = {}
-        self._holds_storages = holds_storages
 
     def allows(self, name: str) -> bool:
         """True for tensors, storages, plain containers and classes that only carry data."""
@@ -194,7 +193,7 @@ class TorchBuilder:
             raise LoadError("malformed pickle: unknown persistent identifier")
         if reference[0] == "module":
             return reference[1]
-        if reference[0] != "storage" or len(reference) < 5 or not self._holds_storages:
+        if reference[0] != "storage" or len(reference) < 5:
             raise LoadError("malformed pickle: unknown persistent identifier")
         kind, key, _, count = reference[1:5]
         if not isinstance(kind, Global) or type(count) is not int or not 0 <= count < 1 << 60:
