@@ -5,7 +5,7 @@ backward from a Gaussian gradient at their outputs, in float64. Per layer, log2(
 measured rms) is taken; the table shows its median, its 5 and 95 % quantiles, and the share within
 the target factor (1.5 forward, 2 backward). The last line pools all architectures.
 
-Options: ``--only NAME`` (repeatable), ``--worst N`` prints the N worst layers of each, ``--seeds N``.
+Options: ``--only NAME`` (repeatable), ``--worst N`` (print the N worst layers), ``--seeds N``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import torch
 from theory_networks import NETWORKS, Built
 from torch import Tensor
 
-from initlint.load.torch_capture import tracing
 from initlint.load.torch_module import capture
-from initlint.load.torch_tracer import Call, Tracer
+from initlint.load.torch_tracer import Call, Tracer, tracing
 from initlint.measure.measures import Measures
 from initlint.model import Layer, Model, Op
 from initlint.theory.propagation import predict
@@ -68,9 +67,7 @@ def run(model: Model, seed: int) -> Measured:
     tracer = Tracer(runnable.names, on_call, keep_dropout=False)
     for value in (*runnable.args, *runnable.kwargs.values()):
         if isinstance(value, Tensor):
-            from initlint.load.torch_tracer import Ref
-
-            tracer.mark_input(value, Ref(tracer.next_index()))
+            tracer.mark_fed(value)
     with tracing(tracer):
         result = runnable.module(*runnable.args, **runnable.kwargs)
     first = result[0] if isinstance(result, tuple) else result
@@ -166,7 +163,8 @@ def main() -> None:
             everything[0].extend(forward)
             everything[1].extend(backward)
             print(
-                f"{name:<24}{len(forward):>7}{row.unknown:>8}  {summary(forward, FORWARD_FACTOR):<31}"
+                f"{name:<24}{len(forward):>7}{row.unknown:>8}  "
+                f"{summary(forward, FORWARD_FACTOR):<31}"
                 f"{summary(backward, BACKWARD_FACTOR):<31}{row.seconds * 1e3:>7.0f}ms",
                 flush=True,
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class Plain(nn.Module):
         self.activation, self.head = activation, nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         for layer in self.hidden:
             x = self.activation(layer(x))
         return self.head(x)
@@ -86,6 +88,7 @@ class PostBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(x)))))
         return torch.relu(y + self.short(x))
 
@@ -103,6 +106,7 @@ class PreBlock(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         y = self.conv1(torch.relu(self.norm1(x)))
         return x + self.conv2(torch.relu(self.norm2(y)))
 
@@ -153,6 +157,7 @@ class Block(nn.Module):
         self.register_buffer("mask", torch.tril(torch.ones(length, length)).bool())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         batch, length, width = x.shape
         q, k, v = (
             part.view(batch, length, self.heads, -1).transpose(1, 2)
@@ -186,6 +191,7 @@ class Gpt(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Forward pass."""
         x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
         for block in self.blocks:
             x = block(x)
@@ -206,6 +212,7 @@ class Gated(nn.Module):
         self.down = nn.Linear(inner, width, False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         y = self.norm(x)
         return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
 
@@ -225,6 +232,7 @@ class Recurrent(nn.Module):
         self.head = nn.Linear(128, 5)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Forward pass."""
         return self.head(self.body(self.embed(ids))[0][:, -1])
 
 
@@ -255,6 +263,7 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(32, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         a = self.down1(x)
         b = self.down2(self.pool(a))
         c = self.middle(self.pool(b))
@@ -314,6 +323,7 @@ class MixerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         x = x + self.mix(self.norm1(x).transpose(1, 2)).transpose(1, 2)
         return x + self.feed(self.norm2(x))
 
@@ -328,6 +338,7 @@ class Mixer(nn.Module):
         self.norm, self.head = nn.LayerNorm(96), nn.Linear(96, 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         x = self.patch(x).flatten(2).transpose(1, 2)
         for block in self.blocks:
             x = block(x)
@@ -362,6 +373,7 @@ class InvertedResidual(nn.Module):
         self.project = nn.Sequential(nn.Conv2d(inner, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         y = self.depth(self.expand(x))
         return x + self.project(y * self.squeeze(y))
 
@@ -387,6 +399,7 @@ class Dense(nn.Module):
         self.head = nn.Linear(growth * (layers + 1), 10)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         x = self.stem(x)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = torch.cat([x, conv(torch.relu(norm(x)))], 1)
@@ -400,10 +413,7 @@ def dense() -> Built:
 def autoencoder() -> Built:
     sides = (256, 128, 64, 16)
     layers: list[nn.Module] = []
-    for before, after in (
-        *zip(sides, sides[1:], strict=False),
-        *zip(sides[::-1], sides[-2::-1], strict=False),
-    ):
+    for before, after in (*pairwise(sides), *pairwise(sides[::-1])):
         layers += [nn.Linear(before, after), nn.ReLU()]
     layers[-1] = nn.Sigmoid()
     return nn.Sequential(*layers), (torch.randn(64, 256),)
@@ -423,6 +433,7 @@ class Siren(nn.Module):
             nn.init.uniform_(layer.weight, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Forward pass."""
         for layer in self.layers:
             x = torch.sin(self.omega * layer(x))
         return self.head(x)

@@ -55,15 +55,25 @@ def _output(node: Node) -> State | None:
         )
     if op in NORMALISERS and node.first is None:
         return reset(node)
-    if not node.edges and node.layer.params:
-        return RULES[Op.CONSTANT].forward(node)
-    if rule is None or not node.edges:
+    if not node.edges:
+        return _from_nothing(node)
+    if rule is None:
         return None
     if op not in TOLERANT and any(node.states[index] is None for index in node.signals):
         first = node.signals[0] if node.signals else 0
         if node.states[first] is None or len(node.signals) == len(node.edges):
             return None
     return rule.forward(node)
+
+
+def _from_nothing(node: Node) -> State | None:
+    """A layer that reads parameters alone, or indices that the loader computed."""
+    if node.layer.params:
+        return RULES[Op.CONSTANT].forward(node)
+    readers = node.context.graph.effective_consumers(node.layer.id)
+    if readers and all(reader.op in (Op.EMBEDDING, Op.COMPARE) for reader in readers):
+        return replace(SIDE, samples=1.0)
+    return None
 
 
 def _split_blocks(node: Node, state: State) -> State:
