@@ -299,6 +299,32 @@ def test_layer_norm_of_tensorflow():
     assert [param.name for param in norm.params] == ["gamma", "beta"]
 
 
+def test_layer_norm_of_jax():
+    """Sums times 1/n, statistics without their axis, the gain on the inverse root."""
+
+    def mean(net, x):
+        return net.mul(net.reduce(x, "sum"), 1 / 16)
+
+    def build(net, x):
+        centre, whole = mean(net, x), mean(net, net.mul(x, x))
+        variance = net.layer(Op.MAXIMUM, net.sub(whole, net.mul(centre, centre)), constant=0.0)
+        wide = net.layer(Op.EXPAND, net.reshape(variance, 1))
+        root = net.activation(Op.SQRT, net.add(wide, 1e-6))
+        factor = net.gain(net.activation(Op.RECIPROCAL, root), normal(net.rng, 16), name="g")
+        centred = net.sub(x, net.reshape(centre, 1))
+        return net.shift(net.mul(centred, factor), normal(net.rng, 16), name="b")
+
+    result = fused(unary(build), Op.LAYER_NORM)
+    assert [param.name for param in find(result, Op.LAYER_NORM).params] == ["g", "b"]
+
+
+def test_a_sum_times_another_number_is_no_mean():
+    def build(net, x):
+        return net.sub(x, net.reshape(net.mul(net.reduce(x, "sum"), 1 / 15), 1))
+
+    fused(unary(build), Op.REDUCE, Op.MUL, Op.RESHAPE, Op.SUB)
+
+
 @pytest.mark.parametrize("division", DIVISIONS)
 @pytest.mark.parametrize("offset", [None, 1.0])
 def test_rms_norm(division, offset):
@@ -453,6 +479,15 @@ def attention(net, x, scale="after", mask=None, merged=True, bias=None):
     return net.matmul(net.dropout(net.softmax(logits)), v)
 
 
+def test_softmax_of_jax():
+    def build(net, x):
+        peak = net.layer(Op.MAXIMUM, net.reduce(x, "max"), constant=-np.inf)
+        exp = net.activation(Op.EXP, net.sub(x, net.reshape(peak, 1)))
+        return net.div(exp, net.layer(Op.EXPAND, net.reshape(net.reduce(exp, "sum"), 1)))
+
+    fused(unary(build), Op.SOFTMAX)
+
+
 def find(graph: LayerGraph, op: Op):
     return next(layer for layer in graph if layer.op is op)
 
@@ -472,6 +507,26 @@ def test_attention(scale, merged):
     assert not {Op.SOFTMAX, Op.MATMUL, Op.MUL, Op.DIV} & {item.op for item in result}
     sources = [result.effective_producers(layer.id)[i].id for i in range(3)]
     assert sources == ["q", "k", "v"]
+
+
+def test_attention_as_torch_exports_it():
+    """Keys are swapped with batch and heads merged; weights that are not a number become zero."""
+    net = Network()
+    x = net.input(5, 8)
+    q, k, v = (heads(net, net.linear(x, normal(net.rng, 8, 8), name=name), 1) for name in "qkv")
+    swapped = net.reshape(net.transpose(net.reshape(k, 5, 8), 0, 2, 1), 1, 8, 5)
+    weights = net.softmax(net.matmul(net.mul(q, sqrt(0.5)), net.mul(swapped, sqrt(0.5))))
+    test = net.layer(Op.COMPARE, weights, kind="IsNaN")
+    safe = net.layer(Op.WHERE, test, weights, constant=0.0, constant_position=1)
+    net.output(net.matmul(safe, v))
+    result = fuse(net.graph)
+    layer = find(result, Op.ATTENTION)
+    assert layer.attrs["scale"] == pytest.approx(0.5)
+    assert "key_transposed" not in layer.attrs
+    assert [source.id for source in result.effective_producers(layer.id)] == ["q", "k", "v"]
+    assert not {Op.SOFTMAX, Op.COMPARE, Op.WHERE, Op.MATMUL} & {item.op for item in result}
+    feeds = net.feeds(4)
+    np.testing.assert_allclose(outputs(result, feeds)[0], outputs(net.graph, feeds)[0], rtol=1e-6)
 
 
 def test_attention_with_a_causal_mask():

@@ -251,6 +251,8 @@ def _prelu(layer: Layer, x: Inputs) -> Array:
 
 
 def _compare(layer: Layer, x: Inputs) -> Array:
+    if layer.attrs.get("kind") == "IsNaN":
+        return np.isnan(x[0])
     left, right = _operands(layer, x)
     kinds = {"greater": np.greater, "less": np.less, "equal": np.equal}
     kinds |= {"greater_equal": np.greater_equal, "less_equal": np.less_equal}

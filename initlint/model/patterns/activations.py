@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import isinf, pi, sqrt
 from typing import Any
 
 from initlint.model.layer import Layer
 from initlint.model.op import Op
 from initlint.model.patterns.algebra import Polynomial, base_of, candidates, expand, is_polynomial
-from initlint.model.patterns.draft import Draft, Ref, close, fixed_operand
+from initlint.model.patterns.draft import UNCHANGED, Draft, Ref, close, fixed_operand
 
 _GELU_TANH: Polynomial = (0.0, sqrt(2.0 / pi), 0.0, sqrt(2.0 / pi) * 0.044715)
 """Hendrycks and Gimpel 2016, section 2: the argument of tanh."""
@@ -18,6 +18,10 @@ _GELU_TANH: Polynomial = (0.0, sqrt(2.0 / pi), 0.0, sqrt(2.0 / pi) * 0.044715)
 _SELU_SCALE = 1.0507009873554805
 _SELU_ALPHA = 1.6732632423543772
 """Klambauer et al. 2017, equation 14."""
+
+
+_BROADCAST = UNCHANGED | {Op.EXPAND, Op.RESHAPE}
+"""What may stand between a statistic and its use; that both concern one tensor is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +175,9 @@ def clipped(draft: Draft) -> None:
     for layer in draft.of(Op.MAXIMUM, Op.MINIMUM):
         constant = fixed_operand(layer)
         inputs = draft.inputs[layer.id]
-        if constant is not None and len(inputs) == 1:
+        if constant is not None and isinf(constant) and len(inputs) == 1:
+            draft.bypass(layer)  # the neutral start of a reduction, as JAX writes it
+        elif constant is not None and len(inputs) == 1:
             _clip(draft, layer, constant)
         elif layer.op is Op.MAXIMUM and len(inputs) == 2:
             _leaky_maximum(draft, layer)
@@ -338,7 +344,7 @@ def softmax(draft: Draft) -> None:
 
 
 def _softmax(draft: Draft, exp: Layer, total: Layer) -> None:
-    step = draft.sole_user(total.id)
+    step = draft.sole_user(total.id, _BROADCAST)
     axes = reduced_axes(total)
     if step is None or axes is None or len(axes) != 1:
         return
@@ -348,7 +354,7 @@ def _softmax(draft: Draft, exp: Layer, total: Layer) -> None:
     if user.op is Op.DIV and position == 1 and draft.operands(user)[0].layer == exp.id:
         draft.replace(user, Op.SOFTMAX, [_unshifted(draft, shifted)], attrs=attrs)
     elif user.op is Op.LOG:
-        after = draft.sole_user(user.id)
+        after = draft.sole_user(user.id, _BROADCAST)
         subtracted = after is not None and after[0].op is Op.SUB and after[1] == 1
         if after and subtracted and draft.operands(after[0])[0] == shifted:
             draft.replace(after[0], Op.LOG_SOFTMAX, [_unshifted(draft, shifted)], attrs=attrs)
@@ -360,7 +366,7 @@ def _unshifted(draft: Draft, ref: Ref) -> Ref:
     if layer.op is not Op.SUB or len(draft.inputs[layer.id]) != 2:
         return ref
     first, second = draft.operands(layer)
-    maximum = draft.layers[second.layer]
+    maximum = draft.producer(second, _BROADCAST)
     of_same = maximum.op is Op.REDUCE and draft.operands(maximum)[0] == first
     return first if of_same and maximum.attrs.get("kind") == "max" else ref
 

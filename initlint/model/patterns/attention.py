@@ -34,19 +34,43 @@ class _Logits:
 def attention(draft: Draft) -> None:
     """softmax(scale · q kᵀ + mask) v."""
     for softmax in draft.of(Op.SOFTMAX):
-        step = draft.sole_user(softmax.id, _WEIGHTS)
-        if step is None or step[0].op is not Op.MATMUL or step[1] != 0:
+        mix = _mixed(draft, softmax)
+        if mix is None:
             continue
-        mix = step[0]
         rank = len(softmax.output_shape) if softmax.output_shape else None
         axis = int(softmax.attrs.get("axis", -1))
         if axis != -1 and (rank is None or axis != rank - 1):
             continue
-        if len(draft.inputs[mix.id]) != 2 or mix.attrs.get("transpose_b"):
+        if len(draft.inputs[mix.id]) != 2 or any(_transposed(mix)):
             continue
         logits = _logits(draft, draft.inputs[softmax.id][0])
         if logits is not None:
             _fuse(draft, softmax, mix, logits)
+
+
+def _mixed(draft: Draft, softmax: Layer) -> Layer | None:
+    """The product that the attention weights enter on the left.
+
+    Between them, exporters put dropout and ``where(isnan(a), 0, a)``.
+    """
+    weights = softmax.id
+    users = draft.users[weights]
+    if len(users) == 2:
+        found = {draft.layers[target].op: draft.layers[target] for target, _ in users}
+        if found.keys() != {Op.COMPARE, Op.WHERE}:
+            return None
+        test, chosen = found[Op.COMPARE], found[Op.WHERE]
+        if draft.sole_user(test.id) != (chosen, 0) or fixed_operand(chosen) != 0.0:
+            return None
+        weights = chosen.id
+    step = draft.sole_user(weights, _WEIGHTS)
+    return step[0] if step and step[0].op is Op.MATMUL and step[1] == 0 else None
+
+
+def _transposed(product: Layer) -> tuple[bool, bool]:
+    """Which operands of a product enter with their last two axes swapped."""
+    first, second = product.attrs.get("transposed", (False, False))
+    return bool(first), bool(second)
 
 
 def _logits(draft: Draft, ref: Ref) -> _Logits | None:
@@ -58,7 +82,7 @@ def _logits(draft: Draft, ref: Ref) -> _Logits | None:
         layer = draft.layers[ref.layer]
         inputs = draft.inputs[layer.id]
         constant = fixed_operand(layer)
-        if layer.op is Op.MATMUL and len(inputs) == 2:
+        if layer.op is Op.MATMUL and len(inputs) == 2 and not _transposed(layer)[0]:
             scale *= softcap or 1.0
             return _Logits(layer, scale, tuple(masks), tuple(constants), tuple(params), softcap)
         if layer.op in (Op.MUL, Op.DIV):
@@ -138,8 +162,11 @@ def _swapped(shape: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
 def _key(draft: Draft, product: Layer) -> tuple[Ref, bool]:
     """Keys as rows, and whether their axes are still the product's, last two swapped."""
     ref = draft.inputs[product.id][1]
-    if product.attrs.get("transpose_b"):
+    if _transposed(product)[1]:
         return ref, False
+    merged = _merged_heads(draft, ref)
+    if merged is not None:
+        return merged, False
     layer = draft.producer(ref)
     name = "perm" if "perm" in layer.attrs else "axes"
     perm = tuple(layer.attrs.get(name) or ())
@@ -153,6 +180,23 @@ def _key(draft: Draft, product: Layer) -> tuple[Ref, bool]:
     shape = _swapped(layer.output_shape)
     draft.update(layer, attrs={**layer.attrs, name: _swapped(perm)}, output_shape=shape)
     return Ref(layer.id, 0, shape), False
+
+
+def _merged_heads(draft: Draft, ref: Ref) -> Ref | None:
+    """Keys behind a swap of axes with batch and heads merged: reshape, transpose, reshape."""
+    apart = draft.producer(ref)
+    swap = draft.producer(draft.inputs[apart.id][0]) if apart.op is Op.RESHAPE else apart
+    if apart.op is not Op.RESHAPE or swap.op is not Op.TRANSPOSE:
+        return None
+    perm = swap.attrs.get("perm", swap.attrs.get("axes"))
+    joined = draft.producer(draft.inputs[swap.id][0])
+    if not perm or tuple(perm) != (0, 2, 1) or joined.op is not Op.RESHAPE:
+        return None
+    key = draft.skip(draft.inputs[joined.id][0])
+    before, after = draft.layers[key.layer].output_shape, apart.output_shape
+    if key.output or not before or not after or len(before) != 4 or len(after) != 4:
+        return None
+    return key if before[-1] is not None and before[-1] == after[-2] else None
 
 
 def _fuse(draft: Draft, softmax: Layer, mix: Layer, logits: _Logits) -> None:

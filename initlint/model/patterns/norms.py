@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from initlint.model.layer import Layer, Param
@@ -10,9 +11,10 @@ from initlint.model.op import Op
 from initlint.model.patterns.activations import reduced_axes
 from initlint.model.patterns.algebra import expand, is_polynomial
 from initlint.model.patterns.draft import UNCHANGED, Draft, Ref, close, fixed_operand
-from initlint.model.patterns.parameters import is_uniform
+from initlint.model.patterns.parameters import is_uniform, one_per_feature
 
-_BROADCAST = UNCHANGED | {Op.EXPAND}
+_BROADCAST = UNCHANGED | {Op.EXPAND, Op.RESHAPE}
+"""What may stand between a statistic and its use; that both concern one tensor is checked."""
 
 _LARGEST_EPS = 0.1
 """An addend under the root above this is part of the function, not a guard against zero."""
@@ -31,10 +33,27 @@ class _Spread:
 
 def _mean_of(draft: Draft, ref: Ref) -> tuple[Ref, tuple[int, ...]] | None:
     layer = draft.producer(ref, _BROADCAST)
-    axes = reduced_axes(layer)
-    if layer.op is not Op.REDUCE or layer.attrs.get("kind") != "mean" or axes is None:
+    factor = fixed_operand(layer)
+    if factor is not None and layer.op in (Op.MUL, Op.DIV) and len(draft.inputs[layer.id]) == 1:
+        share = factor if layer.op is Op.MUL else 1.0 / factor if factor else None
+        layer = draft.producer(draft.inputs[layer.id][0], _BROADCAST)
+        if layer.attrs.get("kind") != "sum" or not close(share, 1.0 / _count(draft, layer)):
+            return None
+    elif layer.attrs.get("kind") != "mean":
         return None
-    return draft.operands(layer)[0], axes
+    axes = reduced_axes(layer)
+    return (draft.operands(layer)[0], axes) if layer.op is Op.REDUCE and axes else None
+
+
+def _count(draft: Draft, layer: Layer) -> float:
+    """Elements that a reduction adds; infinite when not known."""
+    axes = reduced_axes(layer)
+    source = draft.inputs[layer.id][0] if draft.inputs[layer.id] else None
+    shape = source and (source.shape or draft.layers[source.layer].output_shape)
+    if not shape or not axes or any(not -len(shape) <= axis < len(shape) for axis in axes):
+        return float("inf")
+    sides = [shape[axis] for axis in axes]
+    return float(prod(side for side in sides if side)) if all(sides) else float("inf")
 
 
 def _centred(draft: Draft, ref: Ref) -> tuple[Ref, tuple[int, ...]] | None:
@@ -101,7 +120,7 @@ def _difference_of_moments(draft: Draft, layer: Layer, eps: float) -> _Spread | 
     """E[x²] − E[x]²."""
     first, second = draft.operands(layer)
     whole = _mean_of(draft, first)
-    square = _square_of(draft, second)
+    square = _square_of(draft, draft.skip(second, _BROADCAST))
     part = square and _mean_of(draft, square)
     if whole is None or not part or part[1] != whole[1]:
         return None
@@ -144,6 +163,15 @@ def _inverse_root(draft: Draft, ref: Ref) -> _Spread | None:
     return None
 
 
+def _gained(draft: Draft, ref: Ref) -> tuple[_Spread | None, tuple[Param, ...]]:
+    """`_inverse_root` with a gain that was multiplied into it first, and that gain."""
+    layer = draft.producer(ref)
+    gain: tuple[Param, ...] = ()
+    if layer.op is Op.MUL and len(layer.params) == 1 and len(draft.inputs[layer.id]) == 1:
+        gain, ref = layer.params, draft.inputs[layer.id][0]
+    return _inverse_root(draft, ref), gain
+
+
 def standardised(draft: Draft) -> None:
     """Quotients by a standard deviation: layer, RMS, instance, batch and Euclidean norms."""
     for layer in draft.of(Op.DIV, Op.MUL):
@@ -154,24 +182,32 @@ def standardised(draft: Draft) -> None:
             _standardise(draft, layer, inputs[0], _root(draft, inputs[1]))
             continue
         for numerator, inverse in (inputs, inputs[::-1]):
-            spread = _inverse_root(draft, inverse)
+            spread, gain = _gained(draft, inverse)
             if spread is not None:
-                _standardise(draft, layer, numerator, spread)
+                _standardise(draft, layer, numerator, spread, gain)
                 break
 
 
-def _standardise(draft: Draft, last: Layer, numerator: Ref, spread: _Spread | None) -> None:
+def _standardise(
+    draft: Draft,
+    last: Layer,
+    numerator: Ref,
+    spread: _Spread | None,
+    gain: tuple[Param, ...] = (),
+) -> None:
     if spread is None or draft.is_fixed(spread.of):
         return  # a normalised parameter (weight standardisation) is no normaliser of activations
     numerator = draft.skip(numerator)
     centred = _centred(draft, numerator)
     if spread.centred and centred == (spread.of, spread.axes):
-        _put_norm(draft, last, spread, centre=True)
-    elif spread.of == numerator and not spread.centred:
-        _put_norm(draft, last, spread, centre=False)
+        _put_norm(draft, last, spread, gain, centre=True)
+    elif spread.of == numerator and not spread.centred and (spread.mean or not gain):
+        _put_norm(draft, last, spread, gain, centre=False)
 
 
-def _put_norm(draft: Draft, last: Layer, spread: _Spread, *, centre: bool) -> Layer:
+def _put_norm(
+    draft: Draft, last: Layer, spread: _Spread, params: tuple[Param, ...] = (), *, centre: bool
+) -> Layer:
     rank = _rank(draft, last, spread.of)
     axes = spread.axes
     if rank is not None:
@@ -196,7 +232,10 @@ def _put_norm(draft: Draft, last: Layer, spread: _Spread, *, centre: bool) -> La
         if rank is not None and axes != tuple(range(axes[0], rank)):
             attrs["axes"] = axes
             channel_axis = axes[0]
-    return draft.replace(last, op, [spread.of], attrs=attrs, channel_axis=channel_axis)
+    params = tuple(one_per_feature(param) for param in params)
+    return draft.replace(
+        last, op, [spread.of], attrs=attrs, params=params, channel_axis=channel_axis
+    )
 
 
 def _rank(draft: Draft, last: Layer, source: Ref) -> int | None:
@@ -229,16 +268,11 @@ def _scaled_and_shifted(draft: Draft, last: Layer, product: Layer, rest: Ref) ->
     if subtracted.op is not Op.MUL or len(draft.inputs[product.id]) != 2:
         return False
     for source, factor in (draft.operands(product), draft.operands(product)[::-1]):
-        gain: tuple[Param, ...] = ()
-        inverse = draft.layers[factor.layer]
-        if inverse.op is Op.MUL and inverse.params and len(draft.inputs[inverse.id]) == 1:
-            gain, factor = inverse.params, draft.inputs[inverse.id][0]
-        spread = _inverse_root(draft, factor)
+        spread, gain = _gained(draft, factor)
         means = [_mean_of(draft, ref) for ref in draft.operands(subtracted)]
         same = spread is not None and spread.centred and (spread.of, spread.axes) in means
         if spread is not None and same and spread.of == source:
-            norm = _put_norm(draft, last, spread, centre=True)
-            draft.update(norm, params=(*gain, *shift))
+            _put_norm(draft, last, spread, (*gain, *shift), centre=True)
             return True
     return False
 

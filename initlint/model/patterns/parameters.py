@@ -23,6 +23,12 @@ def _reshaped(param: Param, shape: tuple[int, ...], role: Role | None = None) ->
     return replace(param, role=role or param.role, shape=shape, tensor=tensor)
 
 
+def one_per_feature(param: Param) -> Param:
+    """A vector without the axes of size one that made it broadcast."""
+    long = tuple(side for side in param.shape if side > 1) or (1,)
+    return _reshaped(param, long)
+
+
 def is_uniform(param: Param) -> bool:
     """True for a gain of ones or a shift of zeros, which change nothing."""
     if param.tensor is None or param.size > _LARGEST_AFFINE:
