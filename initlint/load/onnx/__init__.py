@@ -8,6 +8,9 @@ layers together again.
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from initlint.load.files import shown
@@ -46,7 +49,8 @@ def load_onnx(path: str) -> Model:
     """
     proto = read_model(path)
     try:
-        return _load(path, proto)
+        with _collector_paused():
+            return _load(path, proto)
     except LoadError as error:
         text = str(error)
         named = text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
@@ -54,6 +58,22 @@ def load_onnx(path: str) -> Model:
     except _DAMAGE as error:
         reason = shown(str(error) or type(error).__name__)
         raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Build without the cyclic garbage collector.
+
+    The growing graph is alive in whole and hardly cyclic, yet every pass of the collector walks all
+    of it: a third of the time of a graph of 10^5 nodes.
+    """
+    paused = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if paused:
+            gc.enable()
 
 
 def _load(path: str, proto: Any) -> Model:
