@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from initlint.load.torch_functions import tensors_in
-from initlint.load.torch_ops import describe
+from initlint.load.torch_opaque import is_quantised, opaque
+from initlint.load.torch_ops import HANDLERS, UNCHANGED, describe
 from initlint.load.torch_packed import replayable, split_packed
 from initlint.load.torch_products import Mapped, Use
 from initlint.load.torch_tracer import Call, Ref, Tracer
-from initlint.load.torch_weights import Names, Static, class_name, make_param
+from initlint.load.torch_weights import Names, Static, make_param
 from initlint.model import TRANSPARENT, Edge, Layer, Op, Param, Role, View, Where
 
 _SMALL = TRANSPARENT | {Op.SHAPE, Op.COMPARE, Op.CONSTANT}
@@ -68,7 +67,11 @@ class Capture:
 
     def on_call(self, call: Call) -> None:
         """One intercepted call: no, one or several nodes."""
-        mapped = _opaque(call, self.names) if call.name == "module" else describe(call)
+        module = call.kwargs.get("module") if call.name == "module" else None
+        if module is None and call.name not in HANDLERS and call.name not in UNCHANGED:
+            owner = self.names.modules.get(call.path)
+            module = owner if is_quantised(owner) else None
+        mapped = describe(call) if module is None else opaque(call, module, self.names)
         outputs = call.outputs
         if not mapped:
             self._alias(call, outputs)
@@ -221,35 +224,6 @@ def _collapse(static: Static) -> Static:
     return static if tensor is static.tensor else Static(tensor, static.sources)
 
 
-_QUANTISED = {"Linear": Op.LINEAR, "Conv": Op.CONV, "Embedding": Op.EMBEDDING}
-
-
-def _opaque(call: Call, names: Names) -> list[Mapped]:
-    """A module whose inside cannot be seen: quantised layers, scripts, own autograd functions."""
-    module = call.kwargs["module"]
-    fed = list(call.args)
-    weight = getattr(module, "weight", None)
-    if callable(weight) and not isinstance(weight, torch.Tensor):
-        kind = type(module).__name__
-        op = next((op for stem, op in _QUANTISED.items() if stem in kind), Op.OTHER)
-        uses = [Use(Role.WEIGHT, Static(weight()), "weight", (), {"quantised": True})]
-        bias = module.bias() if callable(getattr(module, "bias", None)) else None
-        if isinstance(bias, torch.Tensor):
-            uses.append(Use(Role.BIAS, Static(bias.detach()), "bias"))
-        attrs: dict[str, Any] = {}
-        if op is Op.CONV:
-            for name in ("stride", "padding", "dilation"):
-                attrs[name] = tuple(getattr(module, name))
-            attrs |= {"kernel": tuple(module.kernel_size), "groups": module.groups}
-        return [Mapped(op, attrs, fed, uses, 1 if op is Op.CONV else -1)]
-    params = [
-        Use(Role.OTHER, Static(tensor, (name,)), "weight")
-        for name, tensor in names.unique()
-        if name in names.parameters and (not call.path or name.startswith(f"{call.path}."))
-    ]
-    return [Mapped(Op.OTHER, {"function": class_name(module)}, fed, params)]
-
-
 # names, layers, edges
 
 
@@ -257,7 +231,11 @@ def layers_of(
     capture: Capture, sites: Mapping[str, Where]
 ) -> tuple[list[Layer], list[Edge], dict[str, str]]:
     """Layers, edges, and the layer id of every call key."""
+    whole = {param.name: param.key for node in capture.nodes for param in node.params}
     split_packed(capture.nodes)
+    for node in capture.nodes:
+        for param in node.params:
+            capture.sources.setdefault(param.key, capture.sources[whole[param.name]])
     ids = _layer_ids(capture)
     layers, edges, keys = [], [], {}
     for index, node in enumerate(capture.nodes):
@@ -333,8 +311,9 @@ def _main(group: Sequence[Node], names: Names) -> list[Node]:
     """The one node that is what a module without children computes."""
     path = group[0].path
     module = names.modules.get(path)
-    children = [name for name in getattr(module, "_modules", {}) if name != "parametrizations"]
-    if not path or module is None or children:
+    if not path or module is None:
+        return []
+    if any(name != "parametrizations" for name, _ in module.named_children()):
         return []
     owned = [node for node in group if node.params and node.op is not Op.CONSTANT]
     if owned:

@@ -79,6 +79,11 @@ COMPOSITE = frozenset({"multi_head_attention_forward"})
 
 FACTORIES = frozenset(
     [
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "arange",
         "zeros_like",
         "ones_like",
         "empty_like",

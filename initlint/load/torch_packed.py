@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -50,14 +50,31 @@ def split_packed(nodes: Sequence[Node]) -> None:
         if len(weights) != 1 or weights[0].packed != 1:
             continue
         parts = _parts(nodes, readers, index, weights[0].shape[0])
-        if parts is not None:
+        if parts is None:
+            continue
+        if len(parts) > 1:
             node.params = [block for param in node.params for block in _blocks(param, parts)]
+        else:
+            node.params = [_labelled(param, *parts) for param in node.params]
+
+
+def _labelled(param: Param, gate: str) -> Param:
+    """A part of a stored tensor, with the name of the one thing it computes."""
+    return replace(param, gate=gate, packed=len(_GATES)) if _is_slice(param) else param
+
+
+def _is_slice(param: Param) -> bool:
+    """True for a parameter that is a part of a stored tensor."""
+    return param.tensor is not None and param.tensor.shape != param.tensor.stored_shape
 
 
 def _parts(
     nodes: Sequence[Node], readers: defaultdict[int, list[int]], start: int, rows: int
-) -> list[torch.Tensor] | None:
-    """Row numbers of query, key and value; None when the output is not cut into those three."""
+) -> dict[str, torch.Tensor] | None:
+    """Row numbers of query, key and value, those of them that a projection makes.
+
+    None when its rows go elsewhere too, or the same row serves twice.
+    """
     shape = nodes[start].shapes[0]
     if not shape or shape[-1] != rows or prod(shape) > _LARGEST or 0 in shape:
         return None
@@ -78,12 +95,10 @@ def _parts(
                 chosen = torch.unique(rows_here)
                 known = found.get(gate)
                 found[gate] = chosen if known is None else torch.unique(torch.cat([known, chosen]))
-    if set(found) != set(_GATES):
-        return None
-    parts = [found[gate] for gate in _GATES]
+    parts = list(found.values())
     if sum(len(part) for part in parts) != rows or len(torch.unique(torch.cat(parts))) != rows:
         return None
-    return parts
+    return {gate: found[gate] for gate in _GATES if gate in found}
 
 
 def replayable(call: Call) -> Callable[[Any], Any]:
@@ -185,12 +200,13 @@ def _reaches_softmax(
     return False
 
 
-def _blocks(param: Param, parts: Sequence[torch.Tensor]) -> list[Param]:
-    """One parameter cut into its three blocks of rows."""
+def _blocks(param: Param, parts: Mapping[str, torch.Tensor]) -> list[Param]:
+    """One parameter cut into its blocks of rows."""
     if param.role not in (Role.WEIGHT, Role.BIAS):
         return [param]
     found = []
-    for gate, rows in zip(_GATES, parts, strict=True):
+    packed = len(_GATES) if _is_slice(param) else len(parts)
+    for gate, rows in parts.items():
         views = _row_views(rows, param.shape)
         if views is None:
             return [param]
@@ -198,7 +214,7 @@ def _blocks(param: Param, parts: Sequence[torch.Tensor]) -> list[Param]:
         if tensor is not None:
             for view in views:
                 tensor = replace(tensor, views=(*tensor.views, view))
-        found.append(replace(param, gate=gate, packed=3, tensor=tensor, shape=shape))
+        found.append(replace(param, gate=gate, packed=packed, tensor=tensor, shape=shape))
     return found
 
 

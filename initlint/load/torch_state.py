@@ -26,6 +26,7 @@ class Saved:
             (table, dict(table))
             for child in module.modules()
             for table in (child._parameters, child._buffers, child._modules)
+            if isinstance(table, dict)
         ]
         self._copies: dict[int, tuple[Any, Any]] = {}
         for buffer in module.buffers():

@@ -130,7 +130,6 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
             sources = (name,) if name in names.parameters else ()
             self._statics[id(tensor)] = Static(tensor, sources)
         self._meta_twins: dict[int, Any] = {}
-        self._paths = {id(module): path for path, module in names.modules.items()}
         self._visits: Counter[str] = Counter()
         self._stack: list[_Frame] = [_Frame("", 1, names.modules[""])]
         self._composites: dict[Any, Any] = {}
@@ -139,8 +138,8 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
 
     def enter(self, module: Any, args: Any) -> None:
         """A module's forward begins."""
-        path = self._paths.get(id(module))
-        if path is None:
+        path = self.names.paths.get(id(module))
+        if path is None or (path and path == self._stack[-1].path):
             self._stack.append(self._stack[-1])
             return
         self._visits[path] += 1

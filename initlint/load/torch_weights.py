@@ -82,24 +82,38 @@ def unwrap(module: Any) -> tuple[Any, str]:
             return module, prefix
 
 
+_COMPILED = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
+
+
+def _plain_path(path: str) -> str:
+    """A module path without the wrappers that compiling a part of the model put in."""
+    return _COMPILED.sub("", path).lstrip(".")
+
+
 class Names:
     """Which names the tensors of a module have, and which module owns them."""
 
     def __init__(self, module: Any, prefix: str = "") -> None:
-        self.prefix = prefix
-        self.modules: dict[str, Any] = dict(module.named_modules())
+        self.modules: dict[str, Any] = {}
+        self.paths: dict[int, str] = {}
+        for path, child in module.named_modules():
+            self.paths[id(child)] = _plain_path(path)
+            self.modules[_plain_path(path)] = child
         self.tensors: dict[str, Any] = {}
         self.parameters: set[str] = set()
         self._names: dict[int, list[str]] = {}
         self._owner: dict[str, Any] = {}
+        self._stored: dict[str, str] = {}
         self._by_storage: dict[tuple[Any, ...], str] = {}
         for path, child in module.named_modules(remove_duplicate=False):
             for stem, tensor in (*child._parameters.items(), *child._buffers.items()):
                 if tensor is None:
                     continue
-                name = f"{path}.{stem}" if path else stem
+                plain = _plain_path(path)
+                name = f"{plain}.{stem}" if plain else stem
                 if name in self.tensors:
                     continue
+                self._stored[name] = f"{prefix}{path}.{stem}" if path else f"{prefix}{stem}"
                 self.tensors[name] = tensor
                 self._owner[name] = child
                 if stem in child._parameters:
@@ -130,7 +144,7 @@ class Names:
 
     def stored(self, name: str) -> str:
         """The state_dict key of a named tensor."""
-        return f"{self.prefix}{name}"
+        return self._stored[name]
 
     def unique(self) -> Iterator[tuple[str, Any]]:
         """Every parameter and floating buffer once, under its first name."""
