@@ -222,7 +222,6 @@ _PLAIN: dict[Op, Callable[[], Activation]] = {
     Op.ABS: lambda: _piecewise("abs", -1.0, 1.0),
     Op.NEG: lambda: _piecewise("negative", -1.0, -1.0),
     Op.RELU6: lambda: _clip(0.0, 6.0, "relu6"),
-    Op.QUICK_GELU: lambda: _swish(1.702, "quick_gelu"),
     Op.MISH: _mish,
     Op.HARD_SWISH: _hard_swish,
     Op.SIGMOID: lambda: Activation(
@@ -259,8 +258,8 @@ def _build(op: Op, a: float, b: float, word: str) -> Activation | None:
         return _piecewise("leaky_relu", a, 1.0)
     if op is Op.GELU:
         return _gelu_tanh() if word == "tanh" else _gelu_erf()
-    if op is Op.SILU:
-        return _swish(a, "silu")
+    if op in (Op.SILU, Op.QUICK_GELU):
+        return _swish(a, str(op))
     if op is Op.ELU:
         return _elu(a, 1.0, 1.0, "elu")
     if op is Op.CELU:
@@ -291,6 +290,7 @@ _NAMES: dict[Op, tuple[tuple[str, ...], float, tuple[str, ...], float]] = {
     Op.ELU: (("alpha",), 1.0, (), 0.0),
     Op.CELU: (("alpha",), 1.0, (), 0.0),
     Op.SILU: (("beta",), 1.0, (), 0.0),
+    Op.QUICK_GELU: (("alpha",), 1.702, (), 0.0),
     Op.SOFTPLUS: (("beta",), 1.0, (), 0.0),
     Op.SNAKE: (("alpha",), 1.0, (), 0.0),
     Op.SOFTSHRINK: (("lambd", "bound"), 0.5, (), 0.0),

@@ -38,9 +38,9 @@ def _window(node: Node) -> tuple[int, float, bool]:
     """Values per window, windows per value, and whether the window is everything."""
     before, after = node.input_shape(), node.output_shape
     kernel = node.layer.attrs.get("kernel")
-    everything = kernel is None
+    everything = not kernel
     size = 0
-    if kernel is not None:
+    if kernel:
         sides = kernel if isinstance(kernel, Sequence) else (kernel,)
         size = math.prod(int(side) for side in sides)
         if isinstance(kernel, int) and before is not None:
@@ -166,7 +166,7 @@ def _pool_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
 
 def _over_units(node: Node) -> bool:
     """True when a reduction runs over the units rather than over positions."""
-    axis = node.layer.attrs.get("axis")
+    axis = node.layer.attrs.get("axis", node.layer.attrs.get("axes"))
     axes = axis if isinstance(axis, Sequence) else (axis,)
     shape = node.input_shape()
     channel = node.layer.channel_axis

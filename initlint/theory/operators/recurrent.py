@@ -240,7 +240,8 @@ def _steps(node: Node) -> int:
     shape = node.input_shape(node.signals[0]) if node.signals else None
     default = node.context.sequence_length
     if shape is not None and len(shape) == 3:
-        axis = 1 if node.layer.attrs.get("batch_first", True) else 0
+        attrs = node.layer.attrs
+        axis = 1 if attrs.get("batch_first", attrs.get("layout", True)) else 0
         default = shape[axis] or default
     return steps_of(node.layer, default)
 
@@ -254,7 +255,8 @@ def _responses(node: Node) -> list[list[_Response]] | None:
     stacks = sorted({_stack(param) for param in node.layer.params if param.role is Role.WEIGHT})
     steps = max(int(_steps(node)), 1)
     found: list[list[_Response]] = []
-    relu = str(node.layer.attrs.get("nonlinearity", "tanh")).lower() == "relu"
+    attrs = node.layer.attrs
+    relu = "relu" in str(attrs.get("nonlinearity", attrs.get("activations", "tanh"))).lower()
     for stack in stacks:
         row = []
         for direction in directions:

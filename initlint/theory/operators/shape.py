@@ -75,7 +75,7 @@ def _axis_after(node: Node, axis: int) -> int | None:
     if before is None or after is None or axis >= len(before):
         return None
     if node.layer.op is Op.TRANSPOSE:
-        perm = node.layer.attrs.get("perm")
+        perm = node.layer.attrs.get("perm", node.layer.attrs.get("axes"))
         order = [int(item) % len(before) for item in perm] if perm else []
         return order.index(axis) if axis in order else None
     if len(before) == len(after) and node.layer.op is not Op.RESHAPE:
@@ -91,17 +91,27 @@ def _axis_after(node: Node, axis: int) -> int | None:
     return None
 
 
+def _only(value: Any) -> int | None:
+    """The one number of a setting that some exporters write as a list."""
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 1:
+        value = value[0]
+    return int(value) if isinstance(value, int) else None
+
+
 def _block(node: Node, state: State) -> State:
     """The part of a packed projection that a slice takes."""
     attrs, shape = node.layer.attrs, node.input_shape()
-    axis, start, stop = attrs.get("axis"), attrs.get("start"), attrs.get("stop")
-    if shape is None or not all(isinstance(item, int) for item in (axis, start, stop)):
+    axis, start, stop = (
+        _only(attrs.get(name, attrs.get(plural)))
+        for name, plural in (("axis", "axes"), ("start", "starts"), ("stop", "stops"))
+    )
+    if shape is None or axis is None or start is None or stop is None:
         return state
-    length, parts = shape[int(axis or 0) % len(shape)], len(state.blocks)
+    length, parts = shape[axis % len(shape)], len(state.blocks)
     if not length or length % parts:
         return state
     part = length // parts
-    first, last = int(start or 0) // part, (int(stop or 0) - 1) // part
+    first, last = start // part, (min(stop, length) - 1) // part
     if first != last or not 0 <= first < parts:
         return state
     return replace(state, log_q=state.blocks[first], blocks=())

@@ -78,7 +78,8 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
     before, after = node.input_shape(), node.output_shape
     if before is None or after is None or len(before) < axes or len(after) < axes:
         return plain
-    padding = _sizes(attrs.get("padding"), axes, 0)
+    padding = _sizes(attrs.get("padding") or None, axes, 0)
+    same = isinstance(attrs.get("padding"), str) or str(attrs.get("auto_pad")).startswith("SAME")
     dilation = _sizes(attrs.get("dilation"), axes, 1)
     if len(padding) < axes or len(stride) != axes or len(dilation) != axes:
         return plain
@@ -92,7 +93,7 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
             backward *= k if transposed else k / s
             continue
         pad = padding[axis]
-        if isinstance(attrs.get("padding"), str):
+        if same and not transposed:
             pad = max((n_out - 1) * s + d * (k - 1) + 1 - n_in, 0) // 2
         if transposed:
             counts = _counts(n_out, n_in, k, s, d, pad)
@@ -173,7 +174,7 @@ def _with_bias(node: Node, state: State, index: int) -> State | None:
 
 def scale_of(node: Node) -> float:
     """The factor that a fused product carries."""
-    scale = node.layer.attrs.get("scale")
+    scale = node.layer.attrs.get("scale", node.layer.attrs.get("alpha"))
     return float(scale) if isinstance(scale, int | float) else 1.0
 
 
@@ -184,7 +185,7 @@ def unit_axis_of(node: Node) -> int | None:
     shape = node.output_shape
     if shape is None:
         return None
-    axis = node.layer.attrs.get("axis", -1)
+    axis = node.layer.attrs.get("axis", -2 if node.layer.channel_axis == -2 else -1)
     return int(axis) % len(shape) if isinstance(axis, int) and shape else None
 
 
