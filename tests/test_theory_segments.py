@@ -75,6 +75,16 @@ def test_a_zero_head_does_not_hide_a_lost_signal():
     assert backward_harm(segment.backward_drift, segment.band) is Harm.ERROR
 
 
+def test_the_bias_of_the_head_is_no_signal():
+    net = plain(1.0, head=1.0)
+    biased = Network(seed=0)
+    x = biased.input(WIDTH)
+    for _ in range(30):
+        x = biased.relu(biased.linear(x, normal(biased, WIDTH, WIDTH, 1.0)))
+    biased.output(biased.linear(x, normal(biased, 10, WIDTH), biased.rng.normal(size=10)))
+    assert only(biased).drift == pytest.approx(only(net).drift, abs=0.3)
+
+
 def test_a_large_head_explodes():
     segment = only(plain(2.0, depth=4, head=1e4))
     assert segment.drift == pytest.approx(2, abs=0.2)

@@ -59,10 +59,33 @@ def normal_distribution(x: Array) -> Array:
     return 0.5 * (1.0 + erf(x / np.sqrt(2.0)))
 
 
-@lru_cache(maxsize=1)
+_HALF_NODES = np.array(
+    [
+        0.1252334085114689,
+        0.3678314989981802,
+        0.5873179542866175,
+        0.7699026741943047,
+        0.9041172563704748,
+        0.9815606342467192,
+    ]
+)
+_HALF_WEIGHTS = np.array(
+    [
+        0.2491470458134027,
+        0.2334925365383546,
+        0.20316742672306573,
+        0.16007832854334642,
+        0.10693932599531907,
+        0.04717533638651141,
+    ]
+)
+"""The positive half of the 12-point Gauss-Legendre rule (`numpy.polynomial.legendre.leggauss`; a
+test compares): written out because importing `numpy.polynomial` costs more than a small model."""
+
+
 def _legendre() -> tuple[Array, Array]:
-    nodes, weights = np.polynomial.legendre.leggauss(12)
-    return nodes, weights
+    nodes = np.concatenate([-_HALF_NODES[::-1], _HALF_NODES])
+    return nodes, np.concatenate([_HALF_WEIGHTS[::-1], _HALF_WEIGHTS])
 
 
 @lru_cache(maxsize=512)
@@ -83,7 +106,8 @@ def nodes(centre: float = 0.0, breaks: tuple[float, ...] = ()) -> tuple[Array, A
             np.asarray(breaks, dtype=np.float64),
         ]
     )
-    edges = np.unique(np.clip(edges, -RANGE, RANGE))
+    edges = np.sort(np.clip(edges, -RANGE, RANGE))
+    edges = edges[np.concatenate([[True], np.diff(edges) > 0])]
     x, w = _legendre()
     half = 0.5 * np.diff(edges)
     middle = 0.5 * (edges[1:] + edges[:-1])

@@ -22,7 +22,9 @@ from initlint.model.op import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Op
 from initlint.theory.backward import final_outputs
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node, size
+from initlint.theory.operators import RULES
 from initlint.theory.operators.normalise import reset
+from initlint.theory.operators.weighted import weight_gain
 from initlint.theory.result import Segment, Sink
 from initlint.theory.state import Gradient, State
 
@@ -246,14 +248,20 @@ def _final_sink(flow: _Flow, output: str) -> tuple[Sink, str] | None:
     return None
 
 
-def _limited(shares: Mapping[str, float], head: str | None) -> dict[str, float]:
-    """Forward shares with a small head forgiven.
+def _limited(flow: _Flow, shares: Mapping[str, float], head: str | None) -> dict[str, float]:
+    """Forward shares with a small head forgiven, and a head's bias not taken for signal.
 
     Logits near zero are a choice (zero or 0.01 heads): a head may bring an exploded signal back
-    to O(1), but what it takes below that is not drift.
+    to O(1), but what it takes below that is not drift. Its bias, the same for every sample, does
+    not restore a signal that was lost on the way.
     """
     found = dict(shares)
-    if head is None or found.get(head, 0.0) >= 0:
+    if head is None or head not in found:
+        return found
+    if found[head] > 0:
+        gain = weight_gain(flow.nodes[head])
+        found[head] = min(found[head], decades(gain)) if gain is not None else found[head]
+    if found[head] >= 0:
         return found
     body = sum(share for key, share in found.items() if key != head)
     found[head] = max(found[head], -max(body, 0.0))
@@ -275,7 +283,7 @@ def _to_output(
     body = path[: path.index(head)] if head else path
     if any(_silent(flow.states[key]) for key in body):
         return None
-    shares = _limited(_finite(_forward_shares(flow, path)), head)
+    shares = _limited(flow, _finite(_forward_shares(flow, path)), head)
     if not shares:
         return None
     last = body[-1] if not head else next((key for key in body[::-1] if key in weighted), None)
@@ -325,8 +333,6 @@ def _kept_by_epsilon(node: Node) -> float:
     """Decades that a normaliser fails to restore because its ε outweighs the variance."""
     full, state = reset(node), None
     if node.first is not None:
-        from initlint.theory.operators import RULES
-
         state = RULES[node.layer.op].forward(node)
     if full is None or state is None or _silent(state) or _silent(full):
         return 0.0

@@ -271,6 +271,16 @@ def _linear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
     return _to_first(node, result)
 
 
+def weight_gain(node: Node) -> float | None:
+    """Ln of the factor by which a layer's weights alone change q, its bias left out."""
+    x, weights = node.first, _blocks(node, Role.WEIGHT)
+    if x is None or not weights or x.log_q == -math.inf or len(weights[0][0].shape) < 2:
+        return None
+    param, second, mean = weights[0]
+    fan = param.shape[1] * _taps(node, param.shape[2:]).forward
+    return project(x, fan, second, mean, param.size).log_q - x.log_q
+
+
 def _to_first(node: Node, gradient: Gradient | None) -> list[Gradient | None]:
     """The gradient goes to the first signal input; the others get none."""
     nothing = Gradient(-math.inf)
