@@ -89,7 +89,7 @@ def test_gradients_and_activations_are_those_of_autograd() -> None:
     output = module(x)
     loss = nn.functional.mse_loss(output, torch.randn(output.shape, generator=generator))
     loss.backward()
-    assert observed.loss == pytest.approx(float(loss))
+    assert observed.loss == pytest.approx(float(loss.detach()))
     for name, parameter in module.named_parameters():
         expected = float(parameter.grad.square().mean().sqrt())
         assert observed.gradients[name].rms == pytest.approx(expected, rel=1e-5)
@@ -168,9 +168,9 @@ def test_zero_gradients_that_end_are_told_from_those_that_do_not(
     build: Callable[[], nn.Module], unlocked: set[str], locked: set[str]
 ) -> None:
     torch.manual_seed(0)
-    module = build()
+    module, x = build(), torch.randn(16, 8)
     before = snapshot(module)
-    observed = probe(module, torch.randn(16, 8))
+    observed = probe(module, x)
     assert snapshot(module) == before
     verdicts = {key: stats.unlocks for key, stats in observed.gradients.items()}
     assert {key for key, verdict in verdicts.items() if verdict is True} >= unlocked
@@ -285,10 +285,8 @@ def test_state_that_a_forward_changes_is_put_back() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = Remembers()
-        before = snapshot(module)
-        x = torch.randn(8, 4)
-        kept = x.clone()
+        module, x = Remembers(), torch.randn(8, 4)
+        before, kept = snapshot(module), x.clone()
         observed = probe(module, x)
     assert observed.status is ProbeStatus.OK
     assert snapshot(module) == before
@@ -324,7 +322,7 @@ def test_the_probe_is_deterministic() -> None:
     module, args, kwargs = architectures.build(architectures.resnet)
     model = capture(module, *args, **kwargs)
     first, second = probe_torch(model, seed=3), probe_torch(model, seed=3)
-    assert first.outputs == second.outputs
+    assert repr(first.outputs) == repr(second.outputs)  # NaN differs from itself
     assert first.gradients == second.gradients
     assert first.loss == second.loss
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import time
 from collections.abc import Mapping, Sequence
@@ -170,25 +169,29 @@ def _try(
         import copy
 
         module = copy.deepcopy(module)
+        names = Names(module)
     elif on_meta(names):
-        args, kwargs = map_tensors((args, kwargs), lambda tensor: tensor.to("meta"))
-        tracer = Tracer(names, lambda call: None, meta=True)
-        error = _attempt(module, seed, tracing(tracer), args, kwargs)
+        twins = map_tensors((args, kwargs), lambda tensor: tensor.to("meta"))
+        error = _attempt(names, module, twins[0], twins[1], seed, meta=True)
         if error is None or not _needs_values(error):
             return error
-    return _attempt(module, seed, contextlib.nullcontext(), args, kwargs)
+    return _attempt(names, module, args, kwargs, seed, meta=False)
 
 
 def _attempt(
+    names: Names,
     module: Any,
-    seed: int,
-    around: contextlib.AbstractContextManager[None],
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
+    seed: int,
+    *,
+    meta: bool,
 ) -> Exception | None:
     try:
-        with torch.no_grad(), borrowed(module, seed), around:
-            module(*args, **kwargs)
+        with torch.no_grad(), borrowed(module, seed) as saved:
+            tracer = Tracer(names, lambda call: None, before_write=saved.keep, meta=meta)
+            with tracing(tracer):
+                module(*args, **kwargs)
     except Exception as error:
         return error
     return None

@@ -201,7 +201,9 @@ _NORMS: dict[str, Handler] = {
 
 _POOLS: dict[str, Handler] = {
     **{
-        f"{kind}_pool{n}d": pool(op) for n in "123" for kind, op in (("max", "max"), ("avg", "mean"))
+        f"{kind}_pool{n}d": pool(op)
+        for n in "123"
+        for kind, op in (("max", "max"), ("avg", "mean"))
     },
     **{f"lp_pool{n}d": pool("l2") for n in "12"},
     **{

@@ -14,7 +14,7 @@ import torch
 from initlint.load.torch_capture import Capture, layers_of, loose_params
 from initlint.load.torch_construct import is_library
 from initlint.load.torch_functions import map_tensors, tensors_in
-from initlint.load.torch_state import borrowed
+from initlint.load.torch_state import Saved, borrowed
 from initlint.load.torch_tracer import Tracer, on_meta, tracing
 from initlint.load.torch_weights import Names, unwrap
 from initlint.model import Edge, Kind, Layer, LayerGraph, LoadError, Model, Where
@@ -116,12 +116,18 @@ def input_names(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 def trace(
-    names: Names, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, meta: bool
+    names: Names,
+    module: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    saved: Saved,
+    *,
+    meta: bool,
 ) -> Capture:
     """One forward pass under interception."""
     capture = Capture(names)
     device = module_device(module)
-    tracer = Tracer(names, capture.on_call, meta=meta, device=device)
+    tracer = Tracer(names, capture.on_call, before_write=saved.keep, meta=meta, device=device)
     if meta:
         args, kwargs = map_tensors((args, dict(kwargs)), lambda tensor: tensor.to("meta"))
     else:
@@ -225,26 +231,26 @@ def _captured(
     structure_only = any(tensor.device.type == "meta" for tensor in names.tensors.values())
     if on_meta(names):
         try:
-            with borrowed(module, seed):
-                return trace(names, module, args, kwargs, meta=True), False
+            with borrowed(module, seed) as saved:
+                return trace(names, module, args, kwargs, saved, meta=True), False
         except Exception as error:
             if structure_only:
                 raise _load_error(module, target, error) from error
     few = _two_rows(args, kwargs)
     if few is not None:
         try:
-            with borrowed(module, seed):
-                return trace(names, module, *few, meta=False), False
+            with borrowed(module, seed) as saved:
+                return trace(names, module, *few, saved, meta=False), False
         except Exception:  # the whole batch tells whether it is a fault
             few = None
     try:
-        with borrowed(module, seed):
-            return trace(names, module, args, kwargs, meta=False), False
+        with borrowed(module, seed) as saved:
+            return trace(names, module, args, kwargs, saved, meta=False), False
     except Exception as error:
         if SINGLE_VALUE not in str(error):
             raise _load_error(module, target, error) from error
-    with borrowed(module, seed, frozen_norms=True):
-        return trace(names, module, args, kwargs, meta=False), True
+    with borrowed(module, seed, frozen_norms=True) as saved:
+        return trace(names, module, args, kwargs, saved, meta=False), True
 
 
 def _two_rows(

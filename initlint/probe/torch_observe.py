@@ -103,9 +103,9 @@ def thinned(tensor: Any, channel_axis: int, cap: int) -> Any:
     unit = channel_axis % tensor.ndim if -tensor.ndim <= channel_axis < tensor.ndim else -1
     axes = [axis for axis in range(1, tensor.ndim) if axis != unit]
     surplus = tensor.numel() / cap
-    for axis in sorted(axes, key=lambda axis: -tensor.shape[axis]):
+    for rank, axis in enumerate(sorted(axes, key=lambda axis: tensor.shape[axis])):
         side = int(tensor.shape[axis])
-        share = surplus ** (1 / len(axes))
+        share = surplus ** (1 / (len(axes) - rank))
         step = max(min(int(share), side), 1)
         if step > 1:
             index = [slice(None)] * tensor.ndim
