@@ -9,9 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from initlint.measure.result import Moments
 from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param
 from initlint.model.op import Op
@@ -20,18 +18,38 @@ from initlint.theory.state import Gradient, State
 Shape = tuple[int | None, ...]
 
 MAX_READ = 1_000_000
-"""Largest tensor (elements) that theory reads by itself: gains, biases, recurrent blocks."""
+"""Largest fixed operand (elements) whose moments theory takes by itself."""
+
+
+class Statistics(Protocol):
+    """What theory needs to know of a tensor's elements."""
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        ...
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite elements."""
+        ...
+
+    @property
+    def second_moment(self) -> float:
+        """Mean square of the finite elements."""
+        ...
+
+    @property
+    def non_finite(self) -> int:
+        """Elements that are NaN or infinite."""
+        ...
 
 
 class Weights(Protocol):
     """What theory asks of the measurements."""
 
-    def moments(self, param: Param) -> Moments | None:
+    def moments(self, param: Param) -> Statistics | None:
         """Statistics of a parameter; None when its values are not known."""
-        ...
-
-    def read(self, param: Param) -> NDArray[Any] | None:
-        """The values of a parameter in canonical orientation; None when not known."""
         ...
 
 
