@@ -70,10 +70,16 @@ class Evidence:
     probe: Activations | None
 
 
-def gather(model: Model, settings: Settings, needs: frozenset[Need]) -> Evidence:
+def measure(model: Model, settings: Settings) -> Measures:
+    """The measurements of a model, with the stage the user says, if any."""
+    return Measures(model, None if settings.stage == "auto" else Stage(settings.stage))
+
+
+def gather(
+    model: Model, settings: Settings, needs: frozenset[Need], measures: Measures | None = None
+) -> Evidence:
     """Measure and predict as far as the given needs ask; the probe is a separate step."""
-    override = None if settings.stage == "auto" else Stage(settings.stage)
-    measures = Measures(model, override)
+    measures = measures or measure(model, settings)
     theory = None
     if Need.THEORY in needs and model.connected:
         from initlint.theory.propagation import predict
@@ -168,8 +174,6 @@ def _run(
     skipped: dict[str, list[str]] = {}
     failures: list[str] = []
     for rule in rules:
-        if evidence.stage not in rule.stages:
-            continue
         reason = _missing(rule, model, evidence, probe_pending=probe_pending)
         if reason is not None:
             skipped.setdefault(reason, []).append(rule.name)
@@ -207,8 +211,10 @@ def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None
         extend_select=settings.extend_select,
         preview=settings.preview,
     )
+    measures = measure(model, settings)
+    rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
     needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
-    evidence = gather(model, settings, needs)
+    evidence = gather(model, settings, needs, measures)
     probing = settings.probe and _uses_probe(rules)
     findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
     pending = Activations(

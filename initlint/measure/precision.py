@@ -60,6 +60,12 @@ def effective_dtype(array: Array, dtype: str) -> str:
     return "float32"
 
 
+def distinct(values: Array) -> int:
+    """Number of different values; unlike `numpy.unique` it does not load `numpy.ma`."""
+    ordered = np.sort(values, axis=None)
+    return int(np.count_nonzero(np.diff(ordered))) + 1 if ordered.size else 0
+
+
 def is_quantised(array: Array) -> bool:
     """True when the values lie on an 8-bit (or coarser) grid, whole or row by row.
 
@@ -69,7 +75,7 @@ def is_quantised(array: Array) -> bool:
     flat = array.reshape(-1)[:SAMPLE]
     if flat.size < 4 * FEW_VALUES:
         return False
-    if np.unique(flat).size <= FEW_VALUES:
+    if distinct(flat) <= FEW_VALUES:
         return True
     if array.ndim < 2:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.measure.precision import unit_roundoff
+from initlint.measure.precision import distinct, unit_roundoff
 
 Array = NDArray[Any]
 
@@ -137,7 +137,7 @@ def same_stream(a: Array, b: Array) -> SharedStream | None:
     if np.count_nonzero(usable) < max(STREAM_LEAST, count // 2):
         return None
     x, y = x[usable], y[usable]
-    if np.unique(np.abs(x)).size < STREAM_LEAST // 2:
+    if distinct(np.abs(x)) < STREAM_LEAST // 2:
         return None
     ratios = x / y
     ratio = float(np.median(ratios))
