@@ -31,21 +31,11 @@ def fold(
     """Drop findings that a cause of equal or higher severity explains; worst first.
 
     The order is total and independent of the order of rules: severity, code, layer, parameter.
+    Of two findings that explain each other the first in this order stays.
     """
     folds = {rule.name: frozenset(rule.folds) for rule in rules}
-    kept: list[Finding] = []
-    for finding in findings:
-        explained = any(
-            finding.name in folds.get(cause.name, frozenset())
-            and cause.severity >= finding.severity
-            and _explains(cause, finding, graph)
-            for cause in findings
-            if cause is not finding
-        )
-        if not explained:
-            kept.append(finding)
-    return sorted(
-        kept,
+    kept = sorted(
+        findings,
         key=lambda finding: (
             -finding.severity.rank,
             finding.code,
@@ -54,3 +44,13 @@ def fold(
             finding.message,
         ),
     )
+    for effect in reversed(tuple(kept)):
+        if any(
+            effect.name in folds.get(cause.name, frozenset())
+            and cause.severity >= effect.severity
+            and _explains(cause, effect, graph)
+            for cause in kept
+            if cause is not effect
+        ):
+            kept.remove(effect)
+    return kept

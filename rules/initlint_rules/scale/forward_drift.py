@@ -99,7 +99,7 @@ class ForwardDrift(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("variance-profile", "saturation", "dead-relu")
+    folds = ("variance-profile", "saturation")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch that drifts."""

@@ -89,6 +89,7 @@ class DeadRelu(Rule):
     name = "dead-relu"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset(Stage)
+    folds = ("forward-drift", "variance-profile")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names all layers with too many silent units."""
