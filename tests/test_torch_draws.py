@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from initlint.load import LoadOptions  # noqa: E402
-from initlint.load.torch_draws import compare_draws  # noqa: E402
+from initlint.load import LoadOptions
+from initlint.load.torch_draws import compare_draws
 
 SOURCE = """
 import os
