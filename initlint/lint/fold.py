@@ -19,10 +19,7 @@ def _explains(cause: Finding, effect: Finding, graph: LayerGraph) -> bool:
     affected = {key for key in effect.layers if key in graph}
     if culprits & affected or not affected:
         return True
-    downstream = {later for key in culprits for later in graph.descendants(key)}
-    if downstream & affected:
-        return True
-    return any(graph.descendants(key) & culprits for key in affected)
+    return bool(graph.downstream(culprits) & affected or graph.upstream(culprits) & affected)
 
 
 def fold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -175,21 +175,41 @@ class LayerGraph:
 
     def is_head(self, layer_id: str) -> bool:
         """True when no other weighted layer is downstream: the output goes to the loss alone."""
-        return not any(
-            self[key].op in WEIGHTED or self[key].op in (Op.MATMUL, Op.ATTENTION)
-            for key in self._descendants(layer_id)
-        )
+        return layer_id not in self._before_weights
 
-    def _descendants(self, layer_id: str) -> set[str]:
+    @cached_property
+    def _before_weights(self) -> frozenset[str]:
+        """Ids of layers with a weighted layer or a product of activations downstream."""
+        found: set[str] = set()
+        for layer in reversed(self.order):
+            if any(
+                target in found
+                or self[target].op in WEIGHTED
+                or self[target].op in (Op.MATMUL, Op.ATTENTION)
+                for _, target in self.nx.out_edges(layer.id)
+            ):
+                found.add(layer.id)
+        return frozenset(found)
+
+    def downstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
+        """Ids of all layers that depend on any of these, by one walk over the graph."""
+        return self._reach(layer_ids, lambda key: (target for _, target in self.nx.out_edges(key)))
+
+    def upstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
+        """Ids of all layers that any of these depends on, by one walk over the graph."""
+        return self._reach(layer_ids, lambda key: (source for source, _ in self.nx.in_edges(key)))
+
+    @staticmethod
+    def _reach(layer_ids: Iterable[str], step: Callable[[str], Iterable[str]]) -> frozenset[str]:
         seen: set[str] = set()
-        queue = deque(target for _, target in self.nx.out_edges(layer_id))
+        queue = deque(near for key in layer_ids for near in step(key))
         while queue:
             key = queue.popleft()
             if key not in seen:
                 seen.add(key)
-                queue.extend(target for _, target in self.nx.out_edges(key))
-        return seen
+                queue.extend(step(key))
+        return frozenset(seen)
 
     def descendants(self, layer_id: str) -> frozenset[str]:
         """Ids of all layers downstream of a layer."""
-        return frozenset(self._descendants(layer_id))
+        return self.downstream((layer_id,))

@@ -25,6 +25,9 @@ from initlint.api import (
 TOP = 3
 """Layers named as the main contributors; the rest follow the same law."""
 
+MIN_LAYERS = 2
+"""Factors compound from the second layer on; the scale of one layer is a matter of its loss."""
+
 AGREEMENT = 0.5
 """Decades by which a measured drift may fall short of a predicted one and still confirm it: the
 severity bands are about half a decade wide at their lower end."""
@@ -111,7 +114,7 @@ class ForwardDrift(Rule):
                 yield self._finding(context, segment, severity)
 
     def _severity(self, context: Context, segment: Segment) -> Severity | None:
-        if segment.normalised or not segment.layers:
+        if segment.normalised or len(segment.layers) < MIN_LAYERS:
             return None
         if segment.drift > 0 and segment.sink is Sink.SATURATION:
             return None
