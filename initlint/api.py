@@ -3,9 +3,11 @@
 Built-in and third-party rules see the same names. A name that is not here is not public.
 """
 
+from initlint.lint.attribution import Share, drift_share
 from initlint.lint.finding import Confidence, Finding, Fix, Severity
 from initlint.lint.harm import backward_severity, drift_severity, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
+from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
 from initlint.model import (
     ACTIVATIONS,
@@ -29,10 +31,24 @@ from initlint.model import (
     Where,
     fans,
 )
-from initlint.model.structure import dominators
+from initlint.model.structure import (
+    Residual,
+    blocks,
+    dominators,
+    gates,
+    glu_products,
+    heads,
+    residual_branches,
+)
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain
+from initlint.theory.harm import (
+    blocked_harm,
+    correlation_harm,
+    excess_loss,
+    excess_loss_harm,
+)
 from initlint.theory.partition import SymmetricGroup, symmetric_units
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
 from initlint.theory.recurrent import simulate as simulate_recurrent
@@ -53,6 +69,7 @@ __all__ = [
     "Context",
     "Edge",
     "Family",
+    "FanMistake",
     "Fans",
     "Finding",
     "Fix",
@@ -72,11 +89,13 @@ __all__ = [
     "Prediction",
     "ProbeStatus",
     "RecurrentResponse",
+    "Residual",
     "ResidualBranch",
     "Role",
     "Rule",
     "Segment",
     "Severity",
+    "Share",
     "Signal",
     "Sink",
     "Stage",
@@ -84,13 +103,24 @@ __all__ = [
     "Tensor",
     "Where",
     "backward_severity",
+    "blocked_harm",
+    "blocks",
+    "correlation_harm",
     "dominators",
     "drift_severity",
+    "drift_share",
+    "excess_loss",
+    "excess_loss_harm",
+    "fan_mistakes",
     "fans",
     "forward_gain",
+    "gates",
+    "glu_products",
+    "heads",
     "input_rms",
     "measured_drift",
     "recurrent_weights",
+    "residual_branches",
     "saturates",
     "severity_of",
     "simulate_recurrent",

@@ -1,0 +1,90 @@
+"""How much of a predicted or measured drift certain layers answer for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from initlint.lint.finding import Severity
+from initlint.lint.harm import backward_severity, drift_severity
+from initlint.lint.rule import Context
+from initlint.probe.profile import measured_drift
+from initlint.theory.result import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of one stretch's drift that some of its layers cause.
+
+    Attributes:
+        severity: harm of that part; None where it is not worth saying.
+        decades: the part, in decades of rms: of the signal, or of the gradient.
+        backward: True when the gradient suffers more than the signal.
+        segment: the stretch; None when the layers lie on none.
+        layers: those of the layers that lie on the stretch, in its order.
+    """
+
+    severity: Severity | None = None
+    decades: float = 0.0
+    backward: bool = False
+    segment: Segment | None = None
+    layers: tuple[str, ...] = ()
+
+
+NO_SHARE = Share()
+
+
+def drift_share(context: Context, keys: Collection[str]) -> Share:
+    """The worst share of any stretch's drift that the layers ``keys`` cause.
+
+    A share counts as far as the stretch as a whole drifts the same way, because what other layers
+    make up for does no harm. What the probe measured replaces the prediction where it is milder.
+    Layers that a normaliser follows directly have no share.
+    """
+    if context.theory is None:
+        return NO_SHARE
+    shares = [_share(context, segment, keys) for segment in context.theory.segments]
+    return max(shares, key=_rank, default=NO_SHARE)
+
+
+def _rank(share: Share) -> tuple[int, float]:
+    return (-1 if share.severity is None else share.severity.rank, abs(share.decades))
+
+
+def _share(context: Context, segment: Segment, keys: Collection[str]) -> Share:
+    wanted = frozenset(keys)
+    layers = tuple(key for key in segment.layers if key in wanted)
+    if segment.normalised or not layers:
+        return NO_SHARE
+    forward = _within(
+        sum(segment.contributions.get(key, 0.0) for key in layers),
+        _confirmed(context, segment),
+    )
+    backward = _within(
+        sum(segment.backward_contributions.get(key, 0.0) for key in layers),
+        segment.backward_drift,
+    )
+    signal = Share(
+        drift_severity(forward, segment.band, segment.sink), forward, False, segment, layers
+    )
+    gradient = Share(backward_severity(backward), backward, True, segment, layers)
+    return max(signal, gradient, key=_rank)
+
+
+def _confirmed(context: Context, segment: Segment) -> float:
+    """The predicted drift, or the measured one where it is milder by more than the band."""
+    if context.probe is None:
+        return segment.drift
+    measured = measured_drift(segment.layers, context.model.graph, context.probe)
+    if measured is None:
+        return segment.drift
+    if measured * segment.drift < 0:
+        return 0.0
+    return measured if abs(segment.drift) - abs(measured) > segment.band else segment.drift
+
+
+def _within(part: float, whole: float) -> float:
+    """``part`` as far as it goes the way of ``whole``."""
+    if part * whole <= 0:
+        return 0.0
+    return min(part, whole) if part > 0 else max(part, whole)

@@ -1,0 +1,143 @@
+"""Weights whose scale fits a scheme only with a fan that is a known mistake."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import log, sqrt
+
+from initlint.measure.families import TRUNCATED_STD
+from initlint.measure.measures import Measures
+from initlint.measure.result import Family, Identification, Match, Stage
+from initlint.model import Fans, Layer, Model, Op, Param, Role, fans
+
+LEAST_RATIO = 0.2
+"""|ln r| below which a wrong fan changes the scale by less than the differences between schemes
+in common use (leaky ReLU's gain against ReLU's, a truncation that was not corrected)."""
+
+EXACT_UNIFORM = 4096
+"""Elements from which a uniform's bound alone is evidence: it is then known to 12/n = 0.3 %, and
+the two dozen wrong bounds of a shape hit such a window by chance in about 1 of 100 custom draws.
+Everything else needs two layers of different fans with the same mistake."""
+
+_MATRICES = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
+_RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
+
+_SERIES = "t5_query"
+"""A scheme with a free number, the head's width, which explains one layer too easily."""
+
+
+@dataclass(frozen=True, slots=True)
+class FanMistake:
+    """One weight drawn with the wrong fan.
+
+    Attributes:
+        layer, param: which.
+        match: the scheme with its wrong fan; ``match.fan`` names the mistake. ``transposed`` means
+            a matrix stored ``(in, out)`` that was drawn as if stored ``(out, in)``.
+        expected_std: what the scheme gives with the true fans.
+        ratio: measured over expected standard deviation, as the schemes have them.
+    """
+
+    layer: Layer
+    param: Param
+    match: Match
+    expected_std: float
+    ratio: float
+
+
+def fan_mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
+    """Every fresh weight matrix or kernel that fits a scheme with a wrong fan and none with a true.
+
+    A single scale meets one of the many (scheme, wrong fan) pairs easily, so a mistake counts only
+    where two layers of different fans make the same one, or a large uniform shows the exact bound.
+    """
+    groups: dict[tuple[str, str], list[_Suspect]] = defaultdict(list)
+    for layer, param in model.graph.params:
+        if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
+            continue
+        found = measures.identify(param)
+        if found.family in _RANDOM:
+            for suspect in _suspects(layer, param, found):
+                match = suspect.mistake.match
+                groups[match.scheme, match.fan].append(suspect)
+    return _best([members for members in groups.values() if _is_evident(members)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    mistake: FanMistake
+    shape: Fans
+    exact: bool
+    explanations: frozenset[str]
+
+
+def _is_evident(members: Sequence[_Suspect]) -> bool:
+    """Two shapes or an exact bound, and no depth law or round number that fits every layer too."""
+    if frozenset.intersection(*(member.explanations for member in members)):
+        return False
+    return any(member.exact for member in members) or len({m.shape for m in members}) > 1
+
+
+def _best(groups: Sequence[Sequence[_Suspect]]) -> tuple[FanMistake, ...]:
+    """One mistake per weight: the one that most other weights share."""
+    chosen: dict[str, FanMistake] = {}
+    for members in sorted(groups, key=lambda members: -len(members)):
+        for member in members:
+            chosen.setdefault(member.mistake.param.key, member.mistake)
+    return tuple(chosen.values())
+
+
+def _is_candidate(layer: Layer, param: Param) -> bool:
+    return (
+        layer.op in _MATRICES
+        and param.role is Role.WEIGHT
+        and param.trainable
+        and param.tied_to is None
+        and not param.quantised
+    )
+
+
+def is_stored_transposed(param: Param) -> bool:
+    """True for a matrix that the file or module holds as ``(in, out)``."""
+    tensor = param.tensor
+    return (
+        tensor is not None
+        and len(tensor.stored_shape) == 2
+        and any(view.kind == "transpose" for view in tensor.views)
+    )
+
+
+def _suspects(layer: Layer, param: Param, found: Identification) -> Iterator[_Suspect]:
+    transposed = is_stored_transposed(param) and layer.op is Op.LINEAR
+    wrong: list[Match] = []
+    explanations: set[str] = set()
+    for match in found.matches:
+        if transposed and match.fan in ("fan_out", "swapped"):
+            wrong.append(replace(match, fan="transposed", true_fan=False))
+        elif not match.true_fan:
+            wrong.append(match)
+        elif match.fan in ("", "depth") or match.scheme.startswith(_SERIES):
+            explanations.add(match.scheme)
+        else:
+            return
+    true = fans(layer, param)
+    exact = found.family is Family.UNIFORM and found.n >= EXACT_UNIFORM
+    for match in wrong:
+        expected = _expected_std(true, match)
+        if true is not None and expected and abs(log(match.std / expected)) > LEAST_RATIO:
+            mistake = FanMistake(layer, param, match, expected, match.std / expected)
+            yield _Suspect(mistake, true, exact, frozenset(explanations))
+
+
+def _expected_std(true: Fans | None, match: Match) -> float | None:
+    if true is None or match.std <= 0.0:
+        return None
+    fan = true.fan_in
+    if match.scheme.startswith("xavier"):
+        fan = (true.fan_in + true.fan_out) / 2.0
+    if fan <= 0.0:
+        return None
+    factor = TRUNCATED_STD if "uncorrected" in match.scheme else 1.0
+    return factor * match.gain / sqrt(fan)

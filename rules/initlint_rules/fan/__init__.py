@@ -1,0 +1,1 @@
+"""Fans counted over the wrong axes of a weight."""
