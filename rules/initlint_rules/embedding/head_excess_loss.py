@@ -1,0 +1,291 @@
+"""head-excess-loss: logits so wide that the first loss is far above that of a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import exp, log, sqrt
+
+from initlint.api import (
+    TRANSPARENT,
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    LayerGraph,
+    Need,
+    Op,
+    Param,
+    Rule,
+    Severity,
+    Stage,
+    excess_loss,
+    excess_loss_harm,
+    severity_of,
+)
+
+TRUNK_RMS = 2.0
+"""Largest rms of the head's input at which the head itself answers for the logits: 10^0.3, where
+growth of the signal becomes worth reporting as a drift of the layers before it."""
+
+WANTED_STD = 0.5
+"""Logit std that the fix aims at: an excess of s^2/2 = 0.12 nats, below every level reported."""
+
+
+class HeadExcessLoss(Rule):
+    """The head's logits start so wide that the first loss is far above an uninformed guess.
+
+    What it does
+    ------------
+    Takes the standard deviation s of the logits that enter a softmax or a cross-entropy, measured
+    or predicted, and works out how many nats the first loss lies above ln(classes).
+
+    Why is this bad
+    ---------------
+    Random logits are confident guesses. Their cross-entropy is ln V + s^2/2, and beyond
+    s = sqrt(2 ln V) one class takes every sample: an N(0, 1) embedding of width 768 tied to the
+    head gives s = 28 and a first loss of 118 instead of 10.8. The first hundreds of steps only
+    unlearn this, through gradients that are far too large.
+
+    How it decides
+    --------------
+    Excess s^2/2 below the frozen regime, s sqrt(2 ln V) - ln V in it: from 0.5 nats an info, from
+    1 a warning, from 3 (or a frozen softmax) an error. The head answers for it only while its
+    input has an rms up to 2; behind a signal that has already grown, the layers before are to
+    blame. Where a module's own loss is unknown, a linear head over classes or over the vocabulary
+    is taken to feed a cross-entropy, and the finding says so.
+
+    What it does not flag
+    ---------------------
+    Heads behind a normalised feature or a learned temperature (cosine classifiers, ArcFace, CLIP),
+    tied heads whose input is scaled by 1/sqrt(width) (T5), zero heads, small heads, regression
+    outputs, trained weights.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embed = nn.Embedding(1000, 64)
+                self.norm = nn.LayerNorm(64)
+                self.head = nn.Linear(64, 1000, bias=False)
+                self.head.weight = self.embed.weight
+
+            def forward(self, ids):
+                return self.head(self.norm(self.embed(ids)))
+
+        def model():
+            return Model()
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.embed = nn.Embedding(1000, 64)
+                nn.init.normal_(self.embed.weight, std=0.02)
+                self.norm = nn.LayerNorm(64)
+                self.head = nn.Linear(64, 1000, bias=False)
+                self.head.weight = self.embed.weight
+
+            def forward(self, ids):
+                return self.head(self.norm(self.embed(ids)))
+
+        def model():
+            return Model()
+
+    References
+    ----------
+    - Derrida 1981, Random-energy model: the frozen regime of a softmax.
+    - pytorch/pytorch issue 3121; transformers, modeling_t5.py: the tied head is scaled by
+      d_model ** -0.5.
+    """
+
+    code = "EMB802"
+    name = "head-excess-loss"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
+    optional = frozenset({Need.PROBE})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("forward-drift", "variance-profile")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per output whose logits are too wide."""
+        for output in context.model.graph.order:
+            if output.op is Op.OUTPUT:
+                yield from _examine(context, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Logits:
+    """The tensor whose softmax the loss takes, and the layer that computes it."""
+
+    at: str
+    head: Layer
+    weight: Param
+    classes: int
+    source: str
+
+
+def _examine(context: Context, output: Layer) -> Iterator[Finding]:
+    logits = _logits(context, output)
+    if logits is None or context.measures.stage(logits.weight) is not Stage.FRESH:
+        return
+    std, entering = _std(context, logits.at), _rms(context, logits.head)
+    if std is None or entering is None or entering > TRUNK_RMS:
+        return
+    excess = excess_loss(std, logits.classes)
+    severity = severity_of(excess_loss_harm(excess, std, logits.classes))
+    if severity is not None:
+        yield _finding(context, logits, std, excess, severity)
+
+
+def _finding(
+    context: Context, logits: _Logits, std: float, excess: float, severity: Severity
+) -> Finding:
+    guess = log(logits.classes)
+    tied = _tied(context, logits.weight)
+    table = f", tied to {tied.id}," if tied is not None else ""
+    measured = context.probe is not None and logits.at in context.probe.outputs
+    factor = WANTED_STD / std
+    return Finding(
+        severity=severity,
+        confidence=Confidence.HIGH if measured else Confidence.MEDIUM,
+        layer=logits.head.id,
+        param=logits.weight.name,
+        layers=(logits.head.id, *((tied.id,) if tied is not None else ())),
+        culprits=(logits.head.id,),
+        message=f"logits of {logits.head.id}{table} start with std {std:.2g}: the first loss is "
+        f"about {guess + excess:.1f} instead of {guess:.1f}",
+        evidence={
+            "logit_std": std,
+            "excess_nats": excess,
+            "classes": logits.classes,
+            "loss_of_a_guess": guess,
+            "sink": logits.source,
+            "weight_std": context.measures.effective_std(logits.weight),
+        },
+        why="random wide logits are confident wrong guesses: E[cross-entropy] = ln V + s^2/2, "
+        "and more once one class dominates",
+        measured=f"logit std {std:.2g} ({logits.source}): {excess:.1f} nats above a guess",
+        expected=f"logit std below 1: a first loss near ln {logits.classes} = {guess:.2f}",
+        fix=Fix(
+            "rescale",
+            params=(logits.weight.key,),
+            arguments={"factor": factor},
+            code=f"multiply {logits.weight.name} by {factor:.2g}, or draw it with std "
+            f"{(context.measures.effective_std(logits.weight) or 0.0) * factor:.2g}",
+        ),
+    )
+
+
+def _logits(context: Context, output: Layer) -> _Logits | None:
+    """Where an output's logits are, when it is known to end in a softmax or a cross-entropy."""
+    graph = context.model.graph
+    end = _before(graph, output)
+    if end is None:
+        return None
+    source = ""
+    if end.op in (Op.SOFTMAX, Op.LOG_SOFTMAX):
+        axis, shape = end.attrs.get("axis", -1), end.output_shape
+        if shape is None or axis not in (-1, end.channel_axis % len(shape), len(shape) - 1):
+            return None
+        source = f"{end.op.value} at the output"
+        end = _before(graph, end)
+    elif output.id == _first_output(graph) and _judged_by_cross_entropy(context):
+        source = "cross-entropy, assumed from the head"
+    if end is None:
+        return None
+    head = _head(graph, end)
+    weight = head.weight if head is not None else None
+    if head is None or weight is None or weight.quantised or not weight.shape:
+        return None
+    classes = weight.shape[0]
+    if not source and (_tied(context, weight) is not None or _is_vocabulary(graph, classes)):
+        source = "a head over the vocabulary, taken to feed a cross-entropy"
+    if not source or classes < 2:
+        return None
+    return _Logits(end.id, head, weight, classes, source)
+
+
+def _first_output(graph: LayerGraph) -> str | None:
+    return next((layer.id for layer in graph if layer.op is Op.OUTPUT), None)
+
+
+def _judged_by_cross_entropy(context: Context) -> bool:
+    """True when the probe took the first output for scores over classes."""
+    return context.probe is not None and context.probe.loss_name.startswith("cross-entropy")
+
+
+def _before(graph: LayerGraph, layer: Layer) -> Layer | None:
+    """The single producer, seen through operators that pass values on."""
+    found = graph.effective_producers(layer.id)
+    return found[0] if len(found) == 1 else None
+
+
+def _head(graph: LayerGraph, layer: Layer) -> Layer | None:
+    """The linear layer behind the logits, unless a temperature or a unit vector belongs to it."""
+    while layer.op in (Op.MUL, Op.DIV, Op.ADD) and len(graph.inputs(layer.id)) == 1:
+        if layer.params and layer.op is not Op.ADD:
+            return None
+        layer = graph[graph.inputs(layer.id)[0].source]
+        while layer.op in TRANSPARENT and len(graph.inputs(layer.id)) == 1:
+            layer = graph[graph.inputs(layer.id)[0].source]
+    if layer.op not in (Op.LINEAR, Op.CONV):
+        return None
+    entering = graph.effective_producers(layer.id)
+    return None if any(producer.op is Op.LP_NORM for producer in entering) else layer
+
+
+def _is_vocabulary(graph: LayerGraph, classes: int) -> bool:
+    """True when an embedding has as many rows: the head scores the same vocabulary."""
+    return classes >= 2 and any(
+        layer.op is Op.EMBEDDING and layer.weight is not None and layer.weight.shape[0] == classes
+        for layer in graph
+    )
+
+
+def _tied(context: Context, weight: Param) -> Layer | None:
+    """The embedding that shares the head's table, on purpose."""
+    for layer, param in context.model.graph.params:
+        if layer.op is Op.EMBEDDING and (
+            weight.tied_to == param.name or param.tied_to == weight.name
+        ):
+            return layer
+    return None
+
+
+def _std(context: Context, key: str) -> float | None:
+    """Standard deviation of a tensor: measured, else predicted."""
+    stats = context.probe.outputs.get(key) if context.probe else None
+    if stats is not None and stats.count:
+        return stats.std
+    signal = context.theory.forward.get(key) if context.theory else None
+    if signal is None or not -600 < signal.log_q < 600:
+        return None
+    return sqrt(exp(signal.log_q) * max(1 - signal.mean_share, 0.0))
+
+
+def _rms(context: Context, head: Layer) -> float | None:
+    """Root mean square of what enters the head: measured, else predicted."""
+    edges = context.model.graph.inputs(head.id)
+    if not edges:
+        return None
+    source = edges[0].source
+    stats = context.probe.outputs.get(source) if context.probe else None
+    if stats is not None and stats.count:
+        return stats.rms
+    signal = context.theory.forward.get(source) if context.theory else None
+    if signal is None or not -600 < signal.log_q < 600:
+        return None
+    return float(sqrt(exp(signal.log_q)))
