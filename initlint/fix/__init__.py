@@ -1,0 +1,1 @@
+"""Repair: schemes, plans, and files changed in nothing but the planned tensors."""
