@@ -66,7 +66,14 @@ class NonFinite(Rule):
     name = "non-finite"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
-    folds = ("uninitialised-memory", "forward-drift", "variance-profile")
+    folds = (
+        "uninitialised-memory",
+        "forward-drift",
+        "variance-profile",
+        "gradient-profile",
+        "correlation-collapse",
+        "zero-gradient",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per parameter with non-finite elements."""

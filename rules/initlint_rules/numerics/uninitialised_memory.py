@@ -87,7 +87,15 @@ class UninitialisedMemory(Rule):
     name = "uninitialised-memory"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
-    folds = ("forward-drift", "variance-profile", "relu-after-xavier", "never-trained-layer")
+    folds = (
+        "forward-drift",
+        "variance-profile",
+        "relu-after-xavier",
+        "never-trained-layer",
+        "gradient-profile",
+        "correlation-collapse",
+        "zero-gradient",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per tensor that holds raw memory."""

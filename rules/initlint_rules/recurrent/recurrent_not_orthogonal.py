@@ -103,7 +103,13 @@ class RecurrentNotOrthogonal(Rule):
     name = "recurrent-not-orthogonal"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("saturation", "variance-profile", "forward-drift")
+    folds = (
+        "saturation",
+        "variance-profile",
+        "forward-drift",
+        "gradient-profile",
+        "correlation-collapse",
+    )
     options = {
         "max-hidden": Option(
             2048,

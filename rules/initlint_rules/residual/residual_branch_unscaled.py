@@ -107,7 +107,15 @@ class ResidualBranchUnscaled(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("forward-drift", "variance-profile", "saturation", "relu-after-xavier", "dead-relu")
+    folds = (
+        "forward-drift",
+        "variance-profile",
+        "saturation",
+        "relu-after-xavier",
+        "dead-relu",
+        "gradient-profile",
+        "correlation-collapse",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names the last layer of every unscaled branch."""

@@ -102,7 +102,7 @@ class ForwardDrift(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("variance-profile", "saturation")
+    folds = ("variance-profile", "saturation", "gradient-profile", "correlation-collapse")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch that drifts."""
@@ -133,11 +133,9 @@ class ForwardDrift(Rule):
 
     def _finding(self, context: Context, segment: Segment, severity: Severity) -> Finding:
         sign = -1 if segment.drift < 0 else 1
-        ranked = sorted(
-            (key for key in segment.layers if segment.contributions.get(key, 0.0) * sign > 0),
-            key=lambda key: (-sign * segment.contributions[key], segment.layers.index(key)),
-        )
-        culprits = tuple(key for key in segment.layers if key in set(ranked)) or segment.layers
+        guilty = [key for key in segment.layers if segment.contributions.get(key, 0.0) * sign > 0]
+        culprits = tuple(guilty) or segment.layers
+        ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
         measured = (

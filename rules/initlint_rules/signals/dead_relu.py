@@ -89,7 +89,13 @@ class DeadRelu(Rule):
     name = "dead-relu"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset(Stage)
-    folds = ("forward-drift", "variance-profile")
+    folds = (
+        "forward-drift",
+        "variance-profile",
+        "zero-gradient",
+        "gradient-profile",
+        "correlation-collapse",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names all layers with too many silent units."""

@@ -82,6 +82,7 @@ class Saturation(Rule):
     name = "saturation"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("gradient-profile",)
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names all saturated layers."""

@@ -91,6 +91,7 @@ class VarianceProfile(Rule):
     name = "variance-profile"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
+    folds = ("gradient-profile", "correlation-collapse")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch whose measured rms drifts."""

@@ -88,7 +88,7 @@ class SymmetricUnits(Rule):
     name = "symmetric-units"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("identical-incoming",)
+    folds = ("identical-incoming", "zero-gradient", "gradient-profile", "correlation-collapse")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per layer with symmetric units."""

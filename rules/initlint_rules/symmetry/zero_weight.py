@@ -99,6 +99,9 @@ class ZeroWeight(Rule):
         "dead-relu",
         "saturation",
         "residual-branch-unscaled",
+        "zero-gradient",
+        "gradient-profile",
+        "correlation-collapse",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:

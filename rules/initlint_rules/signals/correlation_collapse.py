@@ -1,0 +1,225 @@
+"""correlation-collapse: different inputs look the same to the last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isnan
+
+from initlint.api import (
+    Activations,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    LayerGraph,
+    Need,
+    Op,
+    OutputStats,
+    Rule,
+    Severity,
+    Stage,
+    correlation_harm,
+    severity_of,
+)
+
+MIN_SAMPLES = 4
+"""Distinct inputs: six pairs, whose cosine scatters by 1/sqrt(width) at most."""
+
+MIN_UNITS = 8
+"""Width below which vectors are alike by chance: the cosine of positive vectors of one or two
+units is near 1 whatever the inputs."""
+
+ALIKE_INPUTS = 0.05
+"""1 - cosine of the inputs below which the probe itself fed the network nearly equal samples:
+images in [0, 1] have about 0.1 to 0.3."""
+
+CONSTANT = 1e-6
+"""Spread over inputs relative to rms below which a layer is a constant function: ten float32
+rounding errors of one sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    layer: Layer
+    stats: OutputStats
+
+    @property
+    def distance(self) -> float:
+        """1 - cosine between different inputs."""
+        return max(1.0 - self.stats.correlation, 0.0)
+
+    @property
+    def constant(self) -> bool:
+        return self.stats.rms > 0 and self.stats.row_std < CONSTANT * self.stats.rms
+
+
+class CorrelationCollapse(Rule):
+    """Different inputs have become nearly identical where the last layer reads them.
+
+    What it does
+    ------------
+    Runs the model on a batch of different inputs and measures the cosine between their
+    representations, layer by layer, down to what the last weighted layer reads.
+
+    Why is this bad
+    ---------------
+    When all inputs arrive as the same vector, the loss can only move the average output: gradients
+    of different samples cancel or coincide, and training starts on a plateau. A deep ReLU net does
+    this slowly (1 - c is about 9 pi^2 / 2 L^2 at He's gain), a bias that outgrows a shrinking
+    signal does it exponentially.
+
+    How it decides
+    --------------
+    1 - c where the last weighted layer reads. Below 10^-2 info, below 10^-3 warning, below the
+    rounding error of the dtype (7.6e-6 in bfloat16, 1.2e-7 in float16) error; a spread over inputs
+    of less than 10^-6 of the rms is a constant function and an error. The finding names the layer
+    after which the distance is first below that limit.
+
+    What it does not flag
+    ---------------------
+    Layers whose mean is removed later by a batch normaliser. Batches of inputs that were alike to
+    begin with, fewer than four samples, representations of fewer than eight units, trained models.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            layers = []
+            for _ in range(4):
+                linear = nn.Linear(128, 128)
+                nn.init.kaiming_normal_(linear.weight)
+                nn.init.normal_(linear.bias, std=30.0)
+                layers += [linear, nn.LayerNorm(128), nn.ReLU()]
+            return nn.Sequential(*layers, nn.Linear(128, 10))
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            layers = []
+            for _ in range(4):
+                linear = nn.Linear(128, 128)
+                nn.init.kaiming_normal_(linear.weight)
+                nn.init.zeros_(linear.bias)
+                layers += [linear, nn.LayerNorm(128), nn.ReLU()]
+            return nn.Sequential(*layers, nn.Linear(128, 10))
+
+    References
+    ----------
+    - Schoenholz, Gilmer, Ganguli, Sohl-Dickstein 2017, Deep information propagation.
+    - Hayou, Doucet, Rousseau 2019, On the impact of the activation function on deep neural networks
+      training.
+    """
+
+    code = "PRB106"
+    name = "correlation-collapse"
+    needs = frozenset({Need.GRAPH, Need.PROBE})
+    stages = frozenset({Stage.FRESH})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding for the worst last layer that no longer tells inputs apart."""
+        probe, graph = context.probe, context.model.graph
+        if probe is None or probe.samples < MIN_SAMPLES or _alike(graph, probe):
+            return
+        found = []
+        for head in graph.weighted:
+            if not graph.is_head(head.id) or head.op is Op.EMBEDDING:
+                continue
+            entering = _entering(graph, probe, head)
+            if entering is None:
+                continue
+            severity = _severity(entering, head)
+            if severity is not None:
+                found.append((severity, -entering.distance, entering, head))
+        if not found:
+            return
+        severity, _, entering, head = max(found, key=lambda item: (item[0].rank, item[1]))
+        yield _finding(graph, probe, severity, entering, head)
+
+
+def _alike(graph: LayerGraph, probe: Activations) -> bool:
+    """True when what is fed, or its embedding, is nearly the same for all samples."""
+    first = [layer for layer in graph.order if layer.op in (Op.INPUT, Op.EMBEDDING)]
+    seen = [
+        stats.correlation
+        for layer in first
+        if (stats := probe.outputs.get(layer.id)) is not None and not isnan(stats.correlation)
+    ]
+    return bool(seen) and min(seen) > 1.0 - ALIKE_INPUTS
+
+
+def _measured(layer: Layer, probe: Activations) -> _Seen | None:
+    stats = probe.outputs.get(layer.id)
+    if stats is None or isnan(stats.correlation) or stats.units < MIN_UNITS or stats.non_finite:
+        return None
+    return _Seen(layer, stats) if stats.rms > 0 else None
+
+
+def _entering(graph: LayerGraph, probe: Activations, head: Layer) -> _Seen | None:
+    """What a last layer reads, when that is the output of one layer."""
+    producers = graph.effective_producers(head.id)
+    return _measured(producers[0], probe) if len(producers) == 1 else None
+
+
+def _severity(entering: _Seen, head: Layer) -> Severity | None:
+    if entering.constant:
+        return Severity.ERROR
+    dtype = head.weight.dtype if head.weight is not None else "float32"
+    return severity_of(correlation_harm(entering.distance, dtype))
+
+
+def _ancestors(graph: LayerGraph, key: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [key]
+    while waiting:
+        for layer in graph.producers(waiting.pop()):
+            if layer.id not in found:
+                found.add(layer.id)
+                waiting.append(layer.id)
+    return found
+
+
+def _finding(
+    graph: LayerGraph, probe: Activations, severity: Severity, entering: _Seen, head: Layer
+) -> Finding:
+    above = _ancestors(graph, head.id)
+    profile = [
+        seen
+        for layer in graph.order
+        if layer.id in above and (seen := _measured(layer, probe)) is not None
+    ]
+    limit = max(10 * entering.distance, 1e-12)
+    start = next((seen.layer for seen in profile if seen.distance <= limit), entering.layer)
+    distance = entering.distance
+    said = "the same vector" if entering.constant else f"1 - cosine = {distance:.1e}"
+    step = max(1, len(profile) // 12)
+    return Finding(
+        severity=severity,
+        layer=start.id,
+        layers=tuple(dict.fromkeys((start.id, entering.layer.id, head.id))),
+        message=f"different inputs reach {head.id} as {said}",
+        evidence={
+            "distance": distance,
+            "spread": entering.stats.row_std / entering.stats.rms,
+            "samples": entering.stats.samples,
+            "starts_at": start.id,
+            "profile": [float(f"{seen.distance:.3g}") for seen in profile[::step]],
+        },
+        why="the last layer cannot tell inputs apart, so no step can move one output alone",
+        measured=f"mean cosine {entering.stats.correlation:.6f} over {entering.stats.samples} "
+        f"inputs, from {start.id} on",
+        expected="1 - cosine above 0.01",
+        fix=Fix(
+            "rescale",
+            code="set biases to 0 and weights to the gain of their activation; in deep nets add "
+            "normalisation or residual connections",
+        ),
+    )

@@ -1,0 +1,179 @@
+"""zero-gradient: parameters that receive no gradient now and after the first steps."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+
+from initlint.api import (
+    Context,
+    Finding,
+    Fix,
+    GradientStats,
+    Layer,
+    LayerGraph,
+    Need,
+    Param,
+    Rule,
+    Severity,
+    Stage,
+)
+
+LARGE_SHARE = 0.05
+"""Share of the model's parameters without a gradient that makes it an error: more than any one
+head, gate or adapter of a usual network holds."""
+
+MOST_SIBLINGS = 64
+"""Siblings looked at per parameter: the first of them tell, and each costs a walk of the graph."""
+
+
+class ZeroGradient(Rule):
+    """Parameters get exactly zero gradient, also after small steps on all others.
+
+    What it does
+    ------------
+    Runs one forward and one backward pass and finds trainable parameters on the path to the loss
+    whose gradient is exactly zero; then takes three small steps on the others and looks again.
+
+    Why is this bad
+    ---------------
+    The parameters never move. They cost memory and optimizer state, and the part of the network
+    they belong to computes what its initial values say.
+
+    How it decides
+    --------------
+    Exactly zero gradient before and after the steps. Zero factors that are meant (the B of LoRA, a
+    zero residual gain, a zero head) let the gradient through after one step, at most two; two zero
+    factors in series never do. Warning; error when more than 5 % of the parameters are stuck.
+
+    What it does not flag
+    ---------------------
+    Parameters that the forward pass did not use, frozen ones, experts that no sample of this batch
+    was routed to (a parallel sibling does get a gradient), zeros that unlock.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Rounded(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Linear(32, 32)
+                self.levels = nn.Linear(32, 32)
+                self.head = nn.Linear(32, 4)
+
+            def forward(self, x):
+                body = self.body(x)
+                return self.head(body + torch.round(self.levels(x)))
+
+        def model():
+            return Rounded()
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Rounded(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body = nn.Linear(32, 32)
+                self.levels = nn.Linear(32, 32)
+                self.head = nn.Linear(32, 4)
+
+            def forward(self, x):
+                levels = self.levels(x)
+                straight_through = levels + (torch.round(levels) - levels).detach()
+                return self.head(self.body(x) + straight_through)
+
+        def model():
+            return Rounded()
+
+    References
+    ----------
+    - Zhang, Dauphin, Ma 2019, Fixup initialization: which zeros a residual network can start from.
+    - Bengio, Leonard, Courville 2013, Estimating or propagating gradients through stochastic
+      neurons: gradients through steps.
+    """
+
+    code = "PRB109"
+    name = "zero-gradient"
+    needs = frozenset({Need.GRAPH, Need.BACKWARD})
+    stages = frozenset(Stage)
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every stuck parameter."""
+        if context.probe is None:
+            return
+        gradients, graph = context.probe.gradients, context.model.graph
+        stuck = [
+            (layer, param)
+            for layer, param in graph.params
+            if param.trainable and _is_stuck(gradients.get(param.key))
+        ]
+        stuck = _without_idle_experts(stuck, graph, gradients)
+        if not stuck:
+            return
+        total = sum(param.size for _, param in graph.params if param.key in gradients)
+        size = sum(param.size for _, param in stuck)
+        share = size / max(total, 1)
+        layer, param = stuck[0]
+        names = list(dict.fromkeys(param.name for _, param in stuck))
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield Finding(
+            severity=Severity.ERROR if share > LARGE_SHARE else Severity.WARNING,
+            layer=layer.id,
+            param=param.name,
+            layers=tuple(dict.fromkeys(layer.id for layer, _ in stuck)),
+            message=f"{param.name}{others} get no gradient, also after three steps on the others",
+            evidence={
+                "params": names[:20],
+                "elements": size,
+                "share": share,
+                "weight_rms": gradients[param.key].weight_rms,
+            },
+            why="something between the parameter and the loss has zero derivative: two zero "
+            "factors in series, a dead unit, a rounding or a comparison",
+            measured=f"gradient exactly 0 for {size:,} parameters ({share:.1%})",
+            expected="a gradient at the first step, or after the zero factor beside it has moved",
+            fix=Fix(
+                "reinitialise",
+                params=tuple(param.key for _, param in stuck),
+                code="give one of the factors behind it non-zero values, or freeze the parameter",
+            ),
+        )
+
+
+def _is_stuck(stats: GradientStats | None) -> bool:
+    return stats is not None and stats.reached and stats.unlocks is False
+
+
+def _without_idle_experts(
+    stuck: list[tuple[Layer, Param]], graph: LayerGraph, gradients: Mapping[str, GradientStats]
+) -> list[tuple[Layer, Param]]:
+    """Drop parameters with a moving sibling that runs beside them: routing passed them by."""
+    moving: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
+    for layer, param in graph.params:
+        stats = gradients.get(param.key)
+        if stats is not None and stats.rms > 0:
+            moving[_numberless(param)].append(layer.id)
+
+    def is_idle(layer: Layer, param: Param) -> bool:
+        siblings = moving.get(_numberless(param), [])[:MOST_SIBLINGS]
+        later = graph.descendants(layer.id)
+        return any(
+            other not in later and layer.id not in graph.descendants(other) for other in siblings
+        )
+
+    return [(layer, param) for layer, param in stuck if not is_idle(layer, param)]
+
+
+def _numberless(param: Param) -> tuple[str, tuple[int, ...]]:
+    """What siblings share: the name without its numbers, and the shape."""
+    return re.sub(r"\d+", "#", param.key), param.shape
