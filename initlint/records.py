@@ -17,6 +17,11 @@ SEVERITIES = ("error", "warning", "info")
 
 CONFIDENCES = ("high", "medium", "low")
 
+STATES = ("new", "unchanged", "updated")
+"""A finding beside a baseline, in SARIF's words: not in it, accepted, in it but worse by now."""
+
+SUPPRESSIONS = ("config", "inline", "baseline")
+
 
 class RecordError(ValueError):
     """A record whose shape is not the contract's."""
@@ -93,6 +98,7 @@ class Finding:
         tensor: dtype and shape of the parameter, as ``float32[64, 128]``.
         feeds: what the layer feeds, as ``relu_1 (relu)``.
         suppression: set when the user has accepted it.
+        baseline: how it compares with the baseline of the run (`STATES`); None without one.
     """
 
     record: Mapping[str, Any]
@@ -114,6 +120,7 @@ class Finding:
     tensor: Untrusted = field(default=Untrusted(""))
     feeds: Untrusted = field(default=Untrusted(""))
     suppression: Suppression | None = None
+    baseline: str | None = None
 
     @property
     def rank(self) -> tuple[int, int, str, str]:
@@ -164,6 +171,10 @@ class Finding:
             fingerprint=str(_text(record, "fingerprint")),
             tensor=_text(record, "tensor"),
             feeds=_text(record, "feeds"),
+            suppression=_suppression(_typed(record, "suppressed", dict)),
+            baseline=None
+            if record.get("baseline") is None
+            else _one_of(record, "baseline", STATES),
         )
 
     def suppress(self, suppression: Suppression) -> Finding:
@@ -174,7 +185,17 @@ class Finding:
         """The JSON form: as sent, with the suppression."""
         record = {key: value for key, value in self.record.items() if key != "places"}
         record["suppressed"] = self.suppression and self.suppression.to_dict()
+        if self.baseline is not None:
+            record["baseline"] = self.baseline
         return record
+
+
+def _suppression(record: Any) -> Suppression | None:
+    """A suppression from its JSON form, as a report that is rendered again holds it."""
+    if record is None:
+        return None
+    kind = _one_of(record, "kind", SUPPRESSIONS)
+    return Suppression(kind, str(_text(record, "reason")), str(_text(record, "place")))
 
 
 def _location(record: Any) -> Location | None:
@@ -184,6 +205,41 @@ def _location(record: Any) -> Location | None:
         raise RecordError("a location is not an object")
     file = _typed(record, "file", str)
     return None if file is None else Location(Untrusted(file), _typed(record, "line", int))
+
+
+@dataclass(frozen=True, slots=True)
+class RuleText:
+    """What a rule is about.
+
+    Attributes:
+        code: its short alias.
+        summary: one sentence.
+        help: the whole documentation, in Markdown.
+    """
+
+    code: str
+    summary: Untrusted
+    help: Untrusted
+
+    @classmethod
+    def parse_all(cls, record: Any) -> dict[str, RuleText]:
+        """Texts by name of the rule, from their JSON form.
+
+        Raises:
+            RecordError: when the shape is not the contract's.
+        """
+        if not isinstance(record, dict) or not all(isinstance(r, dict) for r in record.values()):
+            raise RecordError("the rules' texts are not objects by name")
+        return {
+            str(Untrusted(name)): cls(
+                str(_text(rule, "code")), _text(rule, "summary"), _text(rule, "help")
+            )
+            for name, rule in sorted(record.items())
+        }
+
+    def to_dict(self) -> dict[str, str]:
+        """The JSON form."""
+        return {"code": self.code, "summary": self.summary.raw, "help": self.help.raw}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +257,7 @@ class Target:
         ended_at: layers where the prediction stopped, at an operator without a known effect.
         failures: rules that crashed: the target counts as not checked.
         sources: construction sites by source file, of a model the user's own code built.
+        documentation: text by name of the rules that found something.
     """
 
     record: Mapping[str, Any]
@@ -218,6 +275,7 @@ class Target:
     ended_at: tuple[Untrusted, ...] = ()
     failures: tuple[Untrusted, ...] = ()
     sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    documentation: Mapping[str, RuleText] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, record: Any) -> Target:
@@ -249,6 +307,7 @@ class Target:
             ended_at=_texts(record, "ended_at"),
             failures=_texts(record, "failures"),
             sources=_sources(_typed(record, "sources", dict) or {}),
+            documentation=RuleText.parse_all(_typed(record, "documentation", dict) or {}),
         )
 
     @property
@@ -284,8 +343,9 @@ class Target:
         return record
 
 
-_INTERNAL = ("ran", "rules", "sources", "seconds")
-"""Keys that only suppression needs, and wall-clock time, which would differ from run to run."""
+_INTERNAL = ("documentation", "rules", "sources", "seconds")
+"""Keys that only suppression needs, wall-clock time, which would differ from run to run, and the
+rules' texts, which the report holds once for all targets."""
 
 
 def _skipped(record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -321,6 +381,17 @@ class Failure:
     target: Untrusted
     message: Untrusted
     detail: Untrusted = field(default=Untrusted(""))
+
+    @classmethod
+    def parse(cls, record: Any) -> Failure:
+        """A failure from its JSON form.
+
+        Raises:
+            RecordError: when the shape is not the contract's.
+        """
+        if not isinstance(record, dict):
+            raise RecordError("an error is not an object")
+        return cls(_text(record, "target"), _text(record, "message"))
 
     def to_dict(self) -> dict[str, str]:
         """The JSON form."""

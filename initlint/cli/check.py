@@ -299,7 +299,7 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
     from initlint.config import ConfigError, load_config
     from initlint.lint.baseline import BaselineError
     from initlint.report.formats import prepare, render
-    from initlint.report.style import View, style_for
+    from initlint.report.style import View, project_root, style_for
 
     try:
         options = merge(_plain(given), load_config(config, Path.cwd()))
@@ -312,7 +312,12 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
         complain(f"initlint: {error}")
         return 2
     complain_all(run, verbose=options.verbose)
-    view = View(style_for(sys.stdout), quiet=options.quiet, statistics=options.statistics)
+    view = View(
+        style_for(sys.stdout),
+        quiet=options.quiet,
+        statistics=options.statistics,
+        root=project_root(),
+    )
     write(render(options.format, run, view))
     code = run.exit_code(exit_zero=options.exit_zero)
     return code if write_reports(files, run, options) else 2
@@ -346,9 +351,9 @@ def write_reports(files: list[tuple[str, Path]], run: Any, options: Any) -> bool
     from initlint.cli.console import complain
     from initlint.output import write_atomically
     from initlint.report.formats import render
-    from initlint.report.style import Style, View
+    from initlint.report.style import Style, View, project_root
 
-    view = View(Style(), quiet=options.quiet, statistics=options.statistics)
+    view = View(Style(), quiet=options.quiet, statistics=options.statistics, root=project_root())
     linted = {Path(target.target.raw).resolve() for target in run.targets}
     complete = True
     for name, path in files:

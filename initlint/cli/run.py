@@ -75,10 +75,23 @@ def carry_out(
         __version__,
         tuple(found),
         tuple(errors),
-        tuple(Untrusted(line) for line in remarks(allows, ledger, today)),
+        tuple(
+            Untrusted(line)
+            for line in (
+                *remarks(allows, ledger, today),
+                *(_wall_remarks(outcomes) if options.verbose else ()),
+            )
+        ),
         fail_on=options.fail_on,
         min_severity=options.min_severity,
+        rules={name: text for target in found for name, text in target.documentation.items()},
     )
+
+
+def _wall_remarks(outcomes: Sequence[supervisor.Outcome]) -> list[str]:
+    """What the isolation of workers lacked on this system; without it they ran all the same."""
+    missing = sorted({part for outcome in outcomes for part in outcome.wall_missing})
+    return [f"isolation: this system has no {part}; workers ran without it" for part in missing]
 
 
 def _job(target: Requested, task: str, options: Options) -> supervisor.Job:

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,9 @@ def apply_baseline(
             entry = known.get(now.key)
             if entry is not None:
                 seen.add(entry.key)
-            if entry is not None and finding.suppression is None and not is_worse(entry, now):
+            state = "new" if entry is None else "updated" if is_worse(entry, now) else "unchanged"
+            finding = replace(finding, baseline=state)
+            if state == "unchanged" and finding.suppression is None:
                 finding = finding.suppress(Suppression("baseline", "in the baseline", str(path)))
             findings.append(finding)
         results.append(target.with_findings(findings))

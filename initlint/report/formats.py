@@ -13,6 +13,12 @@ FORMATS = {
     "full": "initlint.report.full",
     "concise": "initlint.report.concise",
     "json": "initlint.report.json",
+    "jsonl": "initlint.report.jsonl",
+    "sarif": "initlint.report.sarif",
+    "github": "initlint.report.github",
+    "gitlab": "initlint.report.gitlab",
+    "junit": "initlint.report.junit",
+    "markdown": "initlint.report.markdown",
 }
 """Module of each format; it has ``render(run, view) -> str``."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlint.records import Target
+from initlint.report.markdown import code
 from initlint.report.style import Style
 from initlint.report.summary import plural
 from initlint.report.text import Untrusted, inert, shorten
@@ -57,7 +58,7 @@ def as_text(target: Target, style: Style) -> str:
 def as_markdown(target: Target) -> str:
     """The table as GitHub's Markdown."""
     lines = [
-        f"### {_code(_title(target))}",
+        f"### {code(_title(target))}",
         "",
         "| layer | operator | feeds | " + " | ".join(_HEADINGS) + " |",
         "|---" * 9 + "|",
@@ -65,17 +66,8 @@ def as_markdown(target: Target) -> str:
     for layer in target.layers:
         for row in _rows(layer):
             cells = (_name(layer), _operator(layer), _feeds(layer).removeprefix(" -> "), *row.cells)
-            lines.append("| " + " | ".join(_code(cell) if cell else "" for cell in cells) + " |")
+            lines.append("| " + " | ".join(code(cell) if cell else "" for cell in cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _code(text: str) -> str:
-    """A code span that its contents cannot leave, also inside a table."""
-    fence = "`"
-    while fence in text:
-        fence += "`"
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}".replace("|", "\\|")
 
 
 def _title(target: Target) -> str:

@@ -88,11 +88,23 @@ class View:
         style: layout of the stream it goes to.
         quiet: findings only.
         statistics: add a table of findings per rule.
+        root: folder that file names in reports for a code host are relative to.
     """
 
     style: Style = Style()
     quiet: bool = False
     statistics: bool = False
+    root: str = "."
+
+
+def project_root(environment: Mapping[str, str] = os.environ) -> str:
+    """The checkout as GitHub and GitLab name it, where we are inside it, else where we are."""
+    here = os.path.realpath(".")
+    for name in ("GITHUB_WORKSPACE", "CI_PROJECT_DIR"):
+        root = os.path.realpath(environment.get(name) or ".")
+        if os.path.commonpath([here, root]) == root:
+            return root
+    return here
 
 
 def style_for(stream: TextIO, environment: Mapping[str, str] = os.environ) -> Style:

@@ -84,6 +84,11 @@ def one_line(raw: str, limit: int = LINE_LIMIT) -> str:
     return shorten(visible(" ".join(raw.split())), limit)
 
 
+def lines(raw: str, limit: int) -> str:
+    """A text of several lines, each of them safe, cut to ``limit`` characters."""
+    return "\n".join(visible(line) for line in raw[:limit].split("\n"))
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Untrusted:
     """A string that initlint did not write.
