@@ -217,8 +217,33 @@ def _annotate(record: Record, model: Any, settings: Any) -> Record:
         "findings": findings,
         "ran": ran,
         "rules": {rule.name: rule.code for rule in all_rules()},
+        "documentation": _documentation(record["findings"]),
         "sources": _sources(model),
     }
+
+
+def _documentation(findings: list[Record]) -> Record:
+    """The texts of the rules that found something, for reports that are read far from here."""
+    import inspect
+
+    from initlint.lint.registry import all_rules, summary
+
+    found = {finding["name"] for finding in findings}
+    return {
+        rule.name: {
+            "code": rule.code,
+            "summary": summary(rule),
+            "help": _markdown(inspect.getdoc(rule) or ""),
+        }
+        for rule in all_rules()
+        if rule.name in found
+    }
+
+
+def _markdown(docstring: str) -> str:
+    """A rule's docstring as Markdown: what is indented is code there without the mark for it."""
+    lines = [line for line in docstring.splitlines() if line.strip() != "::"]
+    return "\n".join(lines)
 
 
 def _context(finding: Record, graph: Any) -> Record:
