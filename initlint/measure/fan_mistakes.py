@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log, sqrt
 
+from initlint.measure.candidates import candidates
 from initlint.measure.families import TRUNCATED_STD
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Identification, Match, Stage
+from initlint.measure.scheme import SCALE_SIGMAS, SCALE_SLACK
 from initlint.model import Fans, Layer, Model, Op, Param, Role, fans
 
 LEAST_RATIO = 0.2
@@ -62,22 +64,47 @@ def fan_mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
             for suspect in _suspects(layer, param, found):
                 match = suspect.mistake.match
                 groups[match.scheme, match.fan].append(suspect)
-    return _best([members for members in groups.values() if _is_evident(members)])
+    evident = {key: members for key, members in groups.items() if _is_evident(members)}
+    return _best([*evident.values(), *_followers(model, measures, evident)])
 
 
 @dataclass(frozen=True, slots=True)
 class _Suspect:
     mistake: FanMistake
-    shape: Fans
     exact: bool
     explanations: frozenset[str]
 
 
 def _is_evident(members: Sequence[_Suspect]) -> bool:
-    """Two shapes or an exact bound, and no depth law or round number that fits every layer too."""
+    """Two scales or an exact bound, and no depth law or round number that fits every layer."""
     if frozenset.intersection(*(member.explanations for member in members)):
         return False
-    return any(member.exact for member in members) or len({m.shape for m in members}) > 1
+    return (
+        any(member.exact for member in members) or len({m.mistake.match.std for m in members}) > 1
+    )
+
+
+def _followers(
+    model: Model, measures: Measures, evident: Mapping[tuple[str, str], Sequence[_Suspect]]
+) -> Iterator[list[_Suspect]]:
+    """Small layers of the same kind that fit an evident mistake, and by chance something else."""
+    for layer, param in model.graph.params if evident else ():
+        if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
+            continue
+        found, true = measures.identify(param), fans(layer, param)
+        for candidate in candidates(layer, param):
+            match = candidate.match
+            like = evident.get((match.scheme, match.fan), ())
+            if not like or true is None or found.family not in candidate.families:
+                continue
+            limit = SCALE_SIGMAS * found.std_error + SCALE_SLACK["bfloat16"]
+            expected = _expected_std(true, match)
+            near = found.std > 0.0 and abs(log(found.std / match.std)) <= limit
+            kin = any(suspect.mistake.layer.op is layer.op for suspect in like)
+            if near and kin and expected and abs(log(match.std / expected)) > LEAST_RATIO:
+                mistake = FanMistake(layer, param, match, expected, match.std / expected)
+                yield [_Suspect(mistake, False, frozenset())]
+                break
 
 
 def _best(groups: Sequence[Sequence[_Suspect]]) -> tuple[FanMistake, ...]:
@@ -116,6 +143,8 @@ def _suspects(layer: Layer, param: Param, found: Identification) -> Iterator[_Su
     for match in found.matches:
         if transposed and match.fan in ("fan_out", "swapped"):
             wrong.append(replace(match, fan="transposed", true_fan=False))
+        elif layer.op is Op.CONV_TRANSPOSE and match.fan == "fan_out":
+            wrong.append(replace(match, fan="conv_transpose", true_fan=False))
         elif not match.true_fan:
             wrong.append(match)
         elif match.fan in ("", "depth") or match.scheme.startswith(_SERIES):
@@ -128,7 +157,7 @@ def _suspects(layer: Layer, param: Param, found: Identification) -> Iterator[_Su
         expected = _expected_std(true, match)
         if true is not None and expected and abs(log(match.std / expected)) > LEAST_RATIO:
             mistake = FanMistake(layer, param, match, expected, match.std / expected)
-            yield _Suspect(mistake, true, exact, frozenset(explanations))
+            yield _Suspect(mistake, exact, frozenset(explanations))
 
 
 def _expected_std(true: Fans | None, match: Match) -> float | None:
