@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from initlint.process import Process, spawn, worker_command, worker_environment
@@ -110,6 +110,7 @@ class Job:
         return {
             "target": self.target,
             "task": self.task,
+            "isolated": not self.python,
             "settings": self.settings,
             "load": self.load,
             "limits": {
@@ -131,6 +132,7 @@ class Outcome:
         message: why nothing was checked.
         call: True when the message is about the call (an unknown rule), not about the target.
         stderr: what the worker wrote to standard error.
+        wall_missing: parts of the second wall (`initlint.sandbox`) that this system lacks.
     """
 
     job: Job
@@ -138,6 +140,7 @@ class Outcome:
     message: str = ""
     call: bool = False
     stderr: str = ""
+    wall_missing: tuple[str, ...] = ()
 
 
 class Worker:
@@ -280,6 +283,7 @@ class _Run:
     stage: str = "start"
     static: Record | None = None
     received: int = 0
+    wall_missing: tuple[str, ...] = ()
     stderr: bytearray = field(default_factory=bytearray)
 
 
@@ -323,7 +327,7 @@ def run(
                 elif current.deadline is not None and time.monotonic() >= current.deadline:
                     outcome = _expire(current)
                 if outcome is not None:
-                    outcomes[index] = outcome
+                    outcomes[index] = replace(outcome, wall_missing=current.wall_missing)
                     runs.pop(index).worker.stop()
                 if progress is not None:
                     progress(len(outcomes), len(jobs), current.job.target, current.stage)
@@ -379,6 +383,8 @@ def _take(current: _Run, record: Record) -> Outcome | None:
     target = record.get("target")
     if kind == "stage":
         current.stage = str(record.get("stage"))
+    elif kind == "wall" and isinstance(record.get("missing"), list):
+        current.wall_missing = tuple(map(str, record["missing"]))
     elif kind == "static" and isinstance(target, dict):
         current.static = target
         seconds = current.job.limits.probe_seconds

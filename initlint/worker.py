@@ -1,8 +1,9 @@
 """The child process that reads, measures and runs one model, and reports over a pipe.
 
 Started by `initlint.supervisor`. Imports come first, so that they overlap with the parent's own
-work and are done before any limit holds; then one job is read, limits are set, and only then is
-the target touched. The last record is ``done`` or ``error``; without one nothing was checked.
+work and are done before any limit holds; then one job is read, the probe's process is started,
+limits are set and the wall of `initlint.sandbox` is raised, and only then is the target touched.
+The last record is ``done`` or ``error``; without one nothing was checked.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ def main() -> None:
     job = _read_job()
     if job is None:
         os._exit(0)
+    if job.get("isolated"):
+        emit({"type": "wall", "missing": isolate(job)})
+    else:
+        apply_limits(job.get("limits") or {})
     _follow_parent()
-    apply_limits(job.get("limits") or {})
     serve(job, emit)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,6 +83,30 @@ def _follow_parent() -> None:
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+
+
+def isolate(job: Record) -> list[str]:
+    """Raise the wall around this process for a data file; the parts that the system lacks.
+
+    The probe's process is started before, because no process can be started after.
+    """
+    from initlint.load.files import reach
+    from initlint.sandbox import lock_down
+
+    settings = job.get("settings") or {}
+    child = None
+    if job["task"] == "lint" and settings.get("probe", True) and _may_run(job["target"]):
+        from initlint.probe.child import start_early
+
+        child = start_early()
+    apply_limits(job.get("limits") or {})
+    given = settings.get("input")
+    return list(lock_down((*reach(job["target"]), *((given,) if given else ())), child))
+
+
+def _may_run(target: str) -> bool:
+    """True for the one format of data files that holds a graph."""
+    return target.lower().endswith(".onnx")
 
 
 def apply_limits(limits: Mapping[str, int | None]) -> None:

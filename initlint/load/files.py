@@ -159,6 +159,19 @@ def open_file(path: str) -> File:
     return File(path, lambda: _open_regular(path, path, _FLAGS, None))
 
 
+def reach(path: str) -> tuple[str, ...]:
+    """Every path that reading the target at ``path`` may open, or that lies above such a file.
+
+    The folder of a file, because external data and shards are beside it, the file itself, because
+    the user may have named a link to it, and the blobs of a Hugging Face hub cache.
+    """
+    folder = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    real = os.path.realpath(folder)
+    hub = _HUB_SNAPSHOT.fullmatch(real)
+    blobs = (os.path.join(hub["repo"], "blobs"),) if hub else ()
+    return (real, os.path.realpath(path), *blobs)
+
+
 class Folder:
     """A folder that reads stay inside of, whoever renames or links things meanwhile.
 

@@ -1,7 +1,8 @@
 """The probe in a process of its own: a crash, a hang or a memory bomb costs the probe alone.
 
 The parent sends a `Request` through a pipe and reads back one JSON object behind its length. The
-child imports NumPy and onnxruntime only, opens no file for the model and writes none.
+child imports NumPy and onnxruntime, then gives up every right that a run does not need
+(`initlint.sandbox`), and only then reads the request. It opens no file for the model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -31,10 +33,31 @@ _LENGTH = struct.Struct("<Q")
 MAX_ANSWER = 1 << 28
 """Bytes of an answer: statistics of one layer take about 1 kB."""
 
+_LIMITS = struct.Struct("<QQ")
+"""Bytes of address space and seconds of processor time, sent before the request."""
+
+CPU_GRACE = 5.0
+"""Seconds of processor time beyond the wall clock, which is one thread's: imports, statistics."""
+
 _BOOTSTRAP = (
-    "import sys; sys.path.extend(sys.argv[2:]); "
-    "from initlint.probe.child import main; main(int(sys.argv[1]))"
+    "import sys; sys.path.extend(sys.argv[1:]); from initlint.probe.child import main; main()"
 )
+
+_IDLE: list[subprocess.Popen[bytes]] = []
+
+
+def start_early() -> int | None:
+    """Start the child of the next `run_in_child` now, while this process still may.
+
+    Returns:
+        Its process number; None when it could not be started.
+    """
+    try:
+        process = _start()
+    except OSError:
+        return None
+    _IDLE.append(process)
+    return process.pid
 
 
 def run_in_child(
@@ -74,29 +97,38 @@ def run_in_child(
     except Refusal as refusal:
         return Activations(refusal.status, str(refusal))
     weights = len(request.model) + sum(len(item.data) for item in request.external)
-    answer = _ask(request, timeout, memory_mb * (1 << 20) + 3 * weights)
+    limits = _LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
+    answer = _ask(request, timeout, limits)
     seconds = time.monotonic() - started
     return _activations({**answer, "seconds": seconds})
 
 
-def _ask(request: Request, timeout: float, memory: int) -> dict[str, Any]:
+def _start() -> subprocess.Popen[bytes]:
+    """A child that imports what it needs and waits for its request.
+
+    It stays in this process's session, so that whoever ends the session ends it too.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-c", _BOOTSTRAP, *_import_paths()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=os.path.abspath(os.sep),
+        env=_environment(),
+    )
+
+
+def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
     """The child's answer, or a stand-in that says why there is none."""
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOTSTRAP, str(memory), *_import_paths()],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=os.path.abspath(os.sep),
-            env=_environment(),
-            start_new_session=os.name == "posix",
-        )
+        process = _IDLE.pop() if _IDLE else _start()
     except OSError as error:
         return _failed(f"the probe's process could not be started: {error.strerror}")
     assert process.stdin is not None
     assert process.stdout is not None
     answer: list[bytes] = []
-    writer = threading.Thread(target=_send, args=(process.stdin, request.pieces()), daemon=True)
+    pieces = chain((limits,), request.pieces())
+    writer = threading.Thread(target=_send, args=(process.stdin, pieces), daemon=True)
     reader = threading.Thread(target=_receive, args=(process.stdout, answer), daemon=True)
     try:
         writer.start()
@@ -146,15 +178,12 @@ def _receive(stream: IO[bytes], answer: list[bytes]) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], graceful: bool) -> int:
-    """Wait for a child that answered; kill its whole group otherwise. Returns its exit status."""
+    """Wait for a child that answered; kill it otherwise. Returns its exit status."""
     if not graceful:
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.2)  # a child that died by itself has a status worth reporting
     with suppress(ProcessLookupError, PermissionError):
-        if os.name == "posix":
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+        process.kill()
     return process.wait()
 
 
@@ -212,15 +241,24 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
-def main(memory: int) -> None:
+def main() -> None:
     """Entry point of the child: read a request from stdin, answer on stdout."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not reach the answer
-    _limit(memory)
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    sys.dont_write_bytecode = True
+    from initlint import sandbox
     from initlint.probe.onnxruntime import observe
     from initlint.probe.request import Request
 
+    sandbox.die_with_parent()
+    with suppress(ImportError):  # reported when it is used
+        import onnxruntime  # noqa: F401
+    sandbox.lock_down(())
+    head = sys.stdin.buffer.read(_LIMITS.size)
+    if len(head) < _LIMITS.size:  # the model is not to be run after all
+        os._exit(0)
+    _limit(*_LIMITS.unpack(head))
     try:
         request = Request.read(sys.stdin.buffer.read)
         threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -239,14 +277,15 @@ def _die_with_parent() -> None:
     os._exit(1)
 
 
-def _limit(memory: int) -> None:
-    """Limits that the kernel holds; the parent holds the one on time."""
+def _limit(memory: int, cpu_seconds: int) -> None:
+    """Limits that the kernel holds; the parent holds the one on the clock."""
     try:
         import resource
     except ImportError:  # Windows has none
         return
     for name, value in (
         ("RLIMIT_AS", memory),
+        ("RLIMIT_CPU", cpu_seconds),
         ("RLIMIT_CORE", 0),
         ("RLIMIT_FSIZE", 0),
         ("RLIMIT_NOFILE", 64),
