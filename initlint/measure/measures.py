@@ -97,6 +97,14 @@ class Measures:
                 self._cached_bytes -= dropped.nbytes
         return array
 
+    def leading(self, param: Param) -> Array | None:
+        """All values of an ordinary tensor, the leading rows of a huge one; None for meta tensors.
+
+        Raises:
+            LoadError: the file does not hold what its header says.
+        """
+        return None if param.tensor is None else self._block(param, param.tensor)
+
     def moments(self, param: Param) -> Moments | None:
         """Moments of the parameter as the operator uses it; None for meta tensors."""
         tensor = param.tensor
@@ -116,7 +124,7 @@ class Measures:
         layer, moments = self.layer(param), self.moments(param)
         if layer is None or moments is None or param.tensor is None:
             return UNKNOWN
-        key = (layer.id, param.key, _tensor_key(param.tensor))
+        key = _use(layer, param, param.tensor)
         if key not in self._identified:
             block = self._block(param, param.tensor)
             if param.tensor.size > WHOLE_ELEMENTS:
@@ -261,6 +269,19 @@ class Measures:
         """
         moments = self.moments(param)
         return None if moments is None else float(np.sqrt(moments.second_moment))
+
+
+def _use(layer: Layer, param: Param, tensor: Tensor) -> Any:
+    """All that identification looks at: layers that read one tensor alike are judged once."""
+    weight = layer.weight
+    settings = tuple(
+        str(layer.attrs.get(name)) for name in ("groups", "stride", "kernel", "hidden_size")
+    )
+    return (
+        (layer.op, settings, weight.shape if weight is not None else None),
+        (param.role, param.gate, param.packed, param.shape, param.module, param.quantised),
+        _tensor_key(tensor),
+    )
 
 
 def _tensor_key(tensor: Tensor) -> Any:

@@ -120,8 +120,9 @@ class ReluAfterXavier(Rule):
         ]
         if not found or context.theory is None:
             return
+        keys = frozenset(item.layer.id for item in found)
         harm = max(
-            (_harm(context, segment, found) for segment in context.theory.segments),
+            (_harm(context, segment, keys) for segment in context.theory.segments),
             key=lambda item: (item[0].rank, abs(item[1])),
             default=(Severity.INFO, 0.0, None),
         )
@@ -133,11 +134,10 @@ class ReluAfterXavier(Rule):
             return
         schemes = " and ".join(sorted({item.match.scheme for item in found}))
         count = f"{len(found)} layers" if len(found) > 1 else first.layer.id
-        effect = (
-            f"; signal shrinks 10^{abs(decades):.1f} times over {_length(segment, found)} layers"
-            if severity > Severity.INFO and segment is not None
-            else ""
-        )
+        effect = ""
+        if severity > Severity.INFO and segment is not None:
+            length = len(keys.intersection(segment.layers))
+            effect = f"; signal shrinks 10^{abs(decades):.1f} times over {length} layers"
         yield Finding(
             severity=severity,
             layer=first.layer.id,
@@ -197,14 +197,14 @@ def _behind_norm(context: Context, layer: Layer) -> Layer | None:
 
 
 def _harm(
-    context: Context, segment: Segment, found: list[_Layer]
+    context: Context, segment: Segment, found: frozenset[str]
 ) -> tuple[Severity, float, Segment | None]:
     """Severity of the pattern's own share of a segment's drift."""
-    keys = {item.layer.id for item in found}
+    keys = [key for key in segment.layers if key in found]
+    if segment.normalised or not keys:
+        return Severity.INFO, 0.0, None
     forward = sum(segment.contributions.get(key, 0.0) for key in keys)
     backward = sum(segment.backward_contributions.get(key, 0.0) for key in keys)
-    if segment.normalised or not keys & set(segment.layers):
-        return Severity.INFO, 0.0, None
     share = max(forward, segment.drift) if segment.drift < 0 else 0.0
     if context.probe is not None and share < 0:
         measured = measured_drift(segment.layers, context.model.graph, context.probe)
@@ -217,8 +217,3 @@ def _harm(
         key=lambda item: item[0].rank if item[0] else -1,
     )
     return worst[0] or Severity.INFO, worst[1], segment
-
-
-def _length(segment: Segment, found: list[_Layer]) -> int:
-    keys = {item.layer.id for item in found}
-    return len(keys & set(segment.layers))
