@@ -1,0 +1,105 @@
+"""Weights that still hold their initial draw: the strict test that rules on checkpoints share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from initlint.api import Context, Family, Layer, Match, Op, Param, Role, Stage
+
+MIN_UNIFORM = 256
+"""Elements a uniform draw needs: the largest of n lies within 12/n of the bound with probability
+1 - e^-12, so n = 256 pins the bound to 5 %, and one optimizer step moves about n*step/(2*bound)
+weights outside: 1e-4 already put 47 of 65,536 there."""
+
+MIN_NORMAL = 4096
+"""Elements a normal draw needs: a normal has no edge to test, so the standard deviation must agree
+with the named scheme to within 4/sqrt(2n) = 4.4 % and kurtosis to within 4 sqrt(24/n) = 0.3."""
+
+WHOLE_PREFIX = 0.9
+"""Share of a module's weight elements that must be untrained to name the module as a whole."""
+
+BOUND_MARGIN = 1.05
+"""How far beyond the weight's largest value a default bias may reach: both have the same bound, and
+the largest of 256 weights comes within 5 % of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Untrained:
+    """One weight that fits the exact distribution of a named scheme."""
+
+    layer: Layer
+    param: Param
+    match: Match
+    uniform: bool
+
+
+def untrained_weights(context: Context) -> list[Untrained]:
+    """Every trainable weight that passes the strict test, in the order of the graph."""
+    return [
+        found
+        for layer, param in context.model.graph.params
+        if (found := _untrained(context, layer, param)) is not None
+    ]
+
+
+def _untrained(context: Context, layer: Layer, param: Param) -> Untrained | None:
+    if param.role not in (Role.WEIGHT, Role.RECURRENT_WEIGHT) or not param.trainable:
+        return None
+    if param.tied_to is not None or param.quantised or layer.op is Op.OTHER:
+        return None
+    if param.size < MIN_UNIFORM or context.measures.stage(param) is not Stage.FRESH:
+        return None
+    found = context.measures.identify(param)
+    uniform = found.family is Family.UNIFORM
+    if not uniform and (
+        found.family not in (Family.NORMAL, Family.TRUNCATED_NORMAL) or param.size < MIN_NORMAL
+    ):
+        return None
+    match = next((match for match in found.matches if match.true_fan), None)
+    if match is None or not bias_untouched(context, layer, uniform=uniform):
+        return None
+    return Untrained(layer, param, match, uniform)
+
+
+def bias_untouched(context: Context, layer: Layer, *, uniform: bool) -> bool:
+    """Biases are where initialisers leave them: zero, or within PyTorch's uniform bound."""
+    for bias in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
+        moments = context.measures.moments(bias)
+        if moments is None or moments.constant:
+            continue
+        weight = next(param for param in layer.params if param.role is not Role.BIAS)
+        drawn = context.measures.moments(weight)
+        if not uniform or drawn is None or moments.max_abs > drawn.max_abs * BOUND_MARGIN:
+            return False
+    return True
+
+
+def under(name: str, prefix: str) -> bool:
+    """True for a name inside a module path."""
+    return name.startswith(prefix + ".")
+
+
+def whole_modules(context: Context, untrained: Sequence[Untrained]) -> tuple[str, ...]:
+    """Outermost module paths of which nearly all weights, two or more, are untrained."""
+    total: dict[str, int] = defaultdict(int)
+    fresh: dict[str, int] = defaultdict(int)
+    layers: dict[str, int] = defaultdict(int)
+    mine = {found.param.key for found in untrained}
+    for _, param in context.model.graph.params:
+        if param.role not in (Role.WEIGHT, Role.RECURRENT_WEIGHT):
+            continue
+        parts = param.name.split(".")[:-2]
+        for end in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:end])
+            total[prefix] += param.size
+            if param.key in mine:
+                fresh[prefix] += param.size
+                layers[prefix] += 1
+    whole = [
+        prefix
+        for prefix in sorted(total)
+        if layers[prefix] > 1 and fresh[prefix] >= WHOLE_PREFIX * total[prefix]
+    ]
+    return tuple(p for p in whole if not any(under(p, other) for other in whole))

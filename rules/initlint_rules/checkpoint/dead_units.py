@@ -1,0 +1,167 @@
+"""dead-units: units of a trained layer whose weights are all zero."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from initlint.api import Context, Finding, Fix, Layer, Op, Param, Role, Rule, Severity, Stage
+
+NEGLIGIBLE = 1e-8
+"""Size relative to the layer's rms below which a row is gone: under half a float32 rounding error
+(6e-8) of what any other row contributes. Weight decay alone drives a dead unit's row there."""
+
+LEVELS = ((0.5, Severity.WARNING), (0.05, Severity.INFO))
+"""Shares of a layer's units. Training kills units in good models: up to a third of a convolution
+and 43 % of a squeeze layer in published ones, so only more than half is worth a warning."""
+
+MIN_UNITS = 16
+"""Units a share needs: one of fifteen is 7 % and says nothing."""
+
+LARGEST = 1 << 24
+"""Elements up to which a layer is read: 64 MiB of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dead:
+    layer: Layer
+    param: Param
+    units: int
+    dead: int
+    first: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        return self.dead / self.units
+
+
+class DeadUnits(Rule):
+    """Units of a trained layer have no weights left: every incoming weight is zero.
+
+    What it does
+    ------------
+    In trained models, counts the output units whose row of weights is zero, or so small that it
+    vanishes in the rounding of the others.
+
+    Why is this bad
+    ---------------
+    Such a unit gives the same output for every input. It died early (a ReLU that stopped firing
+    gets no gradient, and weight decay does the rest), and the model pays for units that it cannot
+    use. A large share points at an initialisation or learning rate that killed them.
+
+    How it decides
+    --------------
+    A row counts when its largest weight is below 10^-8 of the layer's rms. More than 5 % of a
+    layer's units is an info, more than half a warning; a layer must have 16 units. The same share
+    in several layers is what structured pruning leaves, and an info at most.
+
+    What it does not flag
+    ---------------------
+    Layers that are all zero (zero-weight speaks about those), embeddings, single-channel heads,
+    quantised weights, unstructured sparsity, fresh models.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+            with torch.no_grad():
+                for layer in (net[0], net[2]):
+                    inputs = layer.in_features
+                    layer.weight += torch.randn(128, 4) @ torch.randn(4, inputs) / 20
+                    layer.bias += 0.1 * torch.randn(128)
+                net[2].weight[30:110] = 0
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU())
+            with torch.no_grad():
+                for layer in (net[0], net[2]):
+                    inputs = layer.in_features
+                    layer.weight += torch.randn(128, 4) @ torch.randn(4, inputs) / 20
+                    layer.bias += 0.1 * torch.randn(128)
+            return net
+
+    References
+    ----------
+    - Lu, Shin, Su, Karniadakis 2019, Dying ReLU and initialization.
+    - Sokar, Agarwal, Castro, Evci 2023, The dormant neuron phenomenon in deep reinforcement
+      learning: re-initialising them.
+    """
+
+    code = "CKP104"
+    name = "dead-units"
+    stages = frozenset({Stage.TRAINED, Stage.MIXED})
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every layer with dead units."""
+        found = [
+            dead
+            for layer, param in context.model.graph.params
+            if (dead := _dead(context, layer, param)) is not None
+        ]
+        if not found:
+            return
+        worst = max(found, key=lambda dead: dead.share)
+        severity = next(level for bound, level in LEVELS if worst.share > bound)
+        shares = Counter(round(dead.share, 2) for dead in found)
+        pruned = shares[round(worst.share, 2)] > 1
+        others = f" (and {len(found) - 1} more layers have some)" if len(found) > 1 else ""
+        yield Finding(
+            severity=Severity.INFO if pruned else severity,
+            layer=worst.layer.id,
+            param=worst.param.name,
+            layers=tuple(dict.fromkeys(dead.layer.id for dead in found)),
+            message=f"{worst.dead} of {worst.units} units of {worst.layer.id} have no weights left"
+            f"{others}",
+            evidence={
+                "dead": worst.dead,
+                "units": worst.units,
+                "share": worst.share,
+                "first": list(worst.first),
+                "same_share_elsewhere": pruned,
+                "dead_by_layer": [f"{dead.layer.id}: {dead.dead}" for dead in found[:20]],
+            },
+            why="a unit without weights answers the same to every input and gets no gradient",
+            measured=f"{worst.share:.0%} of the rows below 1e-8 of the layer's rms",
+            expected="every unit with weights of about the same size",
+            fix=Fix(
+                "reinitialise",
+                params=tuple(dead.param.key for dead in found),
+                code="remove the units, or draw their rows again and train on",
+            ),
+        )
+
+
+def _dead(context: Context, layer: Layer, param: Param) -> _Dead | None:
+    if param.role is not Role.WEIGHT or layer.op is Op.EMBEDDING or param.quantised:
+        return None
+    if len(param.shape) < 2 or param.shape[0] < MIN_UNITS or param.tied_to is not None:
+        return None
+    if param.size > LARGEST or not param.trainable:
+        return None
+    moments = context.measures.moments(param)
+    if moments is None or moments.max_abs == 0 or moments.non_finite:
+        return None
+    values = context.measures.read(param)
+    assert values is not None
+    largest = np.abs(values.reshape(param.shape[0], -1)).max(axis=1)
+    dead = np.flatnonzero(largest <= NEGLIGIBLE * moments.second_moment**0.5)
+    if dead.size <= LEVELS[-1][0] * param.shape[0]:
+        return None
+    first = tuple(int(index) for index in dead[:8])
+    return _Dead(layer, param, param.shape[0], int(dead.size), first)
