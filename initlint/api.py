@@ -9,6 +9,7 @@ from initlint.lint.harm import backward_severity, drift_severity, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
 from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
+from initlint.measure.symmetry import SharedStream, content_key, same_stream
 from initlint.model import (
     ACTIVATIONS,
     BUFFERS,
@@ -96,6 +97,7 @@ __all__ = [
     "Segment",
     "Severity",
     "Share",
+    "SharedStream",
     "Signal",
     "Sink",
     "Stage",
@@ -105,6 +107,7 @@ __all__ = [
     "backward_severity",
     "blocked_harm",
     "blocks",
+    "content_key",
     "correlation_harm",
     "dominators",
     "drift_severity",
@@ -121,6 +124,7 @@ __all__ = [
     "measured_drift",
     "recurrent_weights",
     "residual_branches",
+    "same_stream",
     "saturates",
     "severity_of",
     "simulate_recurrent",

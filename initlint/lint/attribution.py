@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from initlint.lint.finding import Severity
 from initlint.lint.harm import backward_severity, drift_severity
 from initlint.lint.rule import Context
-from initlint.probe.profile import measured_drift
-from initlint.theory.result import Segment
+from initlint.probe.profile import measured_drift, saturates, stretches
+from initlint.theory.result import Segment, Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Share:
         severity: harm of that part; None where it is not worth saying.
         decades: the part, in decades of rms: of the signal, or of the gradient.
         backward: True when the gradient suffers more than the signal.
-        segment: the stretch; None when the layers lie on none.
+        segment: the stretch; None when the share was measured, or there is none.
         layers: those of the layers that lie on the stretch, in its order.
     """
 
@@ -35,16 +36,39 @@ NO_SHARE = Share()
 
 
 def drift_share(context: Context, keys: Collection[str]) -> Share:
-    """The worst share of any stretch's drift that the layers ``keys`` cause.
+    """The worst share of any stretch's drift, predicted or measured, that ``keys`` cause.
 
     A share counts as far as the stretch as a whole drifts the same way, because what other layers
     make up for does no harm. What the probe measured replaces the prediction where it is milder.
     Layers that a normaliser follows directly have no share.
     """
-    if context.theory is None:
-        return NO_SHARE
-    shares = [_share(context, segment, keys) for segment in context.theory.segments]
+    segments = context.theory.segments if context.theory is not None else ()
+    shares = [_share(context, segment, keys) for segment in segments]
+    shares.extend(_measured_shares(context, keys))
     return max(shares, key=_rank, default=NO_SHARE)
+
+
+def _measured_shares(context: Context, keys: Collection[str]) -> Iterator[Share]:
+    """Shares of measured drifts: what enters the next layer over what enters each of ``keys``.
+
+    The first layer of a stretch is left out, because its input has the scale of the data.
+    """
+    if context.probe is None:
+        return
+    graph, wanted = context.model.graph, frozenset(keys)
+    for chain in stretches(graph):
+        hidden = chain[1:]
+        layers = tuple(key for key in hidden if key in wanted)
+        whole = measured_drift(hidden, graph, context.probe) if layers else None
+        if whole is None or (whole > 0 and saturates(hidden, graph)):
+            continue
+        steps = (
+            measured_drift(pair, graph, context.probe) or 0.0
+            for pair in pairwise(hidden)
+            if pair[0] in wanted
+        )
+        part = _within(sum(steps), whole)
+        yield Share(drift_severity(part, 0.0, Sink.OUTPUT), part, False, None, layers)
 
 
 def _rank(share: Share) -> tuple[int, float]:

@@ -1,0 +1,223 @@
+"""duplicate-layers: different layers that start with the same numbers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from initlint.api import (
+    TRANSPARENT,
+    WEIGHTED,
+    Context,
+    Family,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    Param,
+    Role,
+    Rule,
+    Severity,
+    Stage,
+    content_key,
+)
+
+LEAST = 64
+"""Elements from which equality is no chance: two float32 draws agree with probability 2^-23 per
+element."""
+
+COPIES = ("ema", "target", "teacher", "momentum", "averaged", "shadow")
+"""Words in the names of networks that are kept as copies on purpose. Most of them are frozen and
+stay out by that; these are the ones whose authors forgot."""
+
+_MEETING = frozenset({Op.ADD, Op.MAXIMUM, Op.MINIMUM})
+_RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL, Family.ORTHOGONAL})
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    layer: Layer
+    param: Param
+
+
+class DuplicateLayers(Rule):
+    """Layers at different places start as copies of each other.
+
+    What it does
+    ------------
+    Finds random weights of different layers that are equal element by element, though nothing ties
+    them: blocks made by ``copy.deepcopy`` of one block, as ``nn.TransformerEncoder`` makes them.
+
+    Why is this bad
+    ---------------
+    Depth helps because layers differ. A stack of L copies applies one map L times, so its Jacobian
+    starts as a power of one matrix: directions it stretches grow exponentially, the others die.
+    Parallel copies that read the same tensor and meet in a sum get equal gradients and stay equal.
+
+    How it decides
+    --------------
+    Equality bit by bit of at least 64 values that look drawn at random. Copies one behind the other
+    are a warning. Copies side by side are an error where they read the same tensor and meet in a
+    sum, a maximum or a minimum without anything different on the way, else an info.
+
+    What it does not flag
+    ---------------------
+    Tied weights and shared modules, frozen copies and those called target, teacher or ema, constant
+    and deterministic weights, trained weights (copied layers are a way to grow a trained model).
+
+    Example
+    -------
+    ::
+
+        import copy
+        from torch import nn
+
+        def model():
+            block = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU())
+            return nn.Sequential(*[copy.deepcopy(block) for _ in range(4)], nn.Linear(64, 10))
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            blocks = [
+                nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU()) for _ in range(4)
+            ]
+            return nn.Sequential(*blocks, nn.Linear(64, 10))
+
+    References
+    ----------
+    - torch.nn.TransformerEncoder: "all layers in the TransformerEncoder are initialized with the
+      same parameters. It is recommended to manually initialize the layers."
+    - pytorch issues 72253, 86274, 120396.
+    """
+
+    code = "SYM104"
+    name = "duplicate-layers"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("shared-random-stream",)
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding for each way in which copies stand to each other."""
+        groups = _groups(context)
+        partner = {member.layer.id: number for number, g in enumerate(groups) for member in g}
+        kinds: dict[Severity, list[Sequence[_Member]]] = defaultdict(list)
+        for group in groups:
+            kinds[_severity(context, group, partner)].append(group)
+        for severity, found in kinds.items():
+            yield _finding(severity, found)
+
+
+def _groups(context: Context) -> list[list[_Member]]:
+    """Equal random weights of different layers, in the order of the graph."""
+    by_shape: dict[object, list[_Member]] = defaultdict(list)
+    stored: set[object] = set()
+    for layer, param in context.model.graph.params:
+        storage = (param.stored_name or param.name, param.gate, param.direction)
+        if storage in stored:
+            continue
+        stored.add(storage)
+        if _can_be_copy(context, layer, param):
+            moments = context.measures.moments(param)
+            key = (layer.op, param.role, param.gate, param.direction, param.shape)
+            by_shape[key, moments.std if moments else 0.0].append(_Member(layer, param))
+    groups: dict[object, list[_Member]] = defaultdict(list)
+    for shape, members in by_shape.items():
+        if len(members) < 2:
+            continue
+        for member in members:
+            array = context.measures.read(member.param)
+            if array is not None:
+                groups[shape, content_key(array)].append(member)
+    return [g for g in groups.values() if len({member.layer.id for member in g}) > 1]
+
+
+def _can_be_copy(context: Context, layer: Layer, param: Param) -> bool:
+    if layer.op not in WEIGHTED or param.role not in (Role.WEIGHT, Role.RECURRENT_WEIGHT):
+        return False
+    if not param.trainable or param.tied_to is not None or param.quantised or param.size < LEAST:
+        return False
+    words = param.name.lower().replace(".", "_").split("_")
+    if any(word in COPIES for word in words):
+        return False
+    if context.measures.stage(param) is not Stage.FRESH:
+        return False
+    return context.measures.identify(param).family in _RANDOM
+
+
+def _severity(context: Context, group: Sequence[_Member], partner: dict[str, int]) -> Severity:
+    graph = context.model.graph
+    first = group[0].layer.id
+    later = graph.descendants(first)
+    if any(member.layer.id in later for member in group[1:]):
+        return Severity.WARNING
+    source = [edge.source for edge in graph.inputs(first)]
+    for member in group[1:]:
+        same_input = [edge.source for edge in graph.inputs(member.layer.id)] == source
+        if same_input and _meet(context, first, member.layer.id, partner):
+            return Severity.ERROR
+    return Severity.INFO
+
+
+def _meet(context: Context, left: str, right: str, partner: dict[str, int]) -> bool:
+    """True when two paths of equal layers end in the same symmetric operator."""
+    graph = context.model.graph
+    for _ in range(len(graph)):
+        after, other = graph.outputs(left), graph.outputs(right)
+        if len(after) != 1 or len(other) != 1:
+            return False
+        left, right = after[0].target, other[0].target
+        if left == right:
+            return graph[left].op in _MEETING
+        one, two = graph[left], graph[right]
+        if one.op is not two.op:
+            return False
+        copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
+        plain = not one.params and not two.params and one.op not in (Op.DROPOUT, *_MEETING)
+        if not (copies or plain or one.op in TRANSPARENT - {Op.DROPOUT}):
+            return False
+    return False
+
+
+def _finding(severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding:
+    members = [member for group in groups for member in group]
+    layers = tuple(dict.fromkeys(member.layer.id for member in members))
+    first = groups[0]
+    names = ", ".join(member.layer.id for member in first[:3])
+    more = f" and {len(first) - 3} more" if len(first) > 3 else ""
+    rest = f"; {len(groups) - 1} other groups alike" if len(groups) > 1 else ""
+    why = {
+        Severity.WARNING: "a stack of copies applies one map again and again: its Jacobian is a "
+        "power, and the first updates of all copies point the same way",
+        Severity.ERROR: "copies with the same input and the same use get the same gradient and "
+        "stay equal",
+        Severity.INFO: "the copies part only as far as their inputs and losses differ",
+    }[severity]
+    return Finding(
+        severity=severity,
+        layer=first[0].layer.id,
+        param=first[0].param.name,
+        layers=layers,
+        message=f"{names}{more} start with the same weights{rest}",
+        evidence={
+            "groups": len(groups),
+            "copies": sum(len(group) - 1 for group in groups),
+            "elements": sum((len(group) - 1) * group[0].param.size for group in groups),
+            "first_group": [member.param.name for member in first[:20]],
+        },
+        why=why,
+        measured=f"{len(layers)} layers, {len(groups)} different weights",
+        expected="every layer drawn by itself",
+        fix=Fix(
+            "redraw",
+            params=tuple(member.param.key for group in groups for member in group[1:]),
+            code="build each block by itself, or call reset_parameters() on every layer of the "
+            "copies",
+        ),
+    )
