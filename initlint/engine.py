@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from initlint.lint.finding import Finding
 from initlint.lint.fold import fold
@@ -18,6 +18,9 @@ from initlint.model import Kind, Layer, Model, Param, Where, fans
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.selection import choose
 from initlint.theory.result import Prediction
+
+if TYPE_CHECKING:
+    from initlint.profile import Profile
 
 Record = dict[str, Any]
 
@@ -42,6 +45,7 @@ class Settings:
         loss: name of the loss for a module's probe; None: guessed from the output.
         rule_options: options by rule name.
         layers: include the table of layers in the result.
+        profile: include what charts show (`initlint.profile`).
     """
 
     select: tuple[str, ...] = ()
@@ -58,6 +62,7 @@ class Settings:
     loss: str | None = None
     rule_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     layers: bool = False
+    profile: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Evidence:
     stage: Stage
     theory: Prediction | None
     probe: Activations | None
+    profile: Profile | None = None
 
 
 def measure(model: Model, settings: Settings) -> Measures:
@@ -85,7 +91,12 @@ def gather(
         from initlint.theory.propagation import predict
 
         theory = predict(model, measures, sequence_length=_sequence_length(model, settings)[0])
-    return Evidence(measures, measures.model_stage, theory, None)
+    charts = None
+    if settings.profile:
+        from initlint.profile import Profile
+
+        charts = Profile(model, measures)
+    return Evidence(measures, measures.model_stage, theory, None, charts)
 
 
 def _sequence_length(model: Model, settings: Settings) -> tuple[int, bool]:
@@ -214,8 +225,10 @@ def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None
     measures = measure(model, settings)
     rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
     needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
+    if settings.profile:
+        needs |= {Need.THEORY}
     evidence = gather(model, settings, needs, measures)
-    probing = settings.probe and _uses_probe(rules)
+    probing = settings.probe and (_uses_probe(rules) or settings.profile)
     findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
     pending = Activations(
         ProbeStatus.SKIPPED,
@@ -305,6 +318,8 @@ def _record(
             for layer in model.graph.order
             if layer.params
         ]
+    if evidence.profile is not None:
+        record["profile"] = evidence.profile.record(evidence.theory or Prediction(), probe)
     return record
 
 
