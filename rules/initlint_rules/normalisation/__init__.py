@@ -1,0 +1,1 @@
+"""Normalisers: gains, running statistics, epsilon, axes."""
