@@ -1,0 +1,195 @@
+"""Changes of parameters: what is to become of a tensor, and a model seen as if it had happened."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from initlint.fix.canonical import (
+    WRITABLE,
+    Array,
+    NotInvertible,
+    encode,
+    read_stored,
+    rounded,
+    write_through,
+)
+from initlint.model import Kind, Layer, LayerGraph, Model, Param, Tensor, from_array
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New values of one parameter block.
+
+    Attributes:
+        layer: id of the layer that reads it.
+        param: the block.
+        values: canonical values, of ``param.shape``.
+        scheme: what they were made with (``rescale`` keeps the draws).
+        arguments: numbers the scheme took.
+        cures: names of the rules whose findings asked for it.
+    """
+
+    layer: str
+    param: Param
+    values: Array
+    scheme: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    cures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """A parameter, or a finding, that is left as it is, and why."""
+
+    name: str
+    reason: str
+
+
+def unwritable(model: Model, param: Param) -> str | None:
+    """Why a parameter cannot be changed where it is stored; None when it can."""
+    tensor = param.tensor
+    if tensor is None:
+        return "its values are not there (structure only)"
+    if param.quantised:
+        return "it is quantised: integers behind a scale"
+    if tensor.dtype not in WRITABLE:
+        return f"its element type {tensor.dtype} is not one that weights are drawn in"
+    if not tensor.name or tensor.name not in stored_names(model):
+        return "it is computed from other tensors (a parametrisation, a constant in a body)"
+    sources = {id(other.source) for other in _tensors(model) if other.name == tensor.name}
+    if len(sources) > 1 and model.kind is not Kind.TORCH:
+        return "several tensors have this name"
+    return None
+
+
+def stored_names(model: Model) -> frozenset[str]:
+    """Names of the tensors of a model that a fix can replace in its file or module."""
+    if model.kind is Kind.ONNX:
+        proto = model.runnable.model
+        return frozenset(tensor.name for tensor in proto.graph.initializer)
+    if model.kind is Kind.TORCH:
+        return frozenset(torch_tensors(model))
+    return frozenset(model.metadata.get("tensors", ()))
+
+
+def torch_tensors(model: Model) -> dict[str, Any]:
+    """The live tensors of a module by state_dict key."""
+    names = model.runnable.names
+    return {names.stored(name): tensor for name, tensor in names.tensors.items()}
+
+
+def _tensors(model: Model) -> Iterator[Tensor]:
+    for _, param in model.graph.params:
+        if param.tensor is not None:
+            yield param.tensor
+
+
+def merged(changes: Iterable[Change]) -> dict[str, Array]:
+    """Stored arrays after the changes, by stored name, as they will read back.
+
+    Blocks of one packed tensor meet in one array; elements that no change speaks for keep their
+    bits.
+
+    Raises:
+        NotInvertible: a change whose tensor cannot be written.
+    """
+    arrays: dict[str, Array] = {}
+    dtypes: dict[str, str] = {}
+    for change in changes:
+        tensor = change.param.tensor
+        if tensor is None:
+            raise NotInvertible(f"{change.param.name} holds no values")
+        if tensor.name not in arrays:
+            arrays[tensor.name] = read_stored(tensor)
+            dtypes[tensor.name] = tensor.dtype
+        write_through(arrays[tensor.name], tensor.views, change.values)
+    return {name: rounded(dtypes[name], array) for name, array in arrays.items()}
+
+
+def by_stored_name(changes: Iterable[Change]) -> dict[str, list[Change]]:
+    """Changes grouped by the stored tensor that they share."""
+    groups: dict[str, list[Change]] = defaultdict(list)
+    for change in changes:
+        assert change.param.tensor is not None
+        groups[change.param.tensor.name].append(change)
+    return dict(groups)
+
+
+@contextmanager
+def applied(model: Model, arrays: Mapping[str, Array]) -> Iterator[Model]:
+    """The model with stored arrays replaced, for as long as the block runs.
+
+    Nothing is written: a file's tensors are replaced by arrays in memory, a module's parameters
+    are changed and put back bit for bit.
+    """
+    if model.kind is Kind.TORCH:
+        with _in_module(model, arrays):
+            yield model
+        return
+    layers = [_layer(layer, arrays) for layer in model.graph]
+    edges = [edge for layer in model.graph for edge in model.graph.outputs(layer.id)]
+    graph = LayerGraph(layers, edges)
+    runnable = _onnx_runnable(model, arrays) if model.kind is Kind.ONNX else None
+    yield replace(model, graph=graph, runnable=runnable)
+
+
+def _layer(layer: Layer, arrays: Mapping[str, Array]) -> Layer:
+    params = tuple(_param(param, arrays) for param in layer.params)
+    return layer if params == layer.params else replace(layer, params=params)
+
+
+def _param(param: Param, arrays: Mapping[str, Array]) -> Param:
+    tensor = param.tensor
+    if tensor is None or tensor.name not in arrays:
+        return param
+    new = from_array(tensor.name, arrays[tensor.name], tensor.dtype)
+    if new.stored_shape != tensor.stored_shape:
+        return param
+    return replace(param, tensor=replace(new, views=tensor.views))
+
+
+def _onnx_runnable(model: Model, arrays: Mapping[str, Array]) -> Any:
+    proto = type(model.runnable.model)()
+    proto.CopyFrom(model.runnable.model)
+    dtypes = {tensor.name: tensor.dtype for tensor in _tensors(model)}
+    for stored in proto.graph.initializer:
+        if stored.name not in arrays:
+            continue
+        kind, dims = stored.data_type, list(stored.dims)
+        name = stored.name
+        stored.Clear()
+        stored.name, stored.data_type = name, kind
+        stored.dims.extend(dims)
+        stored.raw_data = encode(dtypes[name], arrays[name])
+    return replace(model.runnable, model=proto)
+
+
+@contextmanager
+def _in_module(model: Model, arrays: Mapping[str, Array]) -> Iterator[None]:
+    import torch
+
+    live = torch_tensors(model)
+    kept = {name: live[name].detach().clone() for name in arrays}
+    try:
+        set_module(model, arrays)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in kept.items():
+                live[name].data.copy_(tensor)
+
+
+def set_module(model: Model, arrays: Mapping[str, Array]) -> None:
+    """Write stored arrays into a module's live tensors."""
+    import torch
+
+    live = torch_tensors(model)
+    with torch.no_grad():
+        for name, array in arrays.items():
+            live[name].data.copy_(torch.from_numpy(np.ascontiguousarray(array)))

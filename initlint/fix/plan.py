@@ -1,0 +1,367 @@
+"""From findings to the smallest changes of tensors that cure them.
+
+Weights that were drawn and have the wrong scale are rescaled: their draws, and everything trained
+on other seeds' statistics of them, stay. Weights that hold no usable draw (zeros, constants,
+copies, non-finite numbers, a mean that dominates) are drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from initlint.fix.balance import DEEP, balanced_gain, saturating_depth
+from initlint.fix.changes import Change, Untouched, unwritable
+from initlint.fix.recipes import Network
+from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
+from initlint.fix.slot import WEIGHT_ROLES, Slot
+from initlint.measure.measures import Measures
+from initlint.measure.result import Family, Stage
+from initlint.model import SATURATING, WEIGHTED, Layer, Model, Op, Param, Role
+
+Record = Mapping[str, Any]
+
+SAME_SCALE = 0.02
+"""Relative change of scale that is not worth a change of weights: the sampling error of the std of
+1,250 draws, below every drift that a rule speaks of."""
+
+OFF_CENTRE = 0.1
+"""Share of the second moment that the mean may hold. Behind half-linear units the mean part grows
+with the fan (n²μ²E[x]² beside nσ²E[x²]); a tenth is far outside the sampling error of any tensor
+that is not tiny, and rescaling cannot cure it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a repair will change.
+
+    Attributes:
+        changes: new values by parameter.
+        scaled: layers that are to be scaled by running the network (LSUV) afterwards.
+        untouched: findings and parameters that stay as they are, with the reason.
+    """
+
+    changes: tuple[Change, ...] = ()
+    scaled: tuple[str, ...] = ()
+    untouched: tuple[Untouched, ...] = ()
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans for one model.
+
+    Attributes:
+        model: what was linted.
+        measures: its measurements.
+        seed: of the draws.
+        include_trained: also change trained weights.
+        thorough: draw again where the first attempt rescaled, and finish by running the network.
+    """
+
+    model: Model
+    measures: Measures
+    seed: int = 0
+    include_trained: bool = False
+    thorough: bool = False
+    _changes: dict[str, Change] = field(default_factory=dict)
+    _scaled: dict[str, None] = field(default_factory=dict)
+    _untouched: dict[str, Untouched] = field(default_factory=dict)
+    _network: Network | None = None
+
+    @property
+    def network(self) -> Network:
+        """The graph with what schemes ask of it."""
+        if self._network is None:
+            self._network = Network.of(self.model.graph, self.seed)
+        return self._network
+
+    def plan(self, findings: Sequence[Record]) -> Plan:
+        """The changes that cure these findings (objects of the JSON report), worst first."""
+        for finding in findings:
+            self._cure(finding)
+        return Plan(
+            tuple(self._changes.values()), tuple(self._scaled), tuple(self._untouched.values())
+        )
+
+    def impose(self, drawn: Sequence[Any], name: str) -> Plan:
+        """The changes that put every parameter of the network under one scheme."""
+        for item in drawn:
+            if self._may_change(item.param):
+                self._add(item.layer, item.param, item.values, item.scheme, item.arguments, name)
+        return Plan(tuple(self._changes.values()), (), tuple(self._untouched.values()))
+
+    def _cure(self, finding: Record) -> None:
+        fix = finding.get("fix")
+        rule = str(finding["name"])
+        if not fix:
+            self._leave(f"{rule} at {finding['layer']}", "the rule knows no cure")
+            return
+        scheme = str(fix["scheme"])
+        cure = _CURES.get(scheme)
+        if cure is None:
+            try:
+                find(scheme)
+            except UnknownSchemeError:
+                advice = str(fix.get("code") or "it cannot be repaired by changing weights")
+                self._leave(f"{rule} at {finding['layer']}", advice)
+                return
+            cure = _drawn_as(scheme)
+        before = len(self._changes) + len(self._scaled)
+        known = len(self._untouched)
+        cure(self, finding, dict(fix.get("arguments") or {}))
+        if len(self._changes) + len(self._scaled) == before and len(self._untouched) == known:
+            covered = any(rule in change.cures for change in self._changes.values())
+            if not covered:
+                self._leave(f"{rule} at {finding['layer']}", "no change of weights was found")
+
+    def _leave(self, name: str, reason: str) -> None:
+        self._untouched.setdefault(name, Untouched(name, reason))
+
+    def _may_change(self, param: Param) -> bool:
+        reason = unwritable(self.model, param)
+        if reason is None and not self.include_trained:
+            reason = self._trained(param)
+        if reason is not None:
+            self._leave(param.key, reason)
+        return reason is None
+
+    def _trained(self, param: Param) -> str | None:
+        """Why a parameter may hold something learned; None for one that was just drawn."""
+        if self.measures.model_stage is Stage.TRAINED:
+            return "the model is trained (--include-trained changes it all the same)"
+        stage = self.measures.stage(param)
+        if stage is Stage.TRAINED:
+            return "it is trained (--include-trained changes it all the same)"
+        if self.measures.model_stage is Stage.MIXED and stage is not Stage.FRESH:
+            family = self.measures.identify(param).family
+            if family not in (Family.ZEROS, Family.CONSTANT, Family.ONES):
+                return "parts of the model are trained, and this may be one of them"
+        return None
+
+    def _add(
+        self,
+        layer: Layer,
+        param: Param,
+        values: Any,
+        scheme: str,
+        arguments: Mapping[str, Any],
+        rule: str,
+    ) -> None:
+        held = self._changes.get(param.key)
+        if held is not None:  # the worst finding decides, and the change serves both
+            cures = (*held.cures, rule) if rule not in held.cures else held.cures
+            values, scheme, arguments = held.values, held.scheme, held.arguments
+        else:
+            cures = (rule,)
+        self._changes[param.key] = Change(layer.id, param, values, scheme, arguments, cures)
+
+    def _targets(self, finding: Record, *roles: Role) -> Iterator[tuple[Layer, Param]]:
+        """The parameters a fix names, else those of the finding's layers or of what feeds them."""
+        wanted = set((finding.get("fix") or {}).get("params") or ())
+        graph = self.model.graph
+        if wanted:
+            for layer, param in graph.params:
+                if {param.key, param.name} & wanted and param.tied_to is None:
+                    yield layer, param
+            return
+        for key in finding["layers"]:
+            for layer in self._weighted(key):
+                for param in layer.with_role(*roles):
+                    if param.tied_to is None and param.trainable:
+                        yield layer, param
+
+    def _weighted(self, key: str) -> tuple[Layer, ...]:
+        graph = self.model.graph
+        if key not in graph:
+            return ()
+        if graph[key].op in WEIGHTED:
+            return (graph[key],)
+        return tuple(layer for layer in graph.effective_producers(key) if layer.op in WEIGHTED)
+
+    def usable(self, param: Param) -> bool:
+        """True for a draw worth keeping: finite, centred, spread, and without copied units."""
+        moments = self.measures.moments(param)
+        if moments is None or moments.non_finite or moments.std <= 0:
+            return False
+        centre_noise = 5 * moments.std / math.sqrt(moments.count)
+        if abs(moments.mean) > centre_noise and (
+            moments.mean**2 > OFF_CENTRE * moments.second_moment
+        ):
+            return False
+        return not self.measures.duplicates(param)
+
+    def rescale(self, finding: Record, layer: Layer, param: Param, factor: float) -> None:
+        """Multiply a parameter."""
+        values = self.measures.read(param)
+        if values is None or abs(math.log(factor)) < SAME_SCALE or not self._may_change(param):
+            return
+        arguments = {"factor": factor}
+        self._add(layer, param, values * factor, "rescale", arguments, str(finding["name"]))
+
+    def draw(
+        self, finding: Record, layer: Layer, param: Param, scheme: str, **arguments: Any
+    ) -> None:
+        """Draw a parameter again."""
+        if not self._may_change(param):
+            return
+        drawn = self.network.draw(scheme, layer, param, **arguments)
+        self._add(layer, param, drawn.values, scheme, arguments, str(finding["name"]))
+
+
+Cure = Callable[[Planner, Record, dict[str, Any]], None]
+
+
+def _to_std(
+    planner: Planner, finding: Record, layer: Layer, param: Param, scheme: str, **more: Any
+) -> None:
+    """Bring a weight to the standard deviation of a scheme: rescaled if drawn, else drawn."""
+    slot = planner.network.slot(layer, param)
+    if planner.usable(param) and not planner.thorough:
+        rms = planner.measures.effective_std(param)
+        assert rms
+        planner.rescale(finding, layer, param, _std(slot, scheme, more) / rms)
+    else:
+        planner.draw(finding, layer, param, scheme, **more)
+
+
+def _std(slot: Slot, scheme: str, arguments: Mapping[str, Any]) -> float:
+    gain = arguments.get("gain", SCHEMES[scheme].arguments.get("gain"))
+    if scheme.startswith("xavier"):
+        return float(gain) / math.sqrt(slot.fan("fan_avg"))
+    if scheme == "orthogonal":
+        return float(gain) / math.sqrt(max(slot.shape[0], slot.fan_in))
+    return preserving_std(slot, gain)
+
+
+def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """Scale-preserving weights; orthogonal in a deep stack of saturating units.
+
+    There the Gaussian law's singular values, between 0 and 2, spread the gradient over decades
+    within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017).
+    """
+    depth = saturating_depth(planner.model.graph)
+    for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+        slot = planner.network.slot(layer, param)
+        if param.role not in WEIGHT_ROLES:
+            planner.draw(finding, layer, param, "constant", value=default_value(param.role))
+        elif param.role is Role.RECURRENT_WEIGHT:
+            planner.draw(finding, layer, param, "orthogonal", gain=1.0)
+        elif depth >= DEEP and slot.activation in SATURATING and slot.op is not Op.EMBEDDING:
+            gain = balanced_gain(slot.activation, depth)
+            planner.draw(finding, layer, param, "orthogonal", gain=gain)
+        else:
+            _to_std(planner, finding, layer, param, "scale_preserving")
+    _finish_by_running(planner, finding)
+
+
+def _finish_by_running(planner: Planner, finding: Record) -> None:
+    if planner.thorough:
+        for layer, _ in planner._targets(finding, *WEIGHT_ROLES):
+            planner._scaled[layer.id] = None
+
+
+def _drawn_as(scheme: str) -> Cure:
+    """The cure of a fix that names a tensor scheme."""
+    name = find(scheme).name
+    scalable = name.startswith(("he_", "xavier_", "lecun_"))
+
+    def cure(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+        known = {key: arguments[key] for key in arguments if key in SCHEMES[name].arguments}
+        for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+            if scalable:
+                _to_std(planner, finding, layer, param, name, **known)
+            else:
+                planner.draw(finding, layer, param, name, **known)
+        if scalable:
+            _finish_by_running(planner, finding)
+
+    return cure
+
+
+def _residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
+    for layer, param in planner._targets(finding, Role.WEIGHT):
+        planner.rescale(finding, layer, param, factor**2 if planner.thorough else factor)
+
+
+def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """Draw all but the first of each group of equal units, at the scale of the others."""
+    for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+        values = planner.measures.read(param)
+        if values is None or param.role not in WEIGHT_ROLES or not planner._may_change(param):
+            continue
+        rows = values.reshape(values.shape[0], -1)
+        _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        copied = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(rows)))
+        if not copied.size:
+            planner.draw(finding, layer, param, "scale_preserving")
+            continue
+        drawn = planner.network.draw("scale_preserving", layer, param).values
+        scale = _spread(rows[np.sort(first)])
+        wanted = preserving_std(planner.network.slot(layer, param))
+        changed = np.array(values, dtype=np.float64)
+        changed[copied] = drawn[copied] * ((scale or wanted) / wanted)
+        arguments = {"rows": int(copied.size)}
+        planner._add(layer, param, changed, "redraw_duplicates", arguments, str(finding["name"]))
+
+
+def _spread(rows: np.ndarray[Any, Any]) -> float:
+    """Standard deviation within the rows that stay; 0 for constants, which tell no scale."""
+    return float(np.sqrt(np.mean(np.var(rows, axis=1)))) if rows.shape[1] > 1 else 0.0
+
+
+def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """Biases to zero; where they are, weights whose mean holds the units down are drawn again."""
+    for layer, param in planner._targets(finding, Role.BIAS, Role.RECURRENT_BIAS):
+        moments = planner.measures.moments(param)
+        if moments is not None and moments.max_abs > 0:
+            planner.draw(finding, layer, param, "zeros")
+    for key in finding["layers"]:
+        for layer in planner._weighted(key):
+            weight = layer.weight
+            if weight is not None and (planner.thorough or not planner.usable(weight)):
+                planner.draw(finding, layer, weight, "scale_preserving")
+
+
+def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """By the factor given, else to the scale that the activation behind wants."""
+    factor = arguments.get("factor")
+    for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+        if factor is not None:
+            planner.rescale(finding, layer, param, float(factor))
+        else:
+            _to_std(planner, finding, layer, param, "scale_preserving")
+
+
+def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    for layer, param in planner._targets(finding, Role.WEIGHT):
+        if not planner._may_change(param):
+            continue
+        if planner.thorough or not planner.usable(param):
+            planner.draw(finding, layer, param, "scale_preserving")
+        planner._scaled[layer.id] = None
+
+
+def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+        if param.role in WEIGHT_ROLES:
+            planner.draw(finding, layer, param, "scale_preserving")
+        else:
+            value = default_value(param.role)
+            planner.draw(finding, layer, param, "constant", value=value)
+
+
+_CURES: dict[str, Cure] = {
+    "scale_preserving": _preserving,
+    "residual_scaling": _residual_scaling,
+    "redraw_duplicates": _copies,
+    "zeros": _zeros,
+    "rescale": _rescale,
+    "lsuv": _lsuv,
+    "reinitialise": _reinitialise,
+}
+"""How each kind of fix that rules name is planned; other names are tensor schemes."""
