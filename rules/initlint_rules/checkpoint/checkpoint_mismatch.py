@@ -156,8 +156,10 @@ def _severity(context: Context, mismatch: _Mismatch) -> Severity | None:
 def _dropped_share(context: Context, mismatch: _Mismatch) -> float:
     dropped, _ = mismatch.renamed or ("", "")
     tensors: Mapping[str, Any] = context.model.metadata["tensors"]
-    sizes = {name.removeprefix(dropped): tensor.size for name, tensor in tensors.items()}
-    lost = sum(sizes.get(name, 0) for name in mismatch.unexpected)
+    sizes: dict[str, int] = {
+        name.removeprefix(dropped): tensor.size for name, tensor in tensors.items()
+    }
+    lost: int = sum(sizes.get(name, 0) for name in mismatch.unexpected)
     return lost / max(sum(sizes.values()), 1)
 
 

@@ -1,0 +1,196 @@
+"""forget-gate-memory: the memory of a gated cell is much shorter than the sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import exp, log, log1p
+
+import numpy as np
+
+from initlint.api import (
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    Option,
+    Param,
+    Role,
+    Rule,
+    Severity,
+    Stage,
+)
+
+KEEPING = {Op.LSTM: "forget", Op.GRU: "update"}
+"""The gate whose opening carries the old state over: f in c = f c + i g, z in h = z h + (1-z) n."""
+
+WARNING_DECADES = -18.0
+"""Decades of gradient along the cell at which neither plain gradient descent nor Adam made any
+progress in deep nets with the same loss; SGD stopped at -4.2 already."""
+
+INFO_DECADES = -4.2
+
+LONGEST = 95
+"""Percentile of the units' biases that is judged: a cell remembers if some of its units do."""
+
+
+class ForgetGateMemory(Rule):
+    """The cell's memory, as its gate biases set it, is a small part of the sequence length.
+
+    What it does
+    ------------
+    Reads the bias of the gate that carries the state over (forget in an LSTM, update in a GRU) and
+    computes how far the state reaches back at the start of training.
+
+    Why is this bad
+    ---------------
+    Along the cell the gradient is multiplied by the gate's opening at every step: with a bias of 0
+    that is 1/2, and after 50 steps 10^-15 is left. What happened early in a sequence cannot be
+    learned until the gate has opened by itself, which it has no gradient for.
+
+    How it decides
+    --------------
+    The 95th percentile of the units' biases b gives an opening s(b) and a gradient of s(b)^T over T
+    steps, T from the graph or `--sequence-length`. Below 10^-4.2 info, below 10^-18 (where Adam
+    does not learn either) warning. Without a known length, 50 steps are assumed and it stays an
+    info.
+
+    What it does not flag
+    ---------------------
+    Biases of 1 and more on sequences of a few tens of steps, biases spread over time scales
+    (chrono initialisation), trained layers, plain RNNs, single-step cells.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            lstm = nn.LSTM(32, 64, batch_first=True)
+            for gate in lstm.weight_hh_l0.chunk(4):
+                nn.init.orthogonal_(gate)
+            nn.init.zeros_(lstm.bias_ih_l0)
+            nn.init.zeros_(lstm.bias_hh_l0)
+            return lstm
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            lstm = nn.LSTM(32, 64, batch_first=True)
+            for gate in lstm.weight_hh_l0.chunk(4):
+                nn.init.orthogonal_(gate)
+            nn.init.zeros_(lstm.bias_ih_l0)
+            nn.init.zeros_(lstm.bias_hh_l0)
+            nn.init.constant_(lstm.bias_ih_l0[64:128], 2.5)
+            return lstm
+
+    References
+    ----------
+    - Gers, Schmidhuber, Cummins 2000, Learning to forget.
+    - Jozefowicz, Zaremba, Sutskever 2015, An empirical exploration of recurrent network
+      architectures.
+    - Tallec, Ollivier 2018, Can recurrent neural networks warp time? (chrono initialisation)
+    """
+
+    code = "REC403"
+    name = "forget-gate-memory"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    options = {
+        "min-steps": Option(
+            10, "shorter sequences are not judged: a zero bias keeps 10^-3 over ten steps"
+        )
+    }
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every layer with a short memory."""
+        steps = context.sequence_length
+        if steps < int(context.options["min-steps"]):
+            return
+        found: list[tuple[float, float, Layer, Param]] = []
+        for layer in context.model.graph.weighted:
+            if layer.op not in KEEPING or not _is_fresh(context, layer):
+                continue
+            for direction in sorted({param.direction for param in layer.params}):
+                summed = _bias(context, layer, direction)
+                if summed is None:
+                    continue
+                bias, param = summed
+                decades = -steps * log1p(exp(-bias)) / log(10)
+                if decades < INFO_DECADES:
+                    found.append((decades, bias, layer, param))
+        if found:
+            yield _finding(context, steps, found)
+
+
+def _is_fresh(context: Context, layer: Layer) -> bool:
+    weights = layer.with_role(Role.RECURRENT_WEIGHT)
+    return bool(weights) and all(
+        param.trainable and not param.quantised and context.measures.stage(param) is Stage.FRESH
+        for param in weights
+    )
+
+
+def _bias(context: Context, layer: Layer, direction: int) -> tuple[float, Param] | None:
+    """What the longest-remembering units add to the gate that keeps the state, and where."""
+    biases = [
+        param
+        for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS)
+        if param.gate == KEEPING[layer.op] and param.direction == direction
+    ]
+    values = [array for param in biases if (array := context.measures.read(param)) is not None]
+    if not values or len(values) != len(biases):
+        return None
+    total = np.sum([array.astype(np.float64) for array in values], axis=0)
+    if not np.isfinite(total).all():
+        return None
+    return float(np.clip(np.percentile(total, LONGEST), -700, 700)), biases[0]
+
+
+def _finding(
+    context: Context, steps: int, found: list[tuple[float, float, Layer, Param]]
+) -> Finding:
+    decades, bias, layer, param = min(found, key=lambda item: item[0])
+    known = context.sequence_length_known
+    severe = known and decades < WARNING_DECADES
+    memory = 1.0 / log1p(exp(-bias))
+    assumed = "" if known else " (assumed)"
+    layers = tuple(dict.fromkeys(item[2].id for item in found))
+    others = f" and {len(layers) - 1} more layers" if len(layers) > 1 else ""
+    gate = KEEPING[layer.op]
+    needed = -log(10 ** (-INFO_DECADES / steps) - 1.0)
+    return Finding(
+        severity=Severity.WARNING if severe else Severity.INFO,
+        confidence=Confidence.HIGH if known else Confidence.LOW,
+        layer=layer.id,
+        param=param.name,
+        layers=layers,
+        message=f"the memory of {layer.id}{others} starts at {memory:.1f} steps out of "
+        f"{steps}{assumed}",
+        evidence={
+            "gate": gate,
+            "bias": bias,
+            "memory_steps": memory,
+            "gradient_decades": decades,
+            "steps": steps,
+            "steps_known": known,
+        },
+        why=f"the {gate} gate multiplies the gradient by its opening at every step",
+        measured=f"{gate} bias {bias:.2g}: gradient along the cell 10^{decades:.1f}",
+        expected=f"a {gate} bias of {max(needed, 1.0):.1f} or more, or biases spread over the time "
+        "scales of the task",
+        fix=Fix(
+            "forget_bias",
+            params=tuple(item[3].key for item in found),
+            code=f"torch.nn.init.constant_ the {gate} slice of {param.name} to "
+            f"{max(needed, 1.0):.1f}, or draw it from log U(1, T-1)",
+            arguments={"value": round(max(needed, 1.0), 2)},
+        ),
+    )
