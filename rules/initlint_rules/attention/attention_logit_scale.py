@@ -1,0 +1,160 @@
+"""attention-logit-scale: attention logits so wide that the softmax starts frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import log, sqrt
+
+from initlint.api import (
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Need,
+    Rule,
+    Severity,
+    Stage,
+)
+
+from ._logits import Logits, attention_logits
+
+HALF_ENTROPY = 1.0
+"""Logit variance over ln T at which half of the softmax's entropy is gone: for Gaussian logits the
+entropy is ln T - s^2/2 up to s^2 = 2 ln T, where it freezes (random-energy model; 3.2 of 64 keys
+were effective there in a measurement)."""
+
+FROZEN = 2.0
+"""Logit variance over ln T from which single keys take all of the attention."""
+
+
+class AttentionLogitScale(Rule):
+    """Attention logits start so wide that a few keys take all of the softmax.
+
+    What it does
+    ------------
+    Works out the standard deviation s of the attention logits from the queries and keys, measured
+    or predicted, and compares it with the number T of keys.
+
+    Why is this bad
+    ---------------
+    Gaussian logits leave the softmax an entropy of ln T - s^2/2. At s = sqrt(2 ln T) it is frozen:
+    each query looks at one random key, its own gradient vanishes, and that of the layers before
+    grows with the logits: weights three times too wide in a 12-block transformer multiplied the
+    gradient of the input by 10^7.7.
+
+    How it decides
+    --------------
+    s^2 above ln T (half of the entropy gone): warning. Above 2 ln T (frozen): error.
+
+    What it does not flag
+    ---------------------
+    Near-uniform attention (small logits learn well); normalised queries or keys with a learned
+    temperature (cosine attention, QK-norm); masks and position biases, which are added later;
+    fewer than four keys; trained weights.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.q, self.k, self.v = (nn.Linear(64, 64) for _ in range(3))
+                for layer in (self.q, self.k):
+                    nn.init.normal_(layer.weight, std=0.5)
+
+            def forward(self, x):
+                return nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+        def model():
+            return nn.Sequential(
+                nn.Embedding(100, 64), nn.LayerNorm(64), Model(), nn.Linear(64, 10)
+            )
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        class Model(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.q, self.k, self.v = (nn.Linear(64, 64) for _ in range(3))
+                for layer in (self.q, self.k):
+                    nn.init.xavier_uniform_(layer.weight)
+
+            def forward(self, x):
+                return nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+        def model():
+            return nn.Sequential(
+                nn.Embedding(100, 64), nn.LayerNorm(64), Model(), nn.Linear(64, 10)
+            )
+
+    References
+    ----------
+    - Vaswani et al. 2017, Attention is all you need, section 3.2.1.
+    - Zhai et al. 2023, Stabilizing transformer training by preventing attention entropy collapse.
+    - Derrida 1981, Random-energy model.
+    """
+
+    code = "ATT701"
+    name = "attention-logit-scale"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
+    optional = frozenset({Need.PROBE})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("attention-entropy", "forward-drift", "gradient-profile", "variance-profile")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every such attention, the worst first."""
+        found = [
+            (logits.variance / log(logits.keys), logits)
+            for logits in attention_logits(context)
+            if logits.variance >= HALF_ENTROPY * log(logits.keys)
+        ]
+        if found:
+            found.sort(key=lambda item: -item[0])
+            yield _finding(context, [logits for _, logits in found], found[0][0])
+
+
+def _finding(context: Context, found: list[Logits], excess: float) -> Finding:
+    worst = found[0]
+    frozen = excess >= FROZEN
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    assumed = "" if worst.measured else " predicted"
+    state = "frozen on single keys" if frozen else "peaked"
+    makers = tuple(
+        dict.fromkeys(key for item in found for key in (item.query, item.key) if key is not None)
+    )
+    factor = 1 / worst.std
+    name = worst.params[0].name
+    return Finding(
+        severity=Severity.ERROR if frozen else Severity.WARNING,
+        confidence=Confidence.HIGH if worst.measured else Confidence.MEDIUM,
+        layer=worst.query or worst.layer,
+        param=name,
+        layers=(*makers, *(item.layer for item in found)),
+        message=f"attention logits of {worst.layer}{more} have a{assumed} std of {worst.std:.2g} "
+        f"over {worst.keys} keys: the softmax starts {state}",
+        evidence={
+            "logit_std": worst.std,
+            "frozen_at": worst.frozen,
+            "keys": worst.keys,
+            "head_dim": worst.head_dim,
+            "scale": worst.scale,
+            "attentions": len(found),
+        },
+        why="Gaussian logits leave the softmax an entropy of ln T - s^2/2; past sqrt(2 ln T) one "
+        "key takes all",
+        measured=f"logit std {worst.std:.2g}",
+        expected=f"logit std of about 1, below {sqrt(log(worst.keys)):.1f} for {worst.keys} keys",
+        fix=Fix(
+            "rescale",
+            params=tuple(dict.fromkeys(item.params[0].key for item in found if item.params)),
+            arguments={"factor": factor},
+            code=f"multiply {name} by {factor:.2g}",
+        ),
+    )

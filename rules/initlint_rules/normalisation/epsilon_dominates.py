@@ -1,0 +1,161 @@
+"""epsilon-dominates: a normaliser whose input is so small that its epsilon decides the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import exp, log10
+
+from initlint.api import (
+    NORMALISERS,
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    Rule,
+    Severity,
+    Stage,
+    residual_branches,
+)
+
+LEVELS = ((0.01, Severity.ERROR), (1.0, Severity.WARNING), (10.0, Severity.INFO))
+"""Variance over epsilon. The output shrinks by sqrt(v / (v + eps)): by 5 % at 10, by 29 % at 1, by
+a factor 10 at 1/100, where the gradient can no longer grow by more than 1/sqrt(eps) either."""
+
+
+class EpsilonDominates(Rule):
+    """A normaliser sees a variance near or below its epsilon and cannot restore the scale.
+
+    What it does
+    ------------
+    Compares the variance that reaches each normaliser, measured or predicted, with its epsilon.
+
+    Why is this bad
+    ---------------
+    A normaliser divides by sqrt(variance + epsilon). It makes any scale before it harmless, until
+    the variance falls to the size of epsilon: from there the output shrinks with the input, and a
+    network that counts on normalised signals starts with hardly any.
+
+    How it decides
+    --------------
+    Variance below 10 epsilon: info (5 % lost); below epsilon: warning (29 % and more); below
+    epsilon / 100: error (a factor of 10 and more).
+
+    What it does not flag
+    ---------------------
+    Exact zeros (a branch that starts at zero), the last normaliser of a residual branch, inputs
+    that come straight from the data, trained weights.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.ReLU(),
+                nn.Linear(64, 10)
+            )
+            nn.init.normal_(net[0].weight, std=1e-6)
+            nn.init.zeros_(net[0].bias)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.ReLU(),
+                nn.Linear(64, 10)
+            )
+            nn.init.normal_(net[0].weight, std=0.02)
+            nn.init.zeros_(net[0].bias)
+            return net
+
+    References
+    ----------
+    - Ioffe, Szegedy 2015, Batch normalization, algorithm 1.
+    - Ba, Kiros, Hinton 2016, Layer normalization.
+    """
+
+    code = "NRM604"
+    name = "epsilon-dominates"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    optional = frozenset({Need.THEORY, Need.PROBE})
+    stages = frozenset({Stage.FRESH})
+    folds = ("forward-drift", "variance-profile", "gradient-profile", "correlation-collapse")
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every such normaliser, the worst first."""
+        graph = context.model.graph
+        closing = {branch.closing_norm for branch in residual_branches(graph)}
+        found: list[tuple[float, Layer, Severity]] = []
+        for layer in graph.order:
+            if layer.op not in NORMALISERS or layer.id in closing or _reads_data(context, layer):
+                continue
+            ratio = _variance_over_epsilon(context, layer)
+            severity = next((level for limit, level in LEVELS if ratio < limit), None)
+            if severity is not None and ratio > 0:
+                found.append((ratio, layer, severity))
+        if not found:
+            return
+        found.sort(key=lambda item: item[0])
+        ratio, worst, severity = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        kept = (ratio / (1 + ratio)) ** 0.5
+        measured = context.probe is not None and any(
+            edge.source in context.probe.outputs for edge in graph.inputs(worst.id)
+        )
+        yield Finding(
+            severity=severity,
+            confidence=Confidence.HIGH if measured else Confidence.MEDIUM,
+            layer=worst.id,
+            layers=tuple(layer.id for _, layer, _ in found),
+            message=f"{worst.id}{more} sees a variance of {ratio:.2g} times its epsilon and passes "
+            f"on {kept:.0%} of the intended scale",
+            evidence={
+                "variance_over_epsilon": ratio,
+                "epsilon": float(worst.attrs["eps"]),
+                "kept": kept,
+                "decades": log10(kept),
+                "normalisers": len(found),
+            },
+            why="a normaliser divides by sqrt(variance + epsilon)",
+            measured=f"variance {ratio * float(worst.attrs['eps']):.2g}, epsilon "
+            f"{float(worst.attrs['eps']):.0e}",
+            expected="a variance of 10 epsilon or more",
+            fix=Fix("advice", code=f"draw the layers before {worst.id} at a larger scale"),
+        )
+
+
+def _reads_data(context: Context, layer: Layer) -> bool:
+    """True when nothing but data enters: its scale is not the network's doing."""
+    producers = context.model.graph.effective_producers(layer.id)
+    return all(producer.op in (Op.INPUT, Op.CONSTANT) for producer in producers)
+
+
+def _variance_over_epsilon(context: Context, layer: Layer) -> float:
+    """Variance that enters, over epsilon; infinite where it is not known.
+
+    The variance over all elements is taken, the largest that any of its rows can have on average:
+    a doubt speaks for the normaliser.
+    """
+    eps = layer.attrs.get("eps")
+    edges = context.model.graph.inputs(layer.id)
+    if not isinstance(eps, (int, float)) or eps <= 0 or not edges:
+        return float("inf")
+    stats = context.probe.outputs.get(edges[0].source) if context.probe else None
+    centred = layer.op is not Op.RMS_NORM
+    if stats is not None and stats.count:
+        return (stats.std if centred else stats.rms) ** 2 / eps
+    signal = context.theory.forward.get(edges[0].source) if context.theory else None
+    if signal is None or signal.log_q > 300:
+        return float("inf")
+    share = 1 - signal.mean_share if centred else 1.0
+    return exp(max(signal.log_q, -700.0)) * share / eps if signal.log_q > -700 else 0.0
