@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from initlint.load.archive import Archive
@@ -11,6 +12,7 @@ from initlint.load.files import File, Folder, open_file, shown
 from initlint.load.inferred import infer_layers
 from initlint.load.naming import shared_prefix
 from initlint.load.pickle_file import read_pickle, read_torch_zip
+from initlint.load.ranks import read_ranks
 from initlint.load.safetensors_file import looks_like_safetensors, read_safetensors
 from initlint.load.shards import is_index, read_index
 from initlint.load.state_dict import find_weights
@@ -39,7 +41,10 @@ def load_checkpoint(path: str) -> Model:
 
     Args:
         path: a safetensors file, an ``*.index.json`` of shards, a PyTorch checkpoint, an exported
-            program (``.pt2``), or a Hugging Face folder.
+            program (``.pt2``), or a Hugging Face folder. The file of the first rank of several
+            (``mp_rank_00…``, ``consolidated.00…``) brings the others along: ``metadata["ranks"]``
+            has their tensors by rank and name, ``metadata["tensor_parallel"]`` whether they are
+            parts of the same matrices.
 
     Raises:
         LoadError: missing, damaged, of an unknown format, or holding more than weights.
@@ -49,7 +54,12 @@ def load_checkpoint(path: str) -> Model:
 
         return load_folder(path)
     contents, kind = _read(open_file(path), path)
-    return model_of(path, kind, contents)
+    model = model_of(path, kind, contents)
+    ranks = read_ranks(path, contents, read_weights)
+    if ranks is None:
+        return model
+    facts = {**model.metadata, "ranks": ranks.tensors, "tensor_parallel": ranks.tensor_parallel}
+    return replace(model, notices=(*model.notices, *ranks.notices), metadata=facts)
 
 
 def model_of(

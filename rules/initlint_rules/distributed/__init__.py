@@ -1,0 +1,1 @@
+"""Rules on checkpoints of several processes: shards and replicas."""
