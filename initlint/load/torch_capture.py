@@ -293,18 +293,24 @@ def _layer_ids(capture: Capture) -> list[str]:
         groups[node.path, node.visit].append(node)
     main = {id(node) for group in groups.values() for node in _main(group, capture.names)}
     taken: Counter[str] = Counter()
-    ids = []
-    for node in capture.nodes:
-        base = _base_id(node, id(node) in main)
-        taken[base] += 1
-        candidate = base if taken[base] == 1 else f"{base}#{taken[base]}"
-        while taken[base] > 1 and taken[candidate]:
-            taken[base] += 1
-            candidate = f"{base}#{taken[base]}"
-        if candidate != base:
-            taken[candidate] += 1
-        ids.append(candidate)
+    ids = [""] * len(capture.nodes)
+    for first in (True, False):  # a module's own path must not go to an operator of that name
+        for index, node in enumerate(capture.nodes):
+            if (id(node) in main or bool(node.params)) == first:
+                ids[index] = _unique(_base_id(node, id(node) in main), taken)
     return ids
+
+
+def _unique(base: str, taken: Counter[str]) -> str:
+    """The name, with a number where it is taken; counts it as taken."""
+    taken[base] += 1
+    candidate = base if taken[base] == 1 else f"{base}#{taken[base]}"
+    while taken[base] > 1 and taken[candidate]:
+        taken[base] += 1
+        candidate = f"{base}#{taken[base]}"
+    if candidate != base:
+        taken[candidate] += 1
+    return candidate
 
 
 def _main(group: Sequence[Node], names: Names) -> list[Node]:

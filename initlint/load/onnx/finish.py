@@ -70,8 +70,7 @@ class Finish:
         """All layers in the given order, which is an execution order."""
         done = Finished()
         names: dict[int, str] = {}
-        for draft in drafts:
-            layer = self._layer(draft)
+        for draft, layer in zip(drafts, self._named(drafts), strict=True):
             names[id(draft)] = layer.id
             done.layers.append(layer)
             visible = draft.origin.main and draft.outputs
@@ -82,13 +81,26 @@ class Finish:
             done.edges.extend(_edges(draft, names))
         return done
 
+    def _named(self, drafts: Sequence[Draft]) -> list[Layer]:
+        """All layers with unique names.
+
+        Layers with weights choose first: an exporter computes shapes and constants within the
+        same module, before the layer that the module is.
+        """
+        layers = [self._layer(draft) for draft in drafts]
+        for weighted in (True, False):
+            for index, layer in enumerate(layers):
+                if (_naming_param(layer.params) is not None) == weighted:
+                    layers[index] = replace(layer, id=self._unique(layer.id))
+        return layers
+
     def _layer(self, draft: Draft) -> Layer:
         proto = draft.origin.proto
         meta = metadata(proto)
         module = self._module(draft, meta)
         params = self._params(draft, meta, module)
         return Layer(
-            id=self._unique(self._identity(draft, meta, module, params)),
+            id=self._identity(draft, meta, module, params),
             op=draft.op,
             params=tuple(params),
             attrs=draft.attrs,
@@ -250,7 +262,7 @@ class Finish:
         self, draft: Draft, meta: Metadata, module: str | None, params: Sequence[Param]
     ) -> str:
         """Module path where known, else the node's name."""
-        weight = next((p for p in params if p.role in _NAMING_ROLES), None)
+        weight = _naming_param(params)
         proto = draft.origin.proto
         base = ""
         if proto is None:
@@ -258,7 +270,8 @@ class Finish:
             if draft.part == "output":
                 return f"output:{base}"
         elif weight is not None and is_path(weight.name):
-            stem = _stem(weight.name, weight)
+            several = any(ref.endswith("_weight_ih_l1") for ref in meta.references)
+            stem = _stem(weight.name, weight, several)
             foreign = bool(module) and not f"{stem}.".startswith(f"{module}.")
             base = (module or "") if foreign and meta.module_class.startswith("torch.") else stem
         elif module and meta.scopes and _is_leaf_class(meta.module_class):
@@ -287,9 +300,19 @@ _TWIN_ELEMENTS = 256
 """Smallest matrix compared with others by content; heads and tables of real models are larger."""
 
 
-def _stem(name: str, param: Param) -> str:
-    """Module path of a parameter: the name without its last part when that is conventional."""
+def _naming_param(params: Sequence[Param]) -> Param | None:
+    """The parameter that names its layer."""
+    return next((param for param in params if param.role in _NAMING_ROLES), None)
+
+
+def _stem(name: str, param: Param, several: bool) -> str:
+    """Module path of a parameter: the name without its last part when that is conventional.
+
+    A recurrent module of ``several`` layers has a path for each.
+    """
     head, _, leaf = name.rpartition(".")
+    if several and leaf == "weight_ih_l0":
+        return f"{head}.l0"
     if leaf in ("weight", "kernel", "gamma", "scale", "embedding", "w", "W", "weight_ih_l0"):
         return head
     if leaf.startswith("weight_ih_l") and param.gate is not None:
