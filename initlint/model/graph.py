@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
-
-import networkx as nx
 
 from initlint.model.layer import Layer, Param
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
@@ -33,39 +32,77 @@ class Edge:
     shape: tuple[int | None, ...] | None = None
 
 
+_source: Callable[[Edge], str] = attrgetter("source")
+_target: Callable[[Edge], str] = attrgetter("target")
+_position: Callable[[Edge], int] = attrgetter("position")
+
+
+def _grouped(edges: Sequence[Edge], end: Callable[[Edge], str]) -> tuple[Edge, ...]:
+    """Edges with those that share an end together, ends in the order of their first edge."""
+    if len(edges) < 3:  # nothing can stand between two of one end
+        return tuple(edges)
+    groups: dict[str, list[Edge]] = {}
+    for edge in edges:
+        groups.setdefault(end(edge), []).append(edge)
+    return tuple(edge for group in groups.values() for edge in group)
+
+
 class LayerGraph:
     """An immutable directed multigraph of `Layer` nodes.
 
-    Built once by a loader: ``LayerGraph(layers, edges)``. `nx` is the underlying
-    ``networkx.MultiDiGraph`` (node key: layer id, attribute ``layer``; edge attribute ``edge``)
-    for algorithms that this class does not offer.
+    Built once by a loader: ``LayerGraph(layers, edges)``. `nx` is the same graph as a
+    ``networkx.MultiDiGraph`` for algorithms that this class does not offer.
+
+    Raises:
+        ValueError: two layers have one id, or an edge names a layer that is not there.
     """
 
     def __init__(self, layers: Iterable[Layer], edges: Iterable[Edge]) -> None:
-        graph: Any = nx.MultiDiGraph()
+        self._layers: dict[str, Layer] = {}
         for layer in layers:
-            if layer.id in graph:
+            if layer.id in self._layers:
                 raise ValueError(f"two layers are called {layer.id!r}")
-            graph.add_node(layer.id, layer=layer)
-        for edge in edges:
-            if edge.source not in graph or edge.target not in graph:
+            self._layers[layer.id] = layer
+        self._edges = tuple(edges)
+        sources: dict[str, list[Edge]] = {key: [] for key in self._layers}
+        targets: dict[str, list[Edge]] = {key: [] for key in self._layers}
+        for edge in self._edges:
+            if edge.source not in sources or edge.target not in sources:
                 raise ValueError(f"edge {edge.source!r} -> {edge.target!r} leaves the graph")
-            graph.add_edge(edge.source, edge.target, edge=edge)
-        self.nx = nx.freeze(graph)
+            sources[edge.target].append(edge)
+            targets[edge.source].append(edge)
+        self._inputs = {
+            key: tuple(sorted(_grouped(found, _source), key=_position))
+            for key, found in sources.items()
+        }
+        self._outputs = {key: _grouped(found, _target) for key, found in targets.items()}
+
+    @cached_property
+    def nx(self) -> Any:
+        """The graph as a frozen ``networkx.MultiDiGraph``, made when first asked for.
+
+        Node keys are layer ids; nodes carry the attribute ``layer``, edges the attribute ``edge``.
+        A run that asks for it nowhere is spared the import, a third of all that it imports.
+        """
+        import networkx
+
+        graph: Any = networkx.MultiDiGraph()
+        graph.add_nodes_from((key, {"layer": layer}) for key, layer in self._layers.items())
+        graph.add_edges_from((edge.source, edge.target, {"edge": edge}) for edge in self._edges)
+        return networkx.freeze(graph)
 
     def __len__(self) -> int:
-        return len(self.nx)
+        return len(self._layers)
 
     def __contains__(self, layer_id: object) -> bool:
-        return layer_id in self.nx
+        return layer_id in self._layers
 
     def __getitem__(self, layer_id: str) -> Layer:
-        layer: Layer = self.nx.nodes[layer_id]["layer"]
-        return layer
+        return self._layers[layer_id]
 
     def __iter__(self) -> Iterator[Layer]:
         """Layers in the order the loader gave them (execution order for both loaders)."""
-        return (data["layer"] for _, data in self.nx.nodes(data=True))
+        return iter(self._layers.values())
 
     @cached_property
     def order(self) -> tuple[Layer, ...]:
@@ -73,13 +110,12 @@ class LayerGraph:
 
         Linear in nodes and edges.
         """
-        rank = {layer.id: index for index, layer in enumerate(self)}
-        indegree = {key: self.nx.in_degree(key) for key in self.nx}
-        ready = deque(key for key in self.nx if indegree[key] == 0)
+        indegree = {key: len(edges) for key, edges in self._inputs.items()}
+        ready = deque(key for key, edges in self._inputs.items() if not edges)
         done: list[Layer] = []
         seen: set[str] = set()
-        waiting = iter(sorted(rank, key=rank.__getitem__))
-        while len(done) < len(rank):
+        waiting = iter(self._layers)
+        while len(done) < len(self):
             if not ready:
                 ready.append(next(key for key in waiting if key not in seen))
             key = ready.popleft()
@@ -87,10 +123,10 @@ class LayerGraph:
                 continue
             seen.add(key)
             done.append(self[key])
-            for _, target in self.nx.out_edges(key):
-                indegree[target] -= 1
-                if indegree[target] == 0:
-                    ready.append(target)
+            for edge in self._outputs[key]:
+                indegree[edge.target] -= 1
+                if indegree[edge.target] == 0:
+                    ready.append(edge.target)
         return tuple(done)
 
     @cached_property
@@ -100,12 +136,11 @@ class LayerGraph:
 
     def inputs(self, layer_id: str) -> tuple[Edge, ...]:
         """Edges into a layer, by input position."""
-        edges: list[Edge] = [data["edge"] for *_, data in self.nx.in_edges(layer_id, data=True)]
-        return tuple(sorted(edges, key=lambda edge: edge.position))
+        return self._inputs[layer_id]
 
     def outputs(self, layer_id: str) -> tuple[Edge, ...]:
         """Edges out of a layer."""
-        return tuple(data["edge"] for *_, data in self.nx.out_edges(layer_id, data=True))
+        return self._outputs[layer_id]
 
     def producers(self, layer_id: str) -> tuple[Layer, ...]:
         """Layers that feed a layer, by input position."""
@@ -183,21 +218,21 @@ class LayerGraph:
         found: set[str] = set()
         for layer in reversed(self.order):
             if any(
-                target in found
-                or self[target].op in WEIGHTED
-                or self[target].op in (Op.MATMUL, Op.ATTENTION)
-                for _, target in self.nx.out_edges(layer.id)
+                consumer.id in found
+                or consumer.op in WEIGHTED
+                or consumer.op in (Op.MATMUL, Op.ATTENTION)
+                for consumer in self.consumers(layer.id)
             ):
                 found.add(layer.id)
         return frozenset(found)
 
     def downstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
         """Ids of all layers that depend on any of these, by one walk over the graph."""
-        return self._reach(layer_ids, lambda key: (target for _, target in self.nx.out_edges(key)))
+        return self._reach(layer_ids, lambda key: (edge.target for edge in self._outputs[key]))
 
     def upstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
         """Ids of all layers that any of these depends on, by one walk over the graph."""
-        return self._reach(layer_ids, lambda key: (source for source, _ in self.nx.in_edges(key)))
+        return self._reach(layer_ids, lambda key: (edge.source for edge in self._inputs[key]))
 
     @staticmethod
     def _reach(layer_ids: Iterable[str], step: Callable[[str], Iterable[str]]) -> frozenset[str]:
