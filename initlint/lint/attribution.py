@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from math import copysign
 
 from initlint.lint.finding import Severity
 from initlint.lint.harm import backward_severity, drift_severity
@@ -35,12 +36,22 @@ class Share:
 NO_SHARE = Share()
 
 
-def drift_share(context: Context, keys: Collection[str]) -> Share:
-    """The worst share of any stretch's drift, predicted or measured, that ``keys`` cause.
+ACTIVATIONS_AMPLIFY = 1.5
+"""A layer may answer for this multiple of its own error in decades: activations like GELU and SiLU
+pass an error on multiplied by up to 1.2 per layer, and the backward pass adds its part."""
+
+
+def drift_share(context: Context, keys: Mapping[str, float]) -> Share:
+    """The worst share of any stretch's drift, predicted or measured, that layers cause.
 
     A share counts as far as the stretch as a whole drifts the same way, because what other layers
     make up for does no harm. What the probe measured replaces the prediction where it is milder.
     Layers that a normaliser follows directly have no share.
+
+    Args:
+        context: with theory, a probe, or both.
+        keys: id of each layer, and the decades by which its own scale is wrong: it answers for no
+            more than about that, in the same direction (infinity: for all that grows at it).
     """
     segments = context.theory.segments if context.theory is not None else ()
     shares = [_share(context, segment, keys) for segment in segments]
@@ -48,26 +59,26 @@ def drift_share(context: Context, keys: Collection[str]) -> Share:
     return max(shares, key=_rank, default=NO_SHARE)
 
 
-def _measured_shares(context: Context, keys: Collection[str]) -> Iterator[Share]:
+def _measured_shares(context: Context, keys: Mapping[str, float]) -> Iterator[Share]:
     """Shares of measured drifts: what enters the next layer over what enters each of ``keys``.
 
     The first layer of a stretch is left out, because its input has the scale of the data.
     """
     if context.probe is None:
         return
-    graph, wanted = context.model.graph, frozenset(keys)
+    graph = context.model.graph
     for chain in stretches(graph):
         hidden = chain[1:]
-        layers = tuple(key for key in hidden if key in wanted)
+        layers = tuple(key for key in hidden if key in keys)
         whole = measured_drift(hidden, graph, context.probe) if layers else None
         if whole is None or (whole > 0 and saturates(hidden, graph)):
             continue
-        steps = (
+        steps = sum(
             measured_drift(pair, graph, context.probe) or 0.0
             for pair in pairwise(hidden)
-            if pair[0] in wanted
+            if pair[0] in keys
         )
-        part = _within(sum(steps), whole)
+        part = _within(steps, whole, sum(keys[key] for key in layers))
         yield Share(drift_severity(part, 0.0, Sink.OUTPUT), part, False, None, layers)
 
 
@@ -75,18 +86,20 @@ def _rank(share: Share) -> tuple[int, float]:
     return (-1 if share.severity is None else share.severity.rank, abs(share.decades))
 
 
-def _share(context: Context, segment: Segment, keys: Collection[str]) -> Share:
-    wanted = frozenset(keys)
-    layers = tuple(key for key in segment.layers if key in wanted)
+def _share(context: Context, segment: Segment, keys: Mapping[str, float]) -> Share:
+    layers = tuple(key for key in segment.layers if key in keys)
     if segment.normalised or not layers:
         return NO_SHARE
+    cause = sum(keys[key] for key in layers)
     forward = _within(
         sum(segment.contributions.get(key, 0.0) for key in layers),
         _confirmed(context, segment),
+        cause,
     )
     backward = _within(
         sum(segment.backward_contributions.get(key, 0.0) for key in layers),
         segment.backward_drift,
+        cause,
     )
     signal = Share(
         drift_severity(forward, segment.band, segment.sink), forward, False, segment, layers
@@ -107,8 +120,8 @@ def _confirmed(context: Context, segment: Segment) -> float:
     return measured if abs(segment.drift) - abs(measured) > segment.band else segment.drift
 
 
-def _within(part: float, whole: float) -> float:
-    """``part`` as far as it goes the way of ``whole``."""
-    if part * whole <= 0:
+def _within(part: float, whole: float, cause: float) -> float:
+    """``part`` as far as it goes the way of ``whole`` and the cause can have made it."""
+    if part * whole <= 0 or part * cause <= 0:
         return 0.0
-    return min(part, whole) if part > 0 else max(part, whole)
+    return copysign(min(abs(part), abs(whole), ACTIVATIONS_AMPLIFY * abs(cause)), part)

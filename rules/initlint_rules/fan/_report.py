@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import log10
 
 from initlint.api import Confidence, FanMistake, Finding, Fix, Severity, Share, fans
 
@@ -74,3 +75,8 @@ def subject(mistakes: Sequence[FanMistake]) -> str:
     """The layer, or how many there are."""
     names = dict.fromkeys(item.layer.id for item in mistakes)
     return mistakes[0].layer.id if len(names) == 1 else f"{len(names)} layers"
+
+
+def causes(mistakes: Sequence[FanMistake]) -> dict[str, float]:
+    """Decades by which each layer's scale is wrong."""
+    return {item.layer.id: log10(item.ratio) for item in mistakes}

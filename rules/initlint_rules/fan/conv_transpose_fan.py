@@ -16,7 +16,7 @@ from initlint.api import (
     drift_share,
     fan_mistakes,
 )
-from initlint_rules.fan._report import CONSEQUENCES, report, subject
+from initlint_rules.fan._report import CONSEQUENCES, causes, report, subject
 
 
 class ConvTransposeFan(Rule):
@@ -97,7 +97,7 @@ class ConvTransposeFan(Rule):
             if mistake.match.fan == "conv_transpose":
                 groups[mistake.match.scheme].append(mistake)
         for scheme, mistakes in groups.items():
-            share = drift_share(context, {item.layer.id for item in mistakes})
+            share = drift_share(context, causes(mistakes))
             if share.severity is None:
                 continue
             first = mistakes[0]

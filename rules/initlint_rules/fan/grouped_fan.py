@@ -16,7 +16,7 @@ from initlint.api import (
     drift_share,
     fan_mistakes,
 )
-from initlint_rules.fan._report import CONSEQUENCES, report, subject
+from initlint_rules.fan._report import CONSEQUENCES, causes, report, subject
 
 
 class GroupedFan(Rule):
@@ -100,7 +100,7 @@ class GroupedFan(Rule):
             if mistake.match.fan == "ungrouped" and not normalised:
                 groups[mistake.match.scheme].append(mistake)
         for scheme, mistakes in groups.items():
-            share = drift_share(context, {item.layer.id for item in mistakes})
+            share = drift_share(context, causes(mistakes))
             yield report(
                 mistakes,
                 share,

@@ -17,7 +17,7 @@ from initlint.api import (
     drift_share,
     fan_mistakes,
 )
-from initlint_rules.fan._report import CONSEQUENCES, report, subject
+from initlint_rules.fan._report import CONSEQUENCES, causes, report, subject
 
 
 class TransposedWeight(Rule):
@@ -114,7 +114,7 @@ class TransposedWeight(Rule):
             if mistake.match.fan == "transposed":
                 groups[mistake.match.scheme].append(mistake)
         for scheme, mistakes in groups.items():
-            share = drift_share(context, {item.layer.id for item in mistakes})
+            share = drift_share(context, causes(mistakes))
             if share.severity is None and context.model.kind is Kind.ONNX:
                 continue
             yield report(

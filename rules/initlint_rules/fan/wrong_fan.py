@@ -16,7 +16,7 @@ from initlint.api import (
     drift_share,
     fan_mistakes,
 )
-from initlint_rules.fan._report import CONSEQUENCES, report, subject
+from initlint_rules.fan._report import CONSEQUENCES, causes, report, subject
 
 MISTAKES = {
     "missing_kernel": "without the kernel's positions",
@@ -108,7 +108,7 @@ class WrongFan(Rule):
             if mistake.match.fan in MISTAKES:
                 groups[mistake.match.scheme, mistake.match.fan].append(mistake)
         for (scheme, fan), mistakes in groups.items():
-            share = drift_share(context, {item.layer.id for item in mistakes})
+            share = drift_share(context, causes(mistakes))
             yield report(
                 mistakes,
                 share,

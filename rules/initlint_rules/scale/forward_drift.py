@@ -75,7 +75,7 @@ class ForwardDrift(Rule):
                 layers += [nn.Linear(256, 256), nn.ReLU()]
             net = nn.Sequential(*layers, nn.Linear(256, 10))
             for layer in net[::2]:
-                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.normal_(layer.weight, std=0.6 / 16)
                 nn.init.zeros_(layer.bias)
             return net
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 from initlint.api import (
     Context,
@@ -135,7 +135,7 @@ class MeanShiftedWeights(Rule):
             if (shifted := _shifted(context, layer, param)) is not None
         ]
         if found:
-            share = drift_share(context, {item.layer.id for item in found})
+            share = drift_share(context, {item.layer.id: inf for item in found})
             yield _finding(found, share)
 
 
