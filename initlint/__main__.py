@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         from initlint.cli.app import run
 
-        return run(arguments)
+        code = run(arguments or ["--help"])
+        return code if arguments else 2
     from initlint.cli.early import start_early
 
     early = start_early(arguments)
