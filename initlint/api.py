@@ -49,6 +49,7 @@ from initlint.theory.harm import (
     correlation_harm,
     excess_loss,
     excess_loss_harm,
+    saturation_harm,
 )
 from initlint.theory.partition import SymmetricGroup, symmetric_units
 from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
@@ -126,6 +127,7 @@ __all__ = [
     "residual_branches",
     "same_stream",
     "saturates",
+    "saturation_harm",
     "severity_of",
     "simulate_recurrent",
     "stretches",

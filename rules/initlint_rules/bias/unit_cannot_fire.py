@@ -1,0 +1,262 @@
+"""unit-cannot-fire: ReLU units whose bias or signs keep them at zero for every input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import copysign, exp, sqrt
+
+import numpy as np
+
+from initlint.api import (
+    ACTIVATIONS,
+    TRANSPARENT,
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    Rule,
+    Severity,
+    Stage,
+)
+
+TAIL = 4.0
+"""Standard deviations below zero from which a unit counts as silent: a normal pre-activation then
+is positive with probability 3e-5, once in a thousand batches of 32."""
+
+WARNING_SHARE, ERROR_SHARE = 0.01, 0.5
+"""Share of a layer's units. Chance leaves none with zero biases; half of a layer is half of its
+capacity. The first is an engineering choice that keeps single units out."""
+
+ONE_SIDED = frozenset({Op.RELU, Op.RELU6})
+"""Activations with no slope below zero."""
+
+POSITIVE = frozenset(
+    {Op.RELU, Op.RELU6, Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX, Op.SOFTPLUS, Op.EXP}
+    | {Op.SQUARE, Op.ABS, Op.SQUARED_RELU}
+)
+"""Operators whose output is never negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    layer: Layer
+    silent: int
+    units: int
+    by_sign: bool
+
+    @property
+    def share(self) -> float:
+        return self.silent / self.units
+
+
+class UnitCannotFire(Rule):
+    """ReLU units start where no input can switch them on.
+
+    What it does
+    ------------
+    Finds units in front of a ReLU whose bias lies far below all that their weights can add up to,
+    or whose weights and bias are all negative while their inputs never are.
+
+    Why is this bad
+    ---------------
+    A ReLU that is zero for every input has no gradient. Its weights never change, so the unit is
+    lost for good, and with it part of the layer's width.
+
+    How it decides
+    --------------
+    Bias plus mean more than four standard deviations below zero, with the spread of the weighted
+    sum from each row's own norm and the measured or predicted rms of the input; or, exactly: no
+    positive weight, no positive bias, inputs of a ReLU, sigmoid or softmax. From 1 % of a layer's
+    units a warning, from 50 % an error. What the probe saw firing overrules the prediction.
+
+    What it does not flag
+    ---------------------
+    Leaky activations; units before a normaliser; first layers with a bias (the scale of data is not
+    known); weights that are all zero (zero-weight); trained weights.
+
+    Example
+    -------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+            )
+            nn.init.constant_(net[2].bias, -10.0)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        from torch import nn
+
+        def model():
+            net = nn.Sequential(
+                nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)
+            )
+            nn.init.zeros_(net[2].bias)
+            return net
+
+    References
+    ----------
+    - Lu et al. 2019, Dying ReLU and initialization: theory and numerical examples.
+    """
+
+    code = "BIA903"
+    name = "unit-cannot-fire"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    optional = frozenset({Need.THEORY, Need.PROBE})
+    stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = (
+        "bias-dominates",
+        "dead-relu",
+        "zero-gradient",
+        "correlation-collapse",
+        "mean-shifted-weights",
+        "forward-drift",
+        "backward-drift",
+        "variance-profile",
+        "gradient-profile",
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per layer with such units."""
+        for layer in context.model.graph.weighted:
+            found = _examine(context, layer)
+            if found is None or found.share < WARNING_SHARE:
+                continue
+            bias = layer.bias
+            cause = (
+                "neither weights nor bias are positive, and inputs never are negative"
+                if found.by_sign
+                else f"the bias lies more than {TAIL:g} standard deviations below zero"
+            )
+            yield Finding(
+                severity=Severity.ERROR if found.share >= ERROR_SHARE else Severity.WARNING,
+                confidence=Confidence.HIGH,
+                layer=layer.id,
+                param=bias.name if bias is not None and not found.by_sign else _name(layer),
+                message=f"{found.silent} of {found.units} units of {layer.id} cannot fire: {cause}",
+                evidence={
+                    "silent_units": found.silent,
+                    "units": found.units,
+                    "share": found.share,
+                    "by_sign": found.by_sign,
+                },
+                why="a ReLU that is zero for every input has no gradient, so its unit never learns",
+                measured=f"{found.share:.0%} of the units silent for every input",
+                expected="biases of zero or slightly above, weights of both signs",
+                fix=Fix(
+                    "zeros" if bias is not None and not found.by_sign else "he_normal",
+                    params=(bias.key,) if bias is not None and not found.by_sign else (),
+                    code=f"torch.nn.init.zeros_({bias.name})"
+                    if bias is not None and not found.by_sign
+                    else f"torch.nn.init.kaiming_normal_({_name(layer)}, nonlinearity='relu')",
+                ),
+            )
+
+
+def _name(layer: Layer) -> str | None:
+    return layer.weight.name if layer.weight is not None else None
+
+
+def _examine(context: Context, layer: Layer) -> _Layer | None:
+    """How many units of a layer are silent for every input."""
+    graph = context.model.graph
+    weight, bias, activation = layer.weight, layer.bias, graph.activation(layer.id)
+    if layer.op not in (Op.LINEAR, Op.CONV) or weight is None or weight.quantised:
+        return None
+    if activation is None or activation.op not in ONE_SIDED:
+        return None
+    if context.measures.stage(weight) is not Stage.FRESH and not _constant(context, layer):
+        return None
+    values = context.measures.read(weight)
+    if values is None or not values.size or not values.any():
+        return None
+    rows = values.reshape(values.shape[0], -1).astype(np.float64)
+    offsets = np.zeros(len(rows))
+    shift = context.measures.read(bias) if bias is not None else None
+    if shift is not None and shift.size == len(rows):
+        offsets = shift.reshape(-1).astype(np.float64)
+    by_sign = np.zeros(len(rows), dtype=bool)
+    if _never_negative(context, layer):
+        by_sign = (rows <= 0).all(axis=1) & (offsets <= 0)
+    below = _below(context, layer, rows, offsets)
+    silent = by_sign | below
+    count = int(silent.sum())
+    stats = context.probe.outputs.get(activation.id) if context.probe else None
+    if stats is not None and stats.units == len(rows) and stats.dead_units < 0.5 * count:
+        return None
+    return _Layer(layer, count, len(rows), int(by_sign.sum()) * 2 >= count) if count else None
+
+
+def _constant(context: Context, layer: Layer) -> bool:
+    """Weights of one value are as good as fresh: training would have changed them."""
+    moments = context.measures.moments(layer.weight) if layer.weight is not None else None
+    return moments is not None and moments.constant
+
+
+def _producer(context: Context, layer: Layer) -> Layer | None:
+    """What computes the layer's input, seen through operators that keep signs."""
+    graph = context.model.graph
+    current = layer
+    for _ in range(len(graph)):
+        edges = graph.inputs(current.id)
+        if len(edges) != 1:
+            return None
+        current = graph[edges[0].source]
+        if current.op not in TRANSPARENT and current.op is not Op.POOL:
+            return current
+    return None
+
+
+def _never_negative(context: Context, layer: Layer) -> bool:
+    producer = _producer(context, layer)
+    return producer is not None and producer.op in POSITIVE
+
+
+def _below(
+    context: Context,
+    layer: Layer,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+    offsets: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Units whose mean lies `TAIL` standard deviations below zero.
+
+    The spread is taken from the input's second moment, mean included: too large rather than too
+    small.
+    """
+    none = np.zeros(len(rows), dtype=bool)
+    producer = _producer(context, layer)
+    if producer is None or producer.op is Op.INPUT:
+        return none
+    entering = _entering(context, layer)
+    if entering is None:
+        return none
+    rms, mean = entering
+    spread = np.sqrt((rows**2).sum(axis=1)) * rms
+    centre = offsets + (mean * rows.sum(axis=1) if producer.op in ACTIVATIONS else 0.0)
+    silent: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (offsets < 0) & (
+        centre < -TAIL * spread
+    )
+    return silent
+
+
+def _entering(context: Context, layer: Layer) -> tuple[float, float] | None:
+    """Rms and mean of the layer's input: measured, else predicted."""
+    source = context.model.graph.inputs(layer.id)[0].source
+    stats = context.probe.outputs.get(source) if context.probe else None
+    if stats is not None and stats.count:
+        return stats.rms, stats.mean
+    signal = context.theory.forward.get(source) if context.theory else None
+    if signal is None or not -600 < signal.log_q < 600:
+        return None
+    rms = exp(0.5 * signal.log_q)
+    return rms, copysign(rms * sqrt(min(max(signal.mean_share, 0.0), 1.0)), 1.0)
