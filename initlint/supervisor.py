@@ -88,12 +88,15 @@ class Job:
 
     Attributes:
         target: as the user wrote it.
-        task: ``lint`` or ``describe``.
+        task: ``lint``, ``describe``, ``fix``, ``compare`` or ``diff``.
         python: the target is the user's code: no isolation.
         settings, load: keyword arguments of `initlint.engine.Settings` and
             `initlint.load.LoadOptions`.
         limits: what the worker may use.
         preload: modules worth importing while the parent is still busy.
+        options: what this task alone is told.
+        walled: raise the second wall (`initlint.sandbox`) around a data file; a task that writes a
+            file or runs the network more than once cannot work behind it.
     """
 
     target: str
@@ -103,6 +106,8 @@ class Job:
     load: dict[str, Any]
     limits: Limits
     preload: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    walled: bool = True
 
     def record(self) -> Record:
         """The job as it travels."""
@@ -110,7 +115,8 @@ class Job:
         return {
             "target": self.target,
             "task": self.task,
-            "isolated": not self.python,
+            "isolated": self.walled and not self.python,
+            "options": self.options,
             "settings": self.settings,
             "load": self.load,
             "limits": {

@@ -100,8 +100,12 @@ def isolate(job: Record) -> list[str]:
 
         child = start_early()
     apply_limits(job.get("limits") or {})
-    given = settings.get("input")
-    return list(lock_down((*reach(job["target"]), *((given,) if given else ())), child))
+    files = [*reach(job["target"])]
+    if settings.get("input"):
+        files.append(settings["input"])
+    if (job.get("options") or {}).get("other"):
+        files += reach(job["options"]["other"])
+    return list(lock_down(tuple(files), child))
 
 
 def _may_run(target: str) -> bool:
@@ -201,9 +205,39 @@ def _describe(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     return engine.describe(model, _settings(job))
 
 
+def _fix(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint.fix.jobs import fix
+
+    enter("read")
+    model = _load(job)
+    enter("fix")
+    return fix(model, _settings(job), job["options"])
+
+
+def _compare(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint.fix.jobs import compare
+
+    enter("read")
+    model = _load(job)
+    enter("compare")
+    return compare(model, _settings(job), job["options"])
+
+
+def _diff(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint.fix.jobs import diff
+
+    enter("read")
+    before, after = _load(job), _load({**job, "target": job["options"]["other"]})
+    enter("measure")
+    return diff(before, after, _settings(job), job["options"])
+
+
 _TASKS: dict[str, Callable[[Record, Callable[[str], None], Emit], Record]] = {
     "lint": _lint,
     "describe": _describe,
+    "fix": _fix,
+    "compare": _compare,
+    "diff": _diff,
 }
 
 

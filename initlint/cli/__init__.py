@@ -1,3 +1,3 @@
 """The command line: one file per command."""
 
-COMMANDS = ("check", "describe", "explain", "rules")
+COMMANDS = ("check", "describe", "explain", "fix", "rules")

@@ -14,6 +14,8 @@ from initlint.cli.check import EXAMPLES, check
 from initlint.cli.console import write
 from initlint.cli.describe import describe
 from initlint.cli.explain import explain
+from initlint.cli.fix import EXAMPLES as FIX_EXAMPLES
+from initlint.cli.fix import fix
 from initlint.cli.help import GroupedCommand, paragraphs
 from initlint.cli.rules import rules
 
@@ -25,6 +27,7 @@ _EPILOG = paragraphs(
       initlint net.py:Net                  a PyTorch module, built by your own code
       initlint explain relu-after-xavier   what a rule is about
       initlint describe model.onnx         what each layer was initialised with
+      initlint fix model.onnx -o good.onnx draw again what is wrong, and verify it
 
     Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 something was not checked.
     """
@@ -44,6 +47,7 @@ app = typer.Typer(
 app.command(cls=GroupedCommand, epilog=EXAMPLES)(check)
 app.command(cls=GroupedCommand)(describe)
 app.command(cls=GroupedCommand)(explain)
+app.command(cls=GroupedCommand, epilog=FIX_EXAMPLES)(fix)
 app.command(cls=GroupedCommand)(rules)
 
 

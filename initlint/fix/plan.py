@@ -330,10 +330,13 @@ def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None
 def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """By the factor given, else to the scale that the activation behind wants."""
     factor = arguments.get("factor")
+    if factor is None and planner.thorough:
+        _preserving(planner, finding, arguments)
+        return
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
         if factor is not None:
             planner.rescale(finding, layer, param, float(factor))
-        else:
+        elif param.role in WEIGHT_ROLES:
             _to_std(planner, finding, layer, param, "scale_preserving")
 
 
@@ -347,12 +350,21 @@ def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
 
 
 def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """Weights drawn, everything else at the value it starts from."""
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
         if param.role in WEIGHT_ROLES:
             planner.draw(finding, layer, param, "scale_preserving")
         else:
             value = default_value(param.role)
             planner.draw(finding, layer, param, "constant", value=value)
+
+
+def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """The bias of the gate that keeps the state (an LSTM's forget, a GRU's update gate)."""
+    value = float(arguments.get("value", 1.0))
+    for layer, param in planner._targets(finding, Role.BIAS, Role.RECURRENT_BIAS):
+        keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
+        planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
 
 
 _CURES: dict[str, Cure] = {
@@ -363,5 +375,9 @@ _CURES: dict[str, Cure] = {
     "rescale": _rescale,
     "lsuv": _lsuv,
     "reinitialise": _reinitialise,
+    "redraw": _reinitialise,
+    "ones": _reinitialise,
+    "forget_bias": _memory,
+    "forget_gate_bias": _memory,
 }
 """How each kind of fix that rules name is planned; other names are tensor schemes."""

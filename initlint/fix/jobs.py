@@ -1,0 +1,75 @@
+"""What a worker does for ``fix``, ``compare`` and ``diff``: plain records in, plain records out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from initlint.engine import Settings
+from initlint.fix.repair import FixOptions, Repair, doubts, repair, weight_of
+from initlint.fix.report import repair_record
+from initlint.fix.save import save
+from initlint.fix.schemes import UnknownSchemeError
+from initlint.model import LoadError, Model
+
+Record = dict[str, Any]
+
+
+def fix(model: Model, settings: Settings, options: Mapping[str, Any]) -> Record:
+    """Repair a model and write it.
+
+    Args:
+        model: as loaded.
+        settings: of the linter.
+        options: ``out`` (path, or None to write nothing), ``scheme``, ``seed``,
+            ``include_trained``, ``only`` (fingerprints).
+
+    Returns:
+        See `initlint.fix.report.repair_record`.
+
+    Raises:
+        LoadError: an unknown scheme, or a file that cannot be written.
+    """
+    only = options.get("only")
+    chosen = FixOptions(
+        scheme=options.get("scheme"),
+        seed=int(options.get("seed") or 0),
+        include_trained=bool(options.get("include_trained")),
+        only=None if only is None else frozenset(only),
+    )
+    try:
+        result = repair(model, settings, chosen)
+    except (UnknownSchemeError, ValueError) as error:
+        raise LoadError(str(error)) from error
+    reasons = doubts(result, model) if result.changes else []
+    record = repair_record(model, result, reasons)
+    out = options.get("out")
+    if out is None or not result.changes:
+        return {**record, "written": None}
+    if _worse(result):
+        return {**record, "written": None, "notes": [*record["notes"], "not written: it got worse"]}
+    written, found = save(model, result.changes, Path(out), settings)
+    if found is not None:
+        record["verdict"] = _with(record["verdict"], _same(result, found))
+    return {**record, "written": written}
+
+
+def _worse(result: Repair) -> bool:
+    return weight_of(result.after)[0] > weight_of(result.before)[0]
+
+
+def _same(result: Repair, found: Record) -> list[str]:
+    """Doubts from a lint of the written file: it must show what was seen in memory."""
+    expected = {item["fingerprint"] for item in result.after["findings"]}
+    return [
+        f"the written file shows {item['name']} at {item['layer']}"
+        for item in found["findings"]
+        if item["fingerprint"] not in expected
+    ]
+
+
+def _with(verdict: Record, reasons: list[str]) -> Record:
+    if not reasons:
+        return verdict
+    return {**verdict, "status": "unverified", "reasons": [*verdict["reasons"], *reasons]}

@@ -1,0 +1,147 @@
+"""A repair for people: what was wrong, what was changed, and what that did."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from initlint.report.style import Style
+from initlint.report.text import Untrusted, inert
+
+Record = Mapping[str, Any]
+
+_MOST = 12
+"""Changes and layers listed one by one; a long network repeats itself."""
+
+_STATUS = {
+    "nothing": "nothing to fix",
+    "fixed": "fixed and verified: nothing above info is left, and the network ran",
+    "improved": "improved, not clean: findings are left",
+    "unverified": "NOT VERIFIED",
+    "failed": "no change of weights cured the findings",
+}
+
+
+def render(record: Record, style: Style, *, planned: bool) -> str:
+    """The record of `initlint.fix.report.repair_record` as text.
+
+    Args:
+        record: what the worker sent.
+        style: of the stream.
+        planned: nothing was to be written (``--diff``).
+    """
+    lines = [style.paint(str(Untrusted(record["target"])), "bold"), ""]
+    lines += _findings("before", record["before"])
+    lines += _changes(record["changes"], planned=planned)
+    if record["changes"]:
+        lines += _findings("after", record["after"])
+        lines += _risk(record["risk"])
+        lines += _profile(record["profile"])
+    lines += _untouched(record["untouched"])
+    lines += [f"note: {Untrusted(note)}" for note in record["notes"]]
+    lines += _code(record["code"])
+    lines += _verdict(record, planned=planned)
+    return "".join(f"{inert(line.rstrip())}\n" for line in lines)
+
+
+def _findings(when: str, target: Record) -> list[str]:
+    counts = target["summary"]
+    total = ", ".join(f"{counts.get(name, 0)} {name}" for name in ("error", "warning", "info"))
+    lines = [f"findings {when}: {total}"]
+    for item in target["findings"][:_MOST]:
+        lines.append(
+            f"  {item['severity']:<8}{Untrusted(item['name'])}: {Untrusted(item['message'])}"
+        )
+    hidden = len(target["findings"]) - _MOST
+    return [*lines, *([f"  and {hidden} more"] if hidden > 0 else []), ""]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
+    if not changes:
+        return []
+    tensors = len({change["stored"] for change in changes})
+    word = "would change" if planned else "changed"
+    lines = [f"{word} {tensors} tensors (unsafe: weights change)"]
+    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for change in changes:
+        arguments = ", ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in sorted(change["arguments"].items())
+            if value is not None
+        )
+        groups[change["scheme"], arguments].append(change)
+    for (scheme, arguments), items in groups.items():
+        told = f"({arguments})" if arguments else ""
+        lines.append(f"  {Untrusted(scheme)}{Untrusted(told)}")
+        for item in items[:_MOST]:
+            sides = "x".join(map(str, item["shape"]))
+            before, after = item["before"]["std"], item["after"]["std"]
+            lines.append(
+                f"    {Untrusted(item['key'])}  {item['dtype']}[{sides}]  "
+                f"std {_number(before)} -> {_number(after)}, {item['elements']:,} values"
+            )
+        if len(items) > _MOST:
+            lines.append(f"    and {len(items) - _MOST} more")
+    return [*lines, ""]
+
+
+def _risk(risk: Record) -> list[str]:
+    if risk["before"] is None and risk["after"] is None:
+        return []
+    return [f"risk: {_number(risk['before'])} -> {_number(risk['after'])}", ""]
+
+
+def _profile(rows: Sequence[Record]) -> list[str]:
+    """First, last and evenly spaced layers between: signal, and gradient where there is one."""
+    rows = [row for row in rows if row["rms_after"] is not None]
+    if not rows:
+        return []
+    step = max(1, -(-len(rows) // _MOST))
+    shown = [*rows[:-1:step], rows[-1]] if len(rows) > 1 else list(rows)
+    gradients = any(row["gradient_after"] is not None for row in rows)
+    head = f"  {'layer':<32}{'signal rms':>22}"
+    lines = ["measured by running the network", head + (f"{'gradient rms':>24}" * gradients)]
+    for row in shown:
+        line = f"  {Untrusted(row['layer'])!s:<32}"
+        line += f"{_number(row['rms_before']):>10} -> {_number(row['rms_after']):<8}"
+        if gradients:
+            line += f"{_number(row['gradient_before']):>12} -> {_number(row['gradient_after'])}"
+        lines.append(line)
+    return [*lines, ""]
+
+
+def _untouched(items: Sequence[Record]) -> list[str]:
+    if not items:
+        return []
+    lines = ["left as it is"]
+    for item in items[:_MOST]:
+        lines.append(f"  {Untrusted(item['name'])}: {Untrusted(item['reason'])}")
+    hidden = len(items) - _MOST
+    return [*lines, *([f"  and {hidden} more"] if hidden > 0 else []), ""]
+
+
+def _code(entries: Sequence[Record]) -> list[str]:
+    if not entries:
+        return []
+    lines = ["code to paste where the model is built"]
+    for entry in entries:
+        if entry["file"]:
+            lines.append(f"  # layers of {Untrusted(entry['file'])}:{entry['line']}")
+        lines += [f"  {Untrusted(line)}" for line in entry["code"]]
+    return [*lines, ""]
+
+
+def _verdict(record: Record, *, planned: bool) -> list[str]:
+    verdict = record["verdict"]
+    lines = [_STATUS.get(verdict["status"], str(verdict["status"]))]
+    lines += [f"  {Untrusted(reason)}" for reason in verdict["reasons"]]
+    if planned:
+        lines.append("nothing was written (--diff)")
+    for path in record.get("written") or ():
+        lines.append(f"written: {Untrusted(path)}")
+    return lines
