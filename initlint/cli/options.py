@@ -49,6 +49,7 @@ class Options:
     stage: str = "auto"
     jobs: int = 0
     quiet: bool = False
+    plot: bool = False
     verbose: bool = False
     statistics: bool = False
     exit_zero: bool = False
@@ -61,6 +62,12 @@ class Options:
     def parallel(self) -> int:
         """Workers at once."""
         return self.jobs or min(usable_cpus(), 4)
+
+    @property
+    def charted(self) -> bool:
+        """True when some output shows charts."""
+        wanted = (self.format, *(value.partition("=")[0] for value in self.report))
+        return self.plot or "html" in wanted
 
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `initlint.engine.Settings`."""
@@ -77,7 +84,8 @@ class Options:
             "seed": self.seed,
             "sequence_length": self.sequence_length or None,
             "rule_options": dict(self.config.rule_options),
-            "layers": self.verbose,
+            "layers": self.verbose or self.charted,
+            "profile": self.verbose or self.charted,
         }
 
     def load(self) -> dict[str, Any]:
