@@ -121,6 +121,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "model": _TEXT,
     "stage": _one_of(*STAGES),
     "jobs": _COUNT,
+    "plot": _FLAG,
     "quiet": _FLAG,
     "verbose": _FLAG,
     "statistics": _FLAG,
