@@ -63,6 +63,7 @@ class Profile:
     """
 
     def __init__(self, model: Model, measures: Measures) -> None:
+        self._graph = model.graph
         self._rows = _rows(model.graph)
         self._skips = _residual_edges(model, self._rows)
         left = MOST_WEIGHTS
@@ -82,7 +83,7 @@ class Profile:
             predicted and measured signals and weights; ``band``: decades around the intended rms
             in which a signal is healthy.
         """
-        intended = _intended(theory)
+        intended = _intended(theory, self._graph)
         rows = [
             {
                 "id": row.layer.id,
@@ -185,16 +186,23 @@ def _shifted(value: float | None, decades: float | None) -> float | None:
     return _short(value * 10 ** min(max(-decades, -300.0), 300.0))
 
 
-def _intended(theory: Prediction) -> dict[str, tuple[float, float]]:
+def _intended(theory: Prediction, graph: LayerGraph) -> dict[str, tuple[float, float]]:
     """Decades by which signal and gradient have drifted at each weighted layer.
 
     The drifts of a stretch add up layer by layer, from its first layer forward and from its last
-    one backward. A layer on several stretches is taken on the longest.
+    one backward. Longer stretches first; one beside another, such as a residual branch, is left
+    out: its own drift says nothing of the one it inherits from the trunk.
     """
     drifts: dict[str, tuple[float, float]] = {}
+    taken: list[tuple[int, int]] = []
     for segment in sorted(theory.segments, key=lambda s: -len(s.layers)):
-        for key, pair in _drifts(segment).items():
-            drifts.setdefault(key, pair)
+        places = [graph.position[key] for key in segment.layers if key in graph]
+        if not places:
+            continue
+        first, last = min(places), max(places)
+        if all(last < low or first > high for low, high in taken):
+            taken.append((first, last))
+            drifts.update(_drifts(segment))
     return drifts
 
 

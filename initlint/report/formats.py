@@ -19,6 +19,7 @@ FORMATS = {
     "gitlab": "initlint.report.gitlab",
     "junit": "initlint.report.junit",
     "markdown": "initlint.report.markdown",
+    "html": "initlint.report.html",
 }
 """Module of each format; it has ``render(run, view) -> str``."""
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from initlint.records import Finding, Target
+from initlint.report.plot import plot
 from initlint.report.run import Run
 from initlint.report.style import Style, View
 from initlint.report.summary import closing, listing, plural, statistics, unchecked, verdict
@@ -25,6 +26,8 @@ def render(run: Run, view: View) -> str:
     lines: list[str] = []
     for target in run.targets:
         lines.extend(_target(target, run.shown(target.active), style, quiet=view.quiet))
+        if view.plot:
+            lines.extend(plot(target, style))
     if view.statistics:
         lines.extend(["", *statistics(run)] if lines else statistics(run))
     if not view.quiet:

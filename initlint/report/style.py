@@ -88,12 +88,14 @@ class View:
         style: layout of the stream it goes to.
         quiet: findings only.
         statistics: add a table of findings per rule.
+        plot: add a chart of the signal by depth.
         root: folder that file names in reports for a code host are relative to.
     """
 
     style: Style = Style()
     quiet: bool = False
     statistics: bool = False
+    plot: bool = False
     root: str = "."
 
 

@@ -1,0 +1,162 @@
+"""One self-contained HTML file: opens anywhere, loads nothing, works without JavaScript."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from initlint.records import Target
+from initlint.report.html import words
+from initlint.report.html.findings import findings_section, worst_by_layer
+from initlint.report.html.layers import layers_section
+from initlint.report.html.markup import Markup, element, explained, join
+from initlint.report.html.signals import signals_section
+from initlint.report.profile import parse
+from initlint.report.run import Run
+from initlint.report.style import View
+from initlint.report.summary import counts_text, plural, probe_text, unchecked
+from initlint.report.text import inert
+
+_HERE = Path(__file__).parent
+
+
+def render(run: Run, view: View) -> str:
+    """The whole run as one HTML document."""
+    style = (_HERE / "page.css").read_text(encoding="utf-8")
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    policy = (
+        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    head = element(
+        "head",
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("title", _title(run)),
+        element("style", Markup(style)),
+    )
+    body = element(
+        "body",
+        _top(run),
+        element("main", *_main(run)),
+        element("footer", "initlint ", run.version),
+        element("output", id="tip", hidden=True),
+        element("script", Markup(script)),
+    )
+    page = join(Markup("<!doctype html>\n"), element("html", head, body, lang="en"))
+    return "".join(f"{inert(line)}\n" for line in page.split("\n"))
+
+
+def _digest(text: str) -> str:
+    """The hash by which the policy lets one inline text in; `inert` must leave that as it is."""
+    return "sha256-" + base64.b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def _title(run: Run) -> str:
+    names = ", ".join(target.target.show(60) for target in run.targets[:3])
+    return f"initlint: {names}" if names else "initlint"
+
+
+def _top(run: Run) -> Markup:
+    total = counts_text(run.counts) or "no findings"
+    text = f"{plural(len(run.targets), 'target')} checked: {total}"
+    if run.errors:
+        text += f" · {len(run.errors)} not checked"
+    links = [
+        element("a", target.target.show(80), href=f"#t{index}", class_=_state(target))
+        for index, target in enumerate(run.targets)
+    ]
+    menu = element("nav", *links, aria_label="Targets") if len(links) > 1 else Markup("")
+    return element("header", element("b", "initlint"), " ", text, menu, class_="top")
+
+
+def _main(run: Run) -> Iterator[Markup]:
+    if run.unchecked:
+        items = [
+            element("li", element("b", failure.target.show()), " ", failure.message.show(300))
+            for failure in run.unchecked
+        ]
+        yield element(
+            "section", element("h2", "Not checked"), element("ul", *items), class_="unchecked"
+        )
+    for index, target in enumerate(run.targets):
+        yield _target(run, target, f"t{index}")
+    if run.notices:
+        items = [element("li", notice.show(300)) for notice in run.notices]
+        yield element("section", element("h2", "Notices"), element("ul", *items))
+
+
+def _state(target: Target) -> str:
+    if target.failures:
+        return "error"
+    return next((s for s, count in target.counts.items() if count), "good")
+
+
+def _target(run: Run, target: Target, key: str) -> Markup:
+    profile = parse(target.record.get("profile"))
+    worst = worst_by_layer(target)
+    parts = [_verdict(target), findings_section(run, target, profile, key)]
+    if profile is not None:
+        parts += [
+            signals_section(profile, worst),
+            layers_section(target, profile, worst, key),
+        ]
+    parts.append(_rest(target))
+    return element("article", *parts, id=key)
+
+
+def _verdict(target: Target) -> Markup:
+    state = _state(target)
+    facts = [
+        explained(f"stage {target.stage}", words.STAGE),
+        Markup(element("span", target.kind)),
+    ]
+    count = target.record.get("parameters")
+    if isinstance(count, int):
+        facts.append(explained(f"{count:,} parameters", words.PARAMETERS))
+    facts.append(explained(probe_text(target), words.PROBE))
+    if target.suppressed:
+        facts.append(explained(f"{len(target.suppressed)} accepted", words.ACCEPTED))
+    risk = []
+    if target.risk is not None:
+        share = min(max(target.risk, 0.0), 1.0)
+        bar = element("meter", f"{share:.0%}", min=0, max=1, high=0.5, value=share)
+        risk = [element("p", explained(f"Risk {share:.0%}", words.RISK), " ", bar, class_="risk")]
+    return element(
+        "header",
+        element("h1", target.target.show()),
+        element("p", _sentence(target), class_=f"verdict {state}"),
+        *risk,
+        element("p", *facts, class_="facts"),
+    )
+
+
+def _sentence(target: Target) -> str:
+    """The verdict in words; never "no findings" of what was not checked."""
+    if target.failures:
+        return "not fully checked: a rule crashed"
+    found = counts_text(target.counts)
+    if found:
+        return f"{_OUTLOOK.get(_state(target), '')}{found}" if target.stage == "fresh" else found
+    if target.ran is not None and not target.ran:
+        return "not checked by any rule"
+    return f"no findings from {plural(len(target.ran), 'rule')}" if target.ran else "no findings"
+
+
+_OUTLOOK = {
+    "error": "Training from these weights is expected to fail or to stall: ",
+    "warning": "Training from these weights is expected to suffer: ",
+}
+"""What the severities of a fresh model mean: they come from predicted and measured harm."""
+
+
+def _rest(target: Target) -> Markup:
+    lines = unchecked(target)
+    if not lines:
+        return Markup("")
+    items = [element("li", line) for line in lines]
+    return element("section", element("h2", "What was left out"), element("ul", *items))
