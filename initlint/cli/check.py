@@ -161,6 +161,12 @@ def check(
             "--statistics", rich_help_panel=REPORT, help="Add a table of findings per rule."
         ),
     ] = False,
+    plot: Annotated[
+        bool,
+        typer.Option(
+            "--plot", rich_help_panel=REPORT, help="Add the signal by depth as a text chart."
+        ),
+    ] = False,
     quiet: Annotated[
         bool,
         typer.Option("--quiet", "-q", rich_help_panel=REPORT, help="Findings only, no summary."),
@@ -316,6 +322,7 @@ def check_targets(targets: list[str], given: dict[str, Any], config: Path | None
         style_for(sys.stdout),
         quiet=options.quiet,
         statistics=options.statistics,
+        plot=options.plot,
         root=project_root(),
     )
     write(render(options.format, run, view))
