@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from initlint.fix.module import fix
     from initlint.linting import Report, check
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "__version__", "check"]
+__all__ = ["Report", "__version__", "check", "fix"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,4 +18,8 @@ def __getattr__(name: str) -> Any:
         from initlint import linting as module
 
         return getattr(module, name)
+    if name == "fix":
+        from importlib import import_module
+
+        return import_module("initlint.fix")
     raise AttributeError(f"module 'initlint' has no attribute {name!r}")

@@ -192,4 +192,4 @@ def set_module(model: Model, arrays: Mapping[str, Array]) -> None:
     live = torch_tensors(model)
     with torch.no_grad():
         for name, array in arrays.items():
-            live[name].data.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            live[name].data.copy_(torch.from_numpy(np.array(array)))

@@ -125,11 +125,18 @@ def _cure(
         if weight_of(record) < weight_of(best):
             held, best = tried, record
         else:
+            notes.append(_useless(plan, thorough=thorough))
             record = best
     changes = tuple(held.values())
     changed = {change.param.key for change in changes}
     kept = tuple(item for item in untouched.values() if item.name not in changed)
     return changes, kept, tuple(dict.fromkeys(notes)), best
+
+
+def _useless(plan: Plan, *, thorough: bool) -> str:
+    schemes = sorted({change.scheme for change in plan.changes}) or ["lsuv"]
+    how = "drawing again and scaling" if thorough else "the smallest change"
+    return f"{how} ({', '.join(schemes)}) was tried and did not lower the findings: not kept"
 
 
 def _still(only: frozenset[str] | None, before: Record, record: Record) -> frozenset[str] | None:

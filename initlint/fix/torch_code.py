@@ -37,7 +37,7 @@ def code_for(model: Model, changes: Sequence[Change]) -> list[Record]:
 
 def expression(stored: str) -> str:
     """``layers.3.weight`` as Python reaches it: ``model.layers[3].weight``."""
-    return "model." + re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f".{stored}").lstrip(".")
+    return "model" + re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f".{stored}")
 
 
 def _line(model: Model, stored: str, blocks: Sequence[Change]) -> str:
