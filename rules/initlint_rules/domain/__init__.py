@@ -1,0 +1,1 @@
+"""Faults that only one kind of network has, recognised by its structure."""
