@@ -76,7 +76,7 @@ class BackwardDrift(Rule):
             layers = []
             for _ in range(24):
                 linear = nn.Linear(128, 128)
-                nn.init.xavier_normal_(linear.weight, gain=1.95)
+                nn.init.xavier_normal_(linear.weight, gain=1.75)
                 nn.init.zeros_(linear.bias)
                 layers += [linear, nn.Tanh()]
             return nn.Sequential(*layers, nn.Linear(128, 10))

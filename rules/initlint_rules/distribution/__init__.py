@@ -1,0 +1,1 @@
+"""Values that a distribution cannot have produced."""

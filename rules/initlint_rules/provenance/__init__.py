@@ -1,0 +1,1 @@
+"""Whether the layers of a model were drawn as one."""
