@@ -126,13 +126,20 @@ def _profile(
     found = []
     for key in layers:
         rms, shape = probe.backward.get(key), graph[key].output_shape
-        if rms is None or not shape:
+        if rms is None or not shape or _waits(key, graph, probe):
             continue
         if not isfinite(rms):
             return []
         units = prod(side for side in shape[1:] if side is not None)
         found.append((key, max(rms * sqrt(units), FLOOR)))
     return found
+
+
+def _waits(key: str, graph: LayerGraph, probe: Activations) -> bool:
+    """True behind a zero factor that moves in the first step (LoRA, Fixup): no drift, a delay."""
+    weight = graph[key].weight
+    stats = probe.gradients.get(weight.key) if weight is not None else None
+    return stats is not None and stats.unlocks is True
 
 
 def _finding(
