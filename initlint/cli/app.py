@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +14,13 @@ from initlint.cli import COMMANDS
 from initlint.cli.check import EXAMPLES, check
 from initlint.cli.console import write
 from initlint.cli.describe import describe
+from initlint.cli.diff import EXAMPLES as DIFF_EXAMPLES
+from initlint.cli.diff import diff
 from initlint.cli.explain import explain
 from initlint.cli.fix import EXAMPLES as FIX_EXAMPLES
 from initlint.cli.fix import fix
 from initlint.cli.help import GroupedCommand, paragraphs
+from initlint.cli.quick import call
 from initlint.cli.rules import rules
 
 _EPILOG = paragraphs(
@@ -27,6 +31,7 @@ _EPILOG = paragraphs(
       initlint net.py:Net                  a PyTorch module, built by your own code
       initlint explain relu-after-xavier   what a rule is about
       initlint describe model.onnx         what each layer was initialised with
+      initlint diff step0.pt step1000.pt   what moved, what did not, what broke
       initlint fix model.onnx -o good.onnx draw again what is wrong, and verify it
 
     Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 something was not checked.
@@ -46,6 +51,7 @@ app = typer.Typer(
 )
 app.command(cls=GroupedCommand, epilog=EXAMPLES)(check)
 app.command(cls=GroupedCommand)(describe)
+app.command(cls=GroupedCommand, epilog=DIFF_EXAMPLES)(diff)
 app.command(cls=GroupedCommand)(explain)
 app.command(cls=GroupedCommand, epilog=FIX_EXAMPLES)(fix)
 app.command(cls=GroupedCommand)(rules)
@@ -82,20 +88,39 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
     return ["check", *arguments]
 
 
+@lru_cache(maxsize=1)
+def _group() -> Any:
+    """What Typer makes of all the commands."""
+    return typer.main.get_command(app)
+
+
 def help_page(arguments: Sequence[str]) -> str | None:
     """The help page that the arguments ask for; None when they ask for something else.
 
     Typer would first coerce every parameter, for which it imports pydantic: three times the work.
     """
-    command: Any = typer.main.get_command(app)
-    context = command.context_class(command, info_name="initlint", help_option_names=list(_HELP))
-    if not arguments or arguments[0] in _HELP:
-        return str(command.get_help(context))
     words = with_default_command(arguments)
-    if not set(words) & set(_HELP) or words[0] not in COMMANDS:
+    overview = not arguments or arguments[0] in _HELP
+    if not overview and (not set(words) & set(_HELP) or words[0] not in COMMANDS):
         return None
+    command = _group()
+    context = command.context_class(command, info_name="initlint", help_option_names=list(_HELP))
+    if overview:
+        return str(command.get_help(context))
     chosen = command.get_command(context, words[0])
     return str(chosen.get_help(chosen.context_class(chosen, context, info_name=words[0])))
+
+
+def call_quickly(words: Sequence[str]) -> int | None:
+    """Run a command that needs nothing of Typer but its parser; None when it needs more."""
+    functions: dict[str, Callable[..., None]] = {"check": check, "describe": describe}
+    if words[0] not in functions:
+        return None
+    group = _group()
+    context = group.context_class(group, info_name="initlint")
+    command = group.get_command(context, words[0])
+    context = command.context_class(command, parent=context, info_name=words[0])
+    return call(command, functions[words[0]], context, words[1:])
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -106,6 +131,9 @@ def run(arguments: Sequence[str]) -> int:
         write(page + "\n")
         return 0
     words = list(arguments) if completing else with_default_command(arguments)
+    quick = None if completing else call_quickly(words)
+    if quick is not None:
+        return quick
     try:
         app(words, prog_name="initlint")
     except SystemExit as end:

@@ -73,3 +73,10 @@ def _with(verdict: Record, reasons: list[str]) -> Record:
     if not reasons:
         return verdict
     return {**verdict, "status": "unverified", "reasons": [*verdict["reasons"], *reasons]}
+
+
+def diff(before: Model, after: Model, settings: Settings, options: Mapping[str, Any]) -> Record:
+    """Two states of one network; see `initlint.fix.diff.diff`."""
+    from initlint.fix.diff import diff as difference
+
+    return difference(before, after, options.get("steps"))
