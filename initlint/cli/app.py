@@ -11,7 +11,10 @@ import typer
 
 from initlint import __version__
 from initlint.cli import COMMANDS
+from initlint.cli.baseline import baseline
 from initlint.cli.check import EXAMPLES, check
+from initlint.cli.compare import EXAMPLES as COMPARE_EXAMPLES
+from initlint.cli.compare import compare
 from initlint.cli.console import write
 from initlint.cli.describe import describe
 from initlint.cli.diff import EXAMPLES as DIFF_EXAMPLES
@@ -21,6 +24,8 @@ from initlint.cli.fix import EXAMPLES as FIX_EXAMPLES
 from initlint.cli.fix import fix
 from initlint.cli.help import GroupedCommand, paragraphs
 from initlint.cli.quick import call
+from initlint.cli.report import EXAMPLES as REPORT_EXAMPLES
+from initlint.cli.report import report
 from initlint.cli.rules import rules
 
 _EPILOG = paragraphs(
@@ -31,6 +36,7 @@ _EPILOG = paragraphs(
       initlint net.py:Net                  a PyTorch module, built by your own code
       initlint explain relu-after-xavier   what a rule is about
       initlint describe model.onnx         what each layer was initialised with
+      initlint compare model.onnx          which initialisation suits this network
       initlint diff step0.pt step1000.pt   what moved, what did not, what broke
       initlint fix model.onnx -o good.onnx draw again what is wrong, and verify it
 
@@ -50,11 +56,14 @@ app = typer.Typer(
     context_settings={"help_option_names": list(_HELP)},
 )
 app.command(cls=GroupedCommand, epilog=EXAMPLES)(check)
+app.command(cls=GroupedCommand, epilog=COMPARE_EXAMPLES)(compare)
 app.command(cls=GroupedCommand)(describe)
 app.command(cls=GroupedCommand, epilog=DIFF_EXAMPLES)(diff)
 app.command(cls=GroupedCommand)(explain)
 app.command(cls=GroupedCommand, epilog=FIX_EXAMPLES)(fix)
+app.command(cls=GroupedCommand, epilog=REPORT_EXAMPLES)(report)
 app.command(cls=GroupedCommand)(rules)
+app.add_typer(baseline)
 
 
 def _print_version(wanted: bool) -> None:
@@ -108,7 +117,13 @@ def help_page(arguments: Sequence[str]) -> str | None:
     if overview:
         return str(command.get_help(context))
     chosen = command.get_command(context, words[0])
-    return str(chosen.get_help(chosen.context_class(chosen, context, info_name=words[0])))
+    context = chosen.context_class(chosen, context, info_name=words[0])
+    if len(words) > 1 and hasattr(chosen, "get_command"):
+        inner = chosen.get_command(context, words[1])
+        if inner is not None:
+            context = inner.context_class(inner, context, info_name=words[1])
+            chosen = inner
+    return str(chosen.get_help(context))
 
 
 def call_quickly(words: Sequence[str]) -> int | None:
