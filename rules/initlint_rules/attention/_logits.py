@@ -138,10 +138,10 @@ def _fixed_factor(layer: Layer) -> float | None:
 def _build(
     context: Context, layer: Layer, query: str, key: str, scale: float, width: int, keys: int
 ) -> Logits | None:
-    powers = [_power(context, source) for source in (query, key)]
-    if powers[0] is None or powers[1] is None:
+    of_query, of_key = _power(context, query), _power(context, key)
+    if of_query is None or of_key is None:
         return None
-    (q, q_measured), (k, k_measured) = powers
+    (q, q_measured), (k, k_measured) = of_query, of_key
     feeders = [_feeder(context.model.graph, source) for source in (query, key)]
     params = tuple(
         param

@@ -1,0 +1,194 @@
+"""gate-saturated: a gate whose bias starts it where it can hardly move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from initlint.api import (
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Gate,
+    Layer,
+    Need,
+    Op,
+    Rule,
+    Severity,
+    Stage,
+    gates,
+)
+
+SLOW, STUCK = 1e-2, 1e-3
+"""Slope of the gate relative to its largest (1/4 for a sigmoid, 1 for a tanh): at 1e-2 times 1/4 a
+sigmoid's bias is 6.0, at 1e-3 it is 8.3. The gradient of everything that computes the gate shrinks
+by this factor. Highway gates start at -1 to -3 (slope 0.4 to 0.18 of the largest), GTrXL's at 2."""
+
+MANY = 0.5
+"""Share of the gate's units that must be so: single ones are a choice of time scales."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    gate: Gate
+    layer: Layer
+    slope: float
+    bias: float
+
+
+class GateSaturated(Rule):
+    """The bias of a gate starts it so far open or shut that its gradient is gone.
+
+    What it does
+    ------------
+    Looks at sigmoids and tanhs that multiply another tensor, and at the bias of the layer that
+    computes them.
+
+    Why is this bad
+    ---------------
+    A gate far from zero has hardly any slope: sigmoid'(8) is 3e-4. The layer that computes it
+    learns that much more slowly than the rest, and stays shut, or open, for thousands of steps.
+
+    How it decides
+    --------------
+    The median bias of the gate's units puts the slope below 1e-2 of the largest possible: an info.
+    Below 1e-3: a warning. A gate whose measured input varies by half of its bias or more moves all
+    the same and stays silent.
+
+    What it does not flag
+    ---------------------
+    Highway biases of -1 to -3 and transformer gates of 2; the gates of LSTM and GRU cells, which
+    have rules of their own; softplus parameters of state-space models; output layers with a class
+    prior; softmax gates; trained weights.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Highway(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.gate, self.value = nn.Linear(width, width), nn.Linear(width, width)
+                nn.init.constant_(self.gate.bias, -10.0)
+
+            def forward(self, x):
+                return x + torch.sigmoid(self.gate(x)) * torch.relu(self.value(x))
+
+        def model():
+            return nn.Sequential(nn.Linear(64, 64), Highway(64), nn.Linear(64, 10))
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        class Highway(nn.Module):
+            def __init__(self, width):
+                super().__init__()
+                self.gate, self.value = nn.Linear(width, width), nn.Linear(width, width)
+                nn.init.constant_(self.gate.bias, -2.0)
+
+            def forward(self, x):
+                return x + torch.sigmoid(self.gate(x)) * torch.relu(self.value(x))
+
+        def model():
+            return nn.Sequential(nn.Linear(64, 64), Highway(64), nn.Linear(64, 10))
+
+    References
+    ----------
+    - Srivastava, Greff, Schmidhuber 2015, Highway networks, section 2.2.
+    - Parisotto et al. 2020, Stabilizing transformers for reinforcement learning.
+    """
+
+    code = "BIA904"
+    name = "gate-saturated"
+    needs = frozenset({Need.WEIGHTS, Need.GRAPH})
+    optional = frozenset({Need.PROBE})
+    stages = frozenset({Stage.FRESH})
+    folds = ("gradient-profile",)
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding that names every such gate, the worst first."""
+        found = [
+            item
+            for gate in gates(context.model.graph)
+            if (item := _examine(context, gate)) is not None
+        ]
+        if not found:
+            return
+        worst = min(found, key=lambda item: item.slope)
+        layers = tuple(dict.fromkeys(key.layer.id for key in (worst, *found)))
+        more = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
+        bias = worst.layer.bias
+        name = bias.name if bias is not None else worst.layer.id
+        yield Finding(
+            severity=Severity.WARNING if worst.slope < STUCK else Severity.INFO,
+            confidence=Confidence.HIGH,
+            layer=worst.layer.id,
+            param=name,
+            layers=layers,
+            message=f"the gate of {worst.layer.id}{more} starts at a bias of {worst.bias:.3g}, "
+            f"with {worst.slope:.1g} of its largest slope",
+            evidence={
+                "bias_median": worst.bias,
+                "relative_slope": worst.slope,
+                "gates": len(layers),
+            },
+            why="the gradient of all that computes a gate is multiplied by its slope",
+            measured=f"median bias {worst.bias:.3g}, slope {worst.slope:.1g} of the largest",
+            expected="a bias between -3 and 3",
+            fix=Fix(
+                "constant",
+                params=(bias.key,) if bias is not None else (),
+                arguments={"value": float(np.clip(worst.bias, -3, 3))},
+                code=f"torch.nn.init.constant_({name}, {np.clip(worst.bias, -3, 3):g})",
+            ),
+        )
+
+
+def _examine(context: Context, gate: Gate) -> _Gate | None:
+    """The gate, when its bias leaves it hardly any slope."""
+    graph = context.model.graph
+    kind = graph[gate.activation].op
+    if kind not in (Op.SIGMOID, Op.TANH, Op.GLU) or gate.source is None:
+        return None
+    layer = graph[gate.source]
+    values = context.measures.read(layer.bias) if layer.bias is not None else None
+    if values is None or not values.size or not np.isfinite(values).all():
+        return None
+    if layer.weight is not None and context.measures.stage(layer.weight) is Stage.TRAINED:
+        return None
+    flat = values.reshape(-1).astype(np.float64)
+    if kind is Op.GLU:
+        flat = flat[flat.size // 2 :]
+    slopes = _relative_slope(flat, kind)
+    if (slopes < SLOW).mean() < MANY or _moved_by_weights(context, layer, flat):
+        return None
+    return _Gate(gate, layer, float(np.median(slopes)), float(np.median(flat)))
+
+
+def _relative_slope(
+    values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], kind: Op
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Slope of the gate at these values, relative to its largest: sech^2(z / 2) or sech^2(z)."""
+    argument = np.minimum(np.abs(values) / (1.0 if kind is Op.TANH else 2.0), 300.0)
+    slope: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.cosh(argument) ** -2.0
+    return slope
+
+
+def _moved_by_weights(
+    context: Context,
+    layer: Layer,
+    bias: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
+) -> bool:
+    """True when what the weights add is as wide as the bias, so that the gate does move."""
+    stats = context.probe.outputs.get(layer.id) if context.probe else None
+    return stats is not None and stats.row_std > 0.5 * float(np.abs(bias).mean())
