@@ -243,6 +243,8 @@ def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None
     if observed.status is ProbeStatus.OK:
         evidence = replace(evidence, probe=observed)
     findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=False)
+    if observed.invalid:
+        failures.insert(0, f"the graph contradicts itself: {observed.detail}")
     return _record(model, settings, evidence, observed, findings, skipped, failures, started)
 
 

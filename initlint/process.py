@@ -80,8 +80,10 @@ def worker_command(preload: Sequence[str], *, python: bool) -> list[str]:
         f"import os, sys; os.setsid(); sys.path[:] = {search_path(python=python)!r}; "
         "from initlint.worker import main; main()"
     )
-    isolation = [] if python else ["-I"]
-    return [sys.executable, *isolation, "-c", boot, *preload]
+    options = [] if python else ["-I"]
+    if sys.dont_write_bytecode:  # isolation ignores the variable that may have said so
+        options.append("-B")
+    return [sys.executable, *options, "-c", boot, *preload]
 
 
 def worker_environment(*, python: bool) -> dict[str, str]:

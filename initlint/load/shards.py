@@ -38,6 +38,8 @@ def read_index(file: File, folder: Folder, read: Reader) -> Contents:
     placed = value["weight_map"]
     if len(placed) > MAX_TENSORS or not all(isinstance(shard, str) for shard in placed.values()):
         raise LoadError(f"{shown(file.name)}: damaged weight_map")
+    if not placed:
+        raise LoadError(f"{shown(file.name)}: lists no weights")
     shards = list(dict.fromkeys(placed.values()))
     if len(shards) > MAX_SHARDS:
         raise LoadError(f"{shown(file.name)}: more than {MAX_SHARDS} shards")

@@ -109,7 +109,7 @@ def _start() -> subprocess.Popen[bytes]:
     It stays in this process's session, so that whoever ends the session ends it too.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _BOOTSTRAP, *_import_paths()],
+        [sys.executable, "-I", "-B", "-c", _BOOTSTRAP, *_import_paths()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -222,6 +222,7 @@ def _activations(data: dict[str, Any]) -> Activations:
         outputs=outputs,
         train_mode=data.get("train_mode", False),
         inputs=data.get("inputs", {}),
+        invalid=data.get("invalid", False),
     )
 
 

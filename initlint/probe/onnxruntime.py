@@ -36,6 +36,15 @@ class _OutOfMemoryError(Exception):
     """The outputs of one run did not fit."""
 
 
+class _InvalidGraphError(Exception):
+    """The graph, as the file states it, breaks the rules of ONNX."""
+
+
+_INCONSISTENT = re.compile(r"INVALID_GRAPH|\[(Type|Shape)InferenceError\]")
+_NOT_KNOWN_HERE = re.compile(r"No Op registered|not a registered|opset|IR version|not supported")
+"""Told apart by onnxruntime's words only: a graph that is wrong, and one that it is too old for."""
+
+
 def observe(request: Request) -> Activations:
     """Run the graph on one or several batches and measure.
 
@@ -47,6 +56,8 @@ def observe(request: Request) -> Activations:
         return _observe(request, onnxruntime)
     except (_OutOfMemoryError, MemoryError):
         return Activations(ProbeStatus.FAILED, "the activations do not fit into the memory limit")
+    except _InvalidGraphError as error:
+        return Activations(ProbeStatus.FAILED, str(error), invalid=True)
     except Exception as error:  # onnxruntime raises classes of its own, Python's and pybind11's
         return Activations(ProbeStatus.FAILED, _one_line(error))
 
@@ -82,6 +93,8 @@ class _Session:
                 data, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
+            if not request.batch_norms and _breaks(onnxruntime, request.model, options):
+                raise _InvalidGraphError(_one_line(error)) from error
             raise _translated(error) from error
         del kept
         types = {item.name: item.type for item in self._session.get_outputs()}
@@ -96,6 +109,16 @@ class _Session:
             raise _translated(error) from error
         found = dict(zip(self._any, values, strict=True))
         return {name: found[name] for name in self.names}
+
+
+def _breaks(onnxruntime: Any, model: bytes, options: Any) -> bool:
+    """True when a graph is refused as inconsistent even without the outputs that are observed."""
+    try:
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as in `observe`
+        text = str(error)
+        return bool(_INCONSISTENT.search(text)) and not _NOT_KNOWN_HERE.search(text)
+    return False
 
 
 def session_options(onnxruntime: Any) -> Any:

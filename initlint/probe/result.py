@@ -105,6 +105,7 @@ class Activations:
         chance: the loss of an uninformed guess for that loss, when known.
         train_mode: True when normalisers used batch statistics, as training would.
         inputs: what was fed, by input name: ``float32[8,3,224,224] N(0,1)``.
+        invalid: True when the graph contradicts itself, so that no runtime could run it.
     """
 
     status: ProbeStatus
@@ -119,3 +120,4 @@ class Activations:
     chance: float | None = None
     train_mode: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
+    invalid: bool = False

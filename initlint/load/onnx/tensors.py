@@ -268,10 +268,11 @@ class TensorReader:
                 f"{shown(length)} bytes long"
             )
         file = self._file(location, name)
-        if offset + needed > file.size:
+        if offset + max(needed, int(length or 0)) > file.size:
             raise LoadError(
                 f"external data {shown(location)!r} is too short: tensor {shown(name)!r} needs "
-                f"bytes {offset} to {offset + needed} of {file.size}; download it again"
+                f"bytes {offset} to {offset + max(needed, int(length or 0))} of {file.size}; "
+                "download it again"
             )
         return FileSource(file, offset, dtype, count)
 
