@@ -301,8 +301,8 @@ def _without_outliers(array: Array, moments: Moments) -> Array | None:
     """A flat copy without impossible values, when those are few and all of one magnitude."""
     flat = array.reshape(-1)
     sample = flat[:: max(1, flat.size // (1 << 14))]
-    low, high = np.percentile(sample, (25.0, 75.0))
-    robust = float(high - low) / 1.349
+    low, high = _quartiles(sample)
+    robust = (high - low) / 1.349
     outliers = np.abs(flat) > OUTLIER_SIGMAS * robust
     count = int(np.count_nonzero(outliers))
     if robust <= 0.0 or not 0 < count <= OUTLIER_SHARE * flat.size:
@@ -311,6 +311,13 @@ def _without_outliers(array: Array, moments: Moments) -> Array | None:
     if float(values.max()) > float(values.min()) * (1.0 + 1e-2):
         return None
     return flat[~outliers]
+
+
+def _quartiles(sample: Array) -> tuple[float, float]:
+    """Lower and upper quartile; `numpy.percentile` would import `numpy.ma` for them."""
+    ranks = (sample.size - 1) // 4, (3 * (sample.size - 1) + 3) // 4
+    ordered = np.partition(sample, ranks)
+    return float(ordered[ranks[0]]), float(ordered[ranks[1]])
 
 
 def _sparse(

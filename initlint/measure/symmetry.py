@@ -67,7 +67,7 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     roundoff = unit_roundoff(dtype or str(array.dtype))
     tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
     features = matrix.shape[1]
-    probes = np.random.default_rng(0).standard_normal((features, 2))
+    probes = _probes(features)
     shadows = np.empty((matrix.shape[0], 2))
     step = max(1, (1 << 20) // features)
     for start in range(0, matrix.shape[0], step):
@@ -75,12 +75,25 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
         shadows[start : start + step] = piece @ probes
     # Differences of at most `tolerance` per element move a projection by about tolerance·‖v‖₂;
     # four times that, plus the rounding of the float64 product itself.
-    slack = (4.0 * tolerance + 1e-13 * largest) * float(np.linalg.norm(probes[:, 0]))
+    slack = (4.0 * tolerance + 1e-13 * largest) * float(np.linalg.norm(probes, axis=0).max())
     groups: list[tuple[int, ...]] = []
     for candidates in _runs(shadows[:, 0], np.arange(matrix.shape[0]), slack):
         for close in _runs(shadows[candidates, 1], candidates, slack):
             groups.extend(_verified(matrix, close, tolerance))
     return tuple(sorted(groups))
+
+
+def _probes(features: int) -> Array:
+    """Two vectors of numbers between -1/2 and 1/2 that no weights are aligned with, as columns.
+
+    SplitMix64 (Steele, Lea & Flood 2014) of the index: as good here as draws from `numpy.random`,
+    whose import takes longer than all else that most tensors need.
+    """
+    state = np.arange(1, 2 * features + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(31)
+    return ((state >> np.uint64(11)) * 2.0**-53 - 0.5).reshape(features, 2)
 
 
 def _runs(values: Array, indices: Array, slack: float) -> list[Array]:
