@@ -109,7 +109,7 @@ def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
     """Run the model once by the road its kind has; never raises for what a model does."""
     if model.runnable is None:
         return Activations(ProbeStatus.SKIPPED, "there is nothing to run: weights only")
-    if model.kind is Kind.TORCH:
+    if model.kind is not Kind.ONNX:  # a bound checkpoint runs in its module
         from initlint.probe.torch import probe_torch
 
         return probe_torch(model, seed=settings.seed, loss=settings.loss)
@@ -120,7 +120,7 @@ def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
         seed=settings.seed,
         timeout=settings.probe_timeout,
         memory_mb=settings.probe_memory,
-        inputs_file=settings.input,
+        inputs_file=model.metadata.get("inputs_file") or settings.input,
         train_norm=stage is Stage.FRESH,
     )
 
