@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from importlib.metadata import entry_points
 
+from initlint.lint.entry_points import entry_points
 from initlint.lint.rule import Rule
 
 GROUP = "initlint.rules"
@@ -24,6 +23,7 @@ HEADINGS = (
 
 _CODE = re.compile(r"[A-Z]{3}\d{3}")
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_HEADING = re.compile(r"^[ \t]*(\S.*)\n[ \t]*-+$", re.MULTILINE)
 
 
 class PackError(Exception):
@@ -31,6 +31,8 @@ class PackError(Exception):
 
 
 def _place(rule: type[Rule]) -> str:
+    import inspect
+
     try:
         file = inspect.getsourcefile(rule) or rule.__module__
         return f"{file}:{inspect.getsourcelines(rule)[1]}"
@@ -55,9 +57,9 @@ def validate(rules: Iterable[type[Rule]]) -> None:
                 other = _place(seen[value])
                 raise PackError(f"{_place(rule)}: {attribute} {value} is taken by {other}")
             seen[value] = rule
-        text = inspect.getdoc(rule) or ""
+        found = set(_HEADING.findall(rule.__doc__ or ""))
         for heading in HEADINGS:
-            if not re.search(rf"^{re.escape(heading)}\n-+$", text, re.MULTILINE):
+            if heading not in found:
                 raise PackError(f"{_place(rule)}: the docstring lacks the heading {heading!r}")
 
 
@@ -71,7 +73,7 @@ def all_rules() -> tuple[type[Rule], ...]:
         PackError: when a pack cannot be imported or holds a malformed rule.
     """
     rules: list[type[Rule]] = []
-    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+    for point in sorted(entry_points(GROUP)):
         try:
             pack: Sequence[type[Rule]] = tuple(point.load()())
         except PackError:
@@ -85,7 +87,7 @@ def all_rules() -> tuple[type[Rule], ...]:
 
 def summary(rule: type[Rule]) -> str:
     """First line of a rule's docstring."""
-    return (inspect.getdoc(rule) or "").partition("\n")[0]
+    return (rule.__doc__ or "").strip().partition("\n")[0].rstrip()
 
 
 def family(rule: type[Rule]) -> str:
