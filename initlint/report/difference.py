@@ -31,9 +31,7 @@ def render(record: Mapping[str, Any], style: Style) -> str:
             lines.append(f"  ... {len(rows) - _MOST} between")
             continue
         cosine = "-" if row["cosine"] is None else f"{row['cosine']:.4f}"
-        lines.append(
-            f"  {Untrusted(row['param'])!s:<44}{row['update_ratio']:>18.3g}{cosine:>10}"
-        )
+        lines.append(f"  {Untrusted(row['param'])!s:<44}{row['update_ratio']:>18.3g}{cosine:>10}")
     counts = record["summary"]
     total = ", ".join(f"{counts[name]} {name}" for name in ("error", "warning", "info"))
     lines += ["", f"findings: {total}"]

@@ -8,11 +8,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from initlint.records import Target
-from initlint.report.html import words
 from initlint.report.html.findings import findings_section, worst_by_layer
 from initlint.report.html.layers import layers_section
-from initlint.report.html.markup import Markup, element, explained, join
+from initlint.report.html.markup import Markup, element, join
 from initlint.report.html.signals import signals_section
+from initlint.report.html.words import glossary, term
 from initlint.report.profile import parse
 from initlint.report.run import Run
 from initlint.report.style import View
@@ -42,7 +42,7 @@ def render(run: Run, view: View) -> str:
     body = element(
         "body",
         _top(run),
-        element("main", *_main(run)),
+        element("main", *_main(run), glossary()),
         element("footer", "initlint ", run.version),
         element("output", id="tip", hidden=True),
         element("script", Markup(script)),
@@ -112,20 +112,20 @@ def _target(run: Run, target: Target, key: str) -> Markup:
 def _verdict(target: Target) -> Markup:
     state = _state(target)
     facts = [
-        explained(f"stage {target.stage}", words.STAGE),
+        term(f"stage {target.stage}", "stage"),
         Markup(element("span", target.kind)),
     ]
     count = target.record.get("parameters")
     if isinstance(count, int):
-        facts.append(explained(f"{count:,} parameters", words.PARAMETERS))
-    facts.append(explained(probe_text(target), words.PROBE))
+        facts.append(term(f"{count:,} parameters", "parameters"))
+    facts.append(term(probe_text(target), "probe"))
     if target.suppressed:
-        facts.append(explained(f"{len(target.suppressed)} accepted", words.ACCEPTED))
+        facts.append(term(f"{len(target.suppressed)} accepted", "accepted"))
     risk = []
     if target.risk is not None:
         share = min(max(target.risk, 0.0), 1.0)
         bar = element("meter", f"{share:.0%}", min=0, max=1, high=0.5, value=share)
-        risk = [element("p", explained(f"Risk {share:.0%}", words.RISK), " ", bar, class_="risk")]
+        risk = [element("p", term(f"Risk {share:.0%}", "risk"), " ", bar, class_="risk")]
     return element(
         "header",
         element("h1", target.target.show()),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from initlint.records import SEVERITIES, Finding, Target
-from initlint.report.html import words
-from initlint.report.html.markup import Markup, element, explained, join
+from initlint.report.html.markup import Markup, element, join
+from initlint.report.html.words import TERMS, term
 from initlint.report.profile import Profile
 from initlint.report.run import Run
 from initlint.report.summary import plural
@@ -102,30 +102,29 @@ def _card(run: Run, target: Target, finding: Finding, places: Mapping[str, str])
 def _facts(finding: Finding) -> Iterator[Markup]:
     subject = finding.param or finding.layer
     fix = finding.fix
-    rows: list[tuple[str, str, str]] = [
-        ("where", f"{subject} {finding.tensor.show(60)}".strip(), ""),
-        ("feeds", finding.feeds.show(200), ""),
-        ("measured", finding.measured.show(300), words.MEASURED),
-        ("expected", finding.expected.show(300), words.EXPECTED),
-        ("why", finding.why.show(600), ""),
-        ("confidence", finding.confidence, words.CONFIDENCE),
+    rows = [
+        ("where", f"{subject} {finding.tensor.show(60)}".strip()),
+        ("feeds", finding.feeds.show(200)),
+        ("measured", finding.measured.show(300)),
+        ("expected", finding.expected.show(300)),
+        ("why", finding.why.show(600)),
+        ("confidence", finding.confidence),
     ]
     if finding.location is not None:
         line = f":{finding.location.line}" if finding.location.line else ""
-        rows.append(("built at", f"{finding.location.file}{line}", ""))
+        rows.append(("built at", f"{finding.location.file}{line}"))
     if finding.suppression is not None:
         found = finding.suppression
         text = Untrusted(f"{found.kind}: {found.reason} ({found.place})").show(400)
-        rows.append(("accepted", text, words.ACCEPTED))
-    for label, text, tip in rows:
+        rows.append(("accepted", text))
+    for label, text in rows:
         if text:
-            name = explained(label, tip) if tip else label
-            yield element("dt", name)
+            yield element("dt", term(label, label) if label in TERMS else label)
             yield element("dd", text)
     if fix is not None:
         yield element("dt", "fix")
         text = fix.code.show(300) or f"initialise with {fix.scheme}"
-        applied = explained(fix.applicability, words.APPLICABILITY[fix.applicability])
+        applied = term(fix.applicability, fix.applicability)
         yield element("dd", element("code", text), " (", applied, ")")
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from initlint.records import Target
-from initlint.report.html import words
 from initlint.report.html.charts import histogram, picture, spectrum
 from initlint.report.html.graph import Layout, gutter, lay_out
-from initlint.report.html.markup import Markup, element, explained, number
+from initlint.report.html.markup import Markup, element, number
 from initlint.report.html.signals import severity_of
+from initlint.report.html.words import slug, term
 from initlint.report.profile import Output, Profile, Row, Weight
 from initlint.report.summary import plural
 from initlint.report.text import Untrusted
@@ -75,17 +75,17 @@ def _glance(row: Row) -> Iterator[Markup]:
     """The numbers that a closed row shows."""
     signal = row.forward.measured if row.forward.measured is not None else row.forward.predicted
     if signal is not None:
-        yield _pointed(f"rms {number(signal)}", words.RMS)
+        yield _pointed(f"rms {number(signal)}", "rms")
     output = row.output
     if output is not None and output.dead_units:
-        yield _pointed(f"dead {output.dead_units}/{output.units}", words.DEAD)
+        yield _pointed(f"dead {output.dead_units}/{output.units}", "dead units")
     if output is not None and output.saturated_share and output.saturated_share >= 0.01:
-        yield _pointed(f"saturated {output.saturated_share:.0%}", words.SATURATED)
+        yield _pointed(f"saturated {output.saturated_share:.0%}", "saturated")
 
 
-def _pointed(text: str, tip: str) -> Markup:
+def _pointed(text: str, name: str) -> Markup:
     """Explained when pointed at; the same number can be focused in the open row."""
-    return element("span", text, data_tip=tip)
+    return element("span", text, data_term=slug(name))
 
 
 def _body(row: Row, table: Any) -> Iterator[Markup]:
@@ -97,18 +97,18 @@ def _body(row: Row, table: Any) -> Iterator[Markup]:
 
 
 def _pairs(rows: list[tuple[str, str, str]]) -> Iterator[Markup]:
-    for label, text, tip in rows:
+    for label, text, name in rows:
         if text:
-            yield element("div", element("dt", explained(label, tip)), element("dd", text))
+            yield element("div", element("dt", term(label, name)), element("dd", text))
 
 
 def _signals(row: Row) -> Iterator[Markup]:
     forward, gradient = row.forward, row.gradient
     rows = [
-        ("rms, predicted", _known(forward.predicted), f"{words.RMS} {words.PREDICTED}"),
-        ("rms, measured", _known(forward.measured), words.RMS),
-        ("gradient, predicted", _known(gradient.predicted), f"{words.GRADIENT} {words.PREDICTED}"),
-        ("gradient, measured", _known(gradient.measured), words.GRADIENT),
+        ("rms, predicted", _known(forward.predicted), "rms"),
+        ("rms, measured", _known(forward.measured), "rms"),
+        ("gradient, predicted", _known(gradient.predicted), "gradient"),
+        ("gradient, measured", _known(gradient.measured), "gradient"),
     ]
     return _pairs(rows)
 
@@ -121,10 +121,10 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def _figure(title: str, tip: str, drawing: Markup, ends: tuple[str, str]) -> Markup:
+def _figure(title: str, name: str, drawing: Markup, ends: tuple[str, str]) -> Markup:
     return element(
         "figure",
-        element("figcaption", explained(title, tip)),
+        element("figcaption", term(title, name)),
         drawing,
         element("div", element("span", ends[0]), element("span", ends[1]), class_="x"),
         class_="little",
@@ -136,22 +136,22 @@ def _weight(weight: Weight, table: Any) -> Markup:
     found = weight.histogram
     if found is not None:
         ends = (number(found.low), number(found.high))
-        figures.append(_figure("values", words.VALUES, histogram(found, weight.density), ends))
+        figures.append(_figure("values", "values", histogram(found, weight.density), ends))
     if weight.spectrum is not None:
         values = weight.spectrum.values
-        part = f" of {weight.spectrum.rows}×{weight.spectrum.columns} elements"
-        tip = words.SPECTRUM + (f" Taken{part}." if weight.spectrum.sampled else "")
+        part = f" of {weight.spectrum.rows}×{weight.spectrum.columns} of them"
+        title = "singular values" + (part if weight.spectrum.sampled else "")
         ends = (f"largest {number(values[0])}", f"smallest {number(values[-1])}")
-        figures.append(_figure("singular values", tip, spectrum(weight.spectrum), ends))
+        figures.append(_figure(title, "singular values", spectrum(weight.spectrum), ends))
     if weight.picture:
         image = element("img", src=picture(weight.picture), alt="", class_="picture")
-        figures.append(_figure("elements", words.PICTURE, image, ("", "")))
+        figures.append(_figure("elements", "elements", image, ("", "")))
     rows = [
-        ("shape", "×".join(map(str, weight.shape)), words.SHAPE),
-        ("fan in/out", _fans(weight, table), words.FAN),
-        ("mean", _known(weight.mean), words.MEAN),
-        ("std", _known(weight.std), words.STD),
-        ("scheme", weight.scheme.show(120), words.SCHEME),
+        ("shape", "×".join(map(str, weight.shape)), "shape"),
+        ("fan in/out", _fans(weight, table), "fan in/out"),
+        ("mean", _known(weight.mean), "mean"),
+        ("std", _known(weight.std), "std"),
+        ("scheme", weight.scheme.show(120), "scheme"),
     ]
     return element(
         "section",
@@ -174,19 +174,19 @@ def _fans(weight: Weight, table: Any) -> str:
 def _output(output: Output) -> Markup:
     dead = f"{output.dead_units} of {output.units}" if output.units else ""
     rows = [
-        ("rms", _known(output.rms), words.RMS),
-        ("mean", _known(output.mean), "Mean of the outputs."),
-        ("dead units", dead, words.DEAD),
-        ("dead by chance", _share(output.dead_chance), words.DEAD_CHANCE),
-        ("saturated", _share(output.saturated_share), words.SATURATED),
-        ("zeros", _share(output.zero_share), words.ZERO),
-        ("likeness of inputs", _known(output.correlation), words.CORRELATION),
+        ("rms", _known(output.rms), "rms"),
+        ("mean", _known(output.mean), "mean"),
+        ("dead units", dead, "dead units"),
+        ("dead by chance", _share(output.dead_chance), "dead by chance"),
+        ("saturated", _share(output.saturated_share), "saturated"),
+        ("zeros", _share(output.zero_share), "zeros"),
+        ("likeness of inputs", _known(output.correlation), "likeness of inputs"),
     ]
     figures: list[Markup] = []
     found = output.histogram
     if found is not None:
         ends = (number(found.low), number(found.high))
-        figures.append(_figure("outputs", words.OUTPUTS, histogram(found), ends))
+        figures.append(_figure("outputs", "outputs", histogram(found), ends))
     return element(
         "section",
         element("h4", "Outputs, measured"),

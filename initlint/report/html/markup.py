@@ -50,8 +50,3 @@ def number(value: float | int | None) -> str:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def explained(text: str, tip: str, name: str = "span", class_: str = "") -> Markup:
-    """A number or word that says what it means when pointed at or focused."""
-    return element(name, text, class_=f"tip {class_}".strip(), data_tip=tip, tabindex=0)

@@ -3,10 +3,15 @@ document.documentElement.classList.add("js");
 
 // One line at the foot of the page explains what is pointed at or focused.
 const tip = document.getElementById("tip");
+function meaning(marked) {
+  if (marked.dataset.tip) return marked.dataset.tip;
+  const term = marked.dataset.term || marked.getAttribute("href").slice(1);
+  return document.getElementById(term).textContent;
+}
 function explain(element) {
-  const marked = element instanceof Element ? element.closest("[data-tip]") : null;
+  const marked = element instanceof Element ? element.closest("[data-tip], [data-term], .tip") : null;
   tip.hidden = marked === null;
-  tip.textContent = marked === null ? "" : marked.dataset.tip;
+  tip.textContent = marked === null ? "" : meaning(marked);
 }
 document.addEventListener("pointerover", (event) => explain(event.target));
 document.addEventListener("focusin", (event) => explain(event.target));

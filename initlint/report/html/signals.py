@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from initlint.report.html import words
 from initlint.report.html.charts import Subject, profile_chart
-from initlint.report.html.markup import Markup, element, explained
+from initlint.report.html.markup import Markup, element
+from initlint.report.html.words import term
 from initlint.report.profile import Profile, Row
 
 FORWARD = Subject("Signal", "rms of each layer's output", lambda row: row.forward)
@@ -26,9 +26,9 @@ def signals_section(profile: Profile, worst: Mapping[str, str]) -> Markup:
         return Markup("")
     legend = element(
         "p",
-        explained("predicted", words.PREDICTED, class_="key predicted"),
-        explained("measured", words.PROBE, class_="key measured"),
-        explained("healthy", words.HEALTHY, class_="key band"),
+        term("predicted", "predicted", class_="key predicted"),
+        term("measured", "probe", class_="key measured"),
+        term("healthy", "healthy", class_="key band"),
         class_="legend",
     )
     return element("section", element("h2", "Signal by depth"), legend, *charts)
