@@ -223,13 +223,57 @@ def write_baseline(targets: Iterable[Target], path: Path) -> int:
             if finding.suppression is None or finding.suppression.kind == "baseline"
         ]
         lines = {entry.key: entry.line() for entry in (*kept, *found)}
-        text = "".join(f"{line}\n" for _, line in sorted(lines.items()))
-        try:
-            write_atomically(path, text)
-        except OSError as error:
-            reason = (error.strerror or "").lower()
-            raise BaselineError(f"{path}: cannot be written: {reason}") from error
+        _store(lines, path)
     return len(lines)
+
+
+def missing_targets(entries: Iterable[Entry], path: Path) -> frozenset[str]:
+    """Targets of a baseline that are files which are no more; a spec of code is never one."""
+    names = {entry.target for entry in entries}
+    return frozenset(
+        name for name in names if ":" not in name and not (path.parent / name).exists()
+    )
+
+
+def prune_baseline(
+    targets: Iterable[Target], path: Path, gone: frozenset[str] = frozenset()
+) -> list[Entry]:
+    """Remove the lines whose finding is gone, of the targets and rules that were looked at.
+
+    Args:
+        targets: what was linted.
+        path: the baseline.
+        gone: targets whose lines go altogether.
+
+    Returns:
+        The entries that were removed.
+
+    Raises:
+        BaselineError: when the file cannot be read or written; it is then as it was.
+    """
+    found: set[tuple[str, str, str]] = set()
+    looked: set[tuple[str, str]] = set()
+    for target in targets:
+        looked.update((_relative(target, path.parent), rule) for rule in target.ran or ())
+        found.update(entry_for(target, known, path.parent).key for known in target.findings)
+    with locked(path):
+        kept: list[Entry] = []
+        removed: list[Entry] = []
+        for entry in read_baseline(path):
+            stale = entry.key not in found and (entry.target, entry.rule) in looked
+            (removed if stale or entry.target in gone else kept).append(entry)
+        if removed:
+            _store({entry.key: entry.line() for entry in kept}, path)
+    return removed
+
+
+def _store(entries: Mapping[tuple[str, str, str], str], path: Path) -> None:
+    text = "".join(f"{line}\n" for _, line in sorted(entries.items()))
+    try:
+        write_atomically(path, text)
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise BaselineError(f"{path}: cannot be written: {reason}") from error
 
 
 @contextmanager
