@@ -1,3 +1,3 @@
 """The command line: one file per command."""
 
-COMMANDS = ("check", "describe", "diff", "explain", "fix", "rules")
+COMMANDS = ("baseline", "check", "describe", "diff", "explain", "fix", "report", "rules")
