@@ -1,0 +1,153 @@
+"""odd-rows: rows of a vocabulary table that are filled in instead of drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+import numpy as np
+
+from initlint.api import (
+    Confidence,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    Param,
+    Rule,
+    Severity,
+    Stage,
+)
+
+MIN_ROWS = 64
+"""Fewer rows give no distribution to be odd in."""
+
+MAX_ELEMENTS = 1 << 26
+"""Tables above 64 million values (256 MiB) are not read whole for this."""
+
+REPEATED = 8
+"""Equal rows that count as one group: resized tables fill all new rows with one vector; a pair of
+equal rows can be two unused tokens."""
+
+
+class OddRows(Rule):
+    """Some rows of a vocabulary table are zero or repeat one vector.
+
+    What it does
+    ------------
+    Looks in embedding tables for rows that are exactly zero and for groups of equal rows.
+
+    Why is this bad
+    ---------------
+    A table resized for new tokens gets rows of zeros or of one repeated vector. Tokens with equal
+    rows mean the same to the network, a zero row is no token at all, and in a head tied to the
+    table they all share one logit.
+
+    How it decides
+    --------------
+    Zero rows beside the padding row, and groups of eight or more equal rows. Always an info: rows
+    of tokens that never occur look the same.
+
+    What it does not flag
+    ---------------------
+    The padding row, tables that are zero or repeated altogether, tables of fewer than 64 rows,
+    quantised tables.
+
+    Example
+    -------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Embedding(512, 64), nn.Linear(64, 64), nn.Tanh(),
+                                nn.Linear(64, 10))
+            with torch.no_grad():
+                net[0].weight[-16:] = net[0].weight[:-16].mean(0)
+            return net
+
+    Use instead
+    -----------
+    ::
+
+        import torch
+        from torch import nn
+
+        def model():
+            torch.manual_seed(0)
+            net = nn.Sequential(nn.Embedding(512, 64), nn.Linear(64, 64), nn.Tanh(),
+                                nn.Linear(64, 10))
+            with torch.no_grad():
+                mean, spread = net[0].weight[:-16].mean(0), net[0].weight[:-16].std()
+                net[0].weight[-16:] = mean + spread * torch.randn(16, 64)
+            return net
+
+    References
+    ----------
+    - Hewitt 2021, Initializing new word embeddings for pretrained language models.
+    - transformers, modeling_utils.py: resize_token_embeddings with mean_resizing.
+    """
+
+    code = "EMB803"
+    name = "odd-rows"
+    needs = frozenset({Need.WEIGHTS})
+    stages = frozenset(Stage)
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        """Yield one finding per kind of oddity and table."""
+        for layer in context.model.graph.order:
+            weight = layer.weight
+            if layer.op is Op.EMBEDDING and weight is not None:
+                yield from _examine(context, layer, weight)
+
+
+def _examine(context: Context, layer: Layer, weight: Param) -> Iterator[Finding]:
+    if weight.quantised or weight.shape[0] < MIN_ROWS or weight.size > MAX_ELEMENTS:
+        return
+    values = context.measures.read(weight)
+    if values is None or not np.isfinite(values).all():
+        return
+    norms = np.sqrt(np.square(values.astype(np.float64)).sum(axis=1))
+    padding = layer.attrs.get("padding_idx")
+    zero = np.flatnonzero(norms == 0)
+    zero = zero[zero != padding] if padding is not None else zero
+    if 1 < len(zero) < len(norms) or (len(zero) == 1 and zero[0] != 0):
+        yield _finding(layer, weight, zero, "are zero")
+    equal = [
+        np.asarray(group)
+        for group in context.measures.duplicates(weight)
+        if len(group) >= REPEATED and norms[group[0]] > 0
+    ]
+    if equal and sum(map(len, equal)) < len(norms) / 2:
+        rows = np.sort(np.concatenate(equal))
+        yield _finding(layer, weight, rows, "repeat one vector")
+
+
+def _finding(
+    layer: Layer,
+    weight: Param,
+    rows: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    what: str,
+) -> Finding:
+    shown = ", ".join(str(row) for row in rows[:5]) + (" ..." if len(rows) > 5 else "")
+    return Finding(
+        severity=Severity.INFO,
+        confidence=Confidence.HIGH,
+        layer=layer.id,
+        param=weight.name,
+        message=f"{len(rows)} of {weight.shape[0]} rows of {weight.name} {what}: {shown}",
+        evidence={"rows": [int(row) for row in rows[:20]], "count": len(rows), "kind": what},
+        why="rows filled in for new or unused tokens carry nothing the network has learnt",
+        measured=f"{len(rows)} rows {what}",
+        expected="rows drawn around the mean of the others, with their spread",
+        fix=Fix(
+            "advice",
+            code=f"draw these rows of {weight.name} from N(mean of the other rows, their std); the "
+            f"spread per value is about 1/sqrt({weight.shape[1]}) of a row's norm "
+            f"({1 / sqrt(weight.shape[1]):.2g})",
+        ),
+    )
