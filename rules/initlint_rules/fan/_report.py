@@ -17,6 +17,8 @@ CONSEQUENCES = (
     "head-excess-loss",
     "saturation",
     "dead-relu",
+    "unit-cannot-fire",
+    "bias-dominates",
 )
 """What a scale that is wrong by the ratio of two fans shows elsewhere."""
 

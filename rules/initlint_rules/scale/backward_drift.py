@@ -74,9 +74,9 @@ class BackwardDrift(Rule):
 
         def model():
             layers = []
-            for _ in range(24):
+            for _ in range(40):
                 linear = nn.Linear(128, 128)
-                nn.init.xavier_normal_(linear.weight, gain=1.75)
+                nn.init.xavier_normal_(linear.weight, gain=1.6)
                 nn.init.zeros_(linear.bias)
                 layers += [linear, nn.Tanh()]
             return nn.Sequential(*layers, nn.Linear(128, 10))
@@ -107,7 +107,7 @@ class BackwardDrift(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("forward-drift", "gradient-profile", "variance-profile")
+    folds = ("forward-drift", "gradient-profile", "variance-profile", "unit-cannot-fire")
     options = MappingProxyType(
         {
             "optimizer": Option(

@@ -37,17 +37,19 @@ MIN_LAYERS = 2
 UNIT_GAIN = 0.02
 """Tolerance on the gain 1 that relu-after-xavier reports on its own."""
 
-_KNOWN = (
+_SCHEMES = (
     "torch_default",
-    "he_",
-    "lecun_",
-    "xavier_",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "xavier_normal",
+    "xavier_uniform",
     "orthogonal",
-    "normal(",
-    "truncated_normal(",
-    "uniform(",
-    "variance_scaling",
 )
+_GAINS = ("a=", "gain=", "tanh", "selu", "uncorrected")
+"""What may stand in brackets behind a scheme: gains that initialisers offer. Others are guesses
+that a custom gain meets by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,8 @@ class GainMismatch(Rule):
         "correlation-collapse",
         "saturation",
         "dead-relu",
+        "unit-cannot-fire",
+        "bias-dominates",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -167,7 +171,7 @@ def _mismatch(context: Context, layer: Layer) -> _Mismatch | None:
     if fan is None or not std or not (activation or _feeds_linear(context, layer)):
         return None
     matches = context.measures.identify(param).matches
-    match = next((m for m in matches if m.true_fan and m.scheme.startswith(_KNOWN)), None)
+    match = next((m for m in matches if m.true_fan and _is_offered(m.scheme)), None)
     if match is None or match.fan == "depth":
         return None
     wanted = forward_gain(activation.op, activation.attrs) if activation else 1.0
@@ -175,6 +179,13 @@ def _mismatch(context: Context, layer: Layer) -> _Mismatch | None:
     if abs(log(gain / wanted)) < LEAST_RATIO or _is_relu_after_xavier(activation, match):
         return None
     return _Mismatch(layer, param, match, activation.op.value if activation else "", gain, wanted)
+
+
+def _is_offered(scheme: str) -> bool:
+    name, _, argument = scheme.partition("(")
+    if name in ("normal", "truncated_normal", "uniform"):
+        return True
+    return name in _SCHEMES and (not argument or argument.startswith(_GAINS))
 
 
 def _feeds_linear(context: Context, layer: Layer) -> bool:
