@@ -39,6 +39,9 @@ CONSTANT = 1e-6
 rounding errors of one sum."""
 
 
+_MIXING = frozenset({Op.ATTENTION, Op.MATMUL})
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     layer: Layer
@@ -78,8 +81,10 @@ class CorrelationCollapse(Rule):
 
     What it does not flag
     ---------------------
-    Layers whose mean is removed later by a batch normaliser. Batches of inputs that were alike to
-    begin with, fewer than four samples, representations of fewer than eight units, trained models.
+    Networks that average over positions (global pooling, attention) unless they are constant: noise
+    averages out there, images do not. Layers whose mean a batch normaliser removes later. Batches
+    of inputs that were alike to begin with, fewer than four samples, representations of fewer than
+    eight units, trained models.
 
     Example
     -------
@@ -136,7 +141,7 @@ class CorrelationCollapse(Rule):
             entering = _entering(graph, probe, head)
             if entering is None:
                 continue
-            severity = _severity(entering, head)
+            severity = _severity(entering, head, averaged=_averages(graph, head))
             if severity is not None:
                 found.append((severity, -entering.distance, entering, head))
         if not found:
@@ -169,9 +174,24 @@ def _entering(graph: LayerGraph, probe: Activations, head: Layer) -> _Seen | Non
     return _measured(producers[0], probe) if len(producers) == 1 else None
 
 
-def _severity(entering: _Seen, head: Layer) -> Severity | None:
+def _averages(graph: LayerGraph, head: Layer) -> bool:
+    """True when positions are averaged on the way to a last layer.
+
+    The mean of N positions of noise is N times nearer to its expectation: the cosine then speaks
+    of the probe's inputs, whose positions are independent, more than of the network.
+    """
+    return any(
+        graph[key].op in _MIXING
+        or (graph[key].op in (Op.POOL, Op.REDUCE) and graph[key].attrs.get("kind") != "max")
+        for key in _ancestors(graph, head.id)
+    )
+
+
+def _severity(entering: _Seen, head: Layer, *, averaged: bool) -> Severity | None:
     if entering.constant:
         return Severity.ERROR
+    if averaged:
+        return None
     dtype = head.weight.dtype if head.weight is not None else "float32"
     return severity_of(correlation_harm(entering.distance, dtype))
 
