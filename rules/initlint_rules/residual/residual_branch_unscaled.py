@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from math import isfinite, log10, sqrt
 
 from initlint.api import (
+    NORMALISERS,
     Confidence,
     Context,
     Finding,
@@ -16,6 +17,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    residual_branches,
 )
 
 MIN_GAIN = 1e-3
@@ -121,13 +123,15 @@ class ResidualBranchUnscaled(Rule):
         """Yield one finding that names the last layer of every unscaled branch."""
         if context.theory is None:
             return
+        skips = {item.add: item.skip for item in residual_branches(context.model.graph)}
         loose = [
             (branch, gain)
             for branch in context.theory.residuals
             if not (branch.normalised or branch.gated or branch.post_norm)
+            and not _resets(context, skips.get(branch.add, ()))
             and branch.last is not None
             and _fresh(context, branch)
-            and (gain := _gain(context, branch)) is not None
+            and (gain := _gain(context, branch, plain=skips.get(branch.add) == ())) is not None
             and gain > MIN_GAIN
         ]
         growth = sum(0.5 * log10(1 + gain) for _, gain in loose)
@@ -179,9 +183,14 @@ def _fresh(context: Context, branch: ResidualBranch) -> bool:
     )
 
 
-def _gain(context: Context, branch: ResidualBranch) -> float | None:
-    """Power of the branch over the trunk's: measured at the addition, else predicted."""
-    outputs = context.probe.outputs if context.probe else {}
+def _resets(context: Context, skip: tuple[str, ...]) -> bool:
+    """True when a normaliser stands on the skip path: a modulation, no stream that could grow."""
+    return any(context.model.graph[key].op in NORMALISERS for key in skip)
+
+
+def _gain(context: Context, branch: ResidualBranch, *, plain: bool) -> float | None:
+    """Power of the branch over the trunk's: measured behind a plain skip path, else predicted."""
+    outputs = context.probe.outputs if context.probe and plain else {}
     trunk, total = outputs.get(branch.trunk), outputs.get(branch.add)
     if trunk is not None and total is not None and trunk.rms > 0 and isfinite(total.rms):
         return max((total.rms / trunk.rms) ** 2 - 1, 0.0)
