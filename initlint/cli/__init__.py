@@ -1,3 +1,3 @@
 """The command line: one file per command."""
 
-COMMANDS = ("baseline", "check", "describe", "diff", "explain", "fix", "report", "rules")
+COMMANDS = ("baseline", "check", "compare", "describe", "diff", "explain", "fix", "report", "rules")

@@ -80,3 +80,21 @@ def diff(before: Model, after: Model, settings: Settings, options: Mapping[str, 
     from initlint.fix.diff import diff as difference
 
     return difference(before, after, options.get("steps"))
+
+
+def compare(model: Model, settings: Settings, options: Mapping[str, Any]) -> Record:
+    """Schemes ranked for a model; see `initlint.fix.ranking.compare`.
+
+    Raises:
+        LoadError: a scheme that does not exist, or a target without a network to run.
+    """
+    from initlint.fix import ranking
+
+    if not model.connected:
+        raise LoadError("there are weights only: give the network with --model, or its ONNX file")
+    try:
+        return ranking.compare(
+            model, settings, tuple(options.get("schemes") or ()), int(options.get("seeds") or 1)
+        )
+    except (UnknownSchemeError, ValueError) as error:
+        raise LoadError(str(error)) from error

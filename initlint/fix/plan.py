@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.balance import DEEP, balanced_gain, saturating_depth
+from initlint.fix.balance import DEEP, balanced_gain
 from initlint.fix.changes import Change, Untouched, unwritable
 from initlint.fix.recipes import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
@@ -243,7 +243,7 @@ def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
     There the Gaussian law's singular values, between 0 and 2, spread the gradient over decades
     within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017).
     """
-    depth = saturating_depth(planner.model.graph)
+    depth = planner.network.saturating
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
         slot = planner.network.slot(layer, param)
         if param.role not in WEIGHT_ROLES:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from initlint.fix.balance import DEEP, balanced_gain, saturating_depth
 from initlint.fix.draws import Array, orthogonal
 from initlint.fix.schemes import SCHEMES, default_value, fill, find, layer_scale_value
 from initlint.fix.slot import WEIGHT_ROLES, Slot, slot_of
-from initlint.model import RECURRENT, Layer, LayerGraph, Op, Param, Role
+from initlint.model import RECURRENT, SATURATING, Layer, LayerGraph, Op, Param, Role
 from initlint.model.residual import Residual, residual_branches
 from initlint.model.structure import heads
 
@@ -38,18 +39,20 @@ class Network:
         residuals: residual additions, in order.
         heads: ids of the layers whose output goes to the loss.
         seed: of all draws; every parameter has a generator of its own.
+        saturating: longest run of saturating activations.
     """
 
     graph: LayerGraph
     residuals: tuple[Residual, ...]
     heads: frozenset[str]
     seed: int
+    saturating: int = 0
 
     @classmethod
     def of(cls, graph: LayerGraph, seed: int) -> Network:
         """The structure of a graph."""
         found = frozenset(layer.id for layer in heads(graph))
-        return cls(graph, residual_branches(graph), found, seed)
+        return cls(graph, residual_branches(graph), found, seed, saturating_depth(graph))
 
     def slot(self, layer: Layer, param: Param) -> Slot:
         """What a scheme is told about a parameter."""
@@ -149,8 +152,15 @@ def _weight(network: Network, name: str, layer: Layer, param: Param) -> Drawn:
     """
     name = _fitting(name, layer, param)
     if name in ("orthogonal", "delta_orthogonal") and param.role is Role.WEIGHT:
-        return network.draw(name, layer, param, gain=network.slot(layer, param).gain)
+        return network.draw(name, layer, param, gain=_orthogonal_gain(network, layer, param))
     return network.draw(name, layer, param)
+
+
+def _orthogonal_gain(network: Network, layer: Layer, param: Param) -> float:
+    slot = network.slot(layer, param)
+    if slot.activation in SATURATING and network.saturating >= DEEP:
+        return balanced_gain(slot.activation, network.saturating)
+    return slot.gain
 
 
 def _fitting(name: str, layer: Layer, param: Param) -> str:

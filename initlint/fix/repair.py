@@ -75,7 +75,7 @@ def repair(model: Model, settings: Settings, options: FixOptions) -> Repair:
     if options.scheme is None:
         changes, untouched, notes, after = _cure(model, settings, options, before)
     else:
-        changes, untouched, notes = _impose(model, settings, options)
+        changes, untouched, notes = imposed(model, settings, options)
         with applied(model, merged(changes)) as now:
             after = engine.lint(now, settings)
     if not changes:
@@ -166,9 +166,15 @@ def _plan(
     return planner.plan(findings)
 
 
-def _impose(
+def imposed(
     model: Model, settings: Settings, options: FixOptions
 ) -> tuple[tuple[Change, ...], tuple[Untouched, ...], tuple[str, ...]]:
+    """The changes that put a network under ``options.scheme``, what is left, and notes.
+
+    Raises:
+        UnknownSchemeError: the scheme does not exist.
+        ValueError: it is no scheme for a network.
+    """
     name = (options.scheme or "").replace("-", "_")
     drawn = impose(model.graph, name, options.seed)
     measures = engine.measure(model, settings)

@@ -1,0 +1,112 @@
+"""``initlint compare``: which initialisation should this network have?"""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from initlint.cli.check import MODEL, ConfigOption, CountOption, ListOption, TextOption
+from initlint.cli.help import paragraphs
+
+SEEDS = 5
+
+EXAMPLES = paragraphs(
+    """\
+    Examples:
+      initlint compare model.onnx
+      initlint compare net.py:Net --input-shape 32,128
+      initlint compare model.onnx --schemes he_normal,orthogonal,lsuv --seeds 10
+
+    Exit codes: 0 ranked; 2 the network could not be read or run.
+    """
+)
+
+
+class CompareFormat(str, Enum):
+    """How the ranking is told."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def compare(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", show_default=False, help="An ONNX file or your module."),
+    ],
+    schemes: Annotated[
+        ListOption,
+        typer.Option(
+            metavar="NAMES",
+            show_default=False,
+            help="Schemes to rank, separated by commas [default: those that suit the network].",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Draws of each scheme.")] = SEEDS,
+    format: Annotated[CompareFormat, typer.Option(help="Format of the ranking.")] = (
+        CompareFormat.TEXT
+    ),
+    arg: Annotated[
+        ListOption,
+        typer.Option(
+            metavar="NAME=VALUE",
+            rich_help_panel=MODEL,
+            show_default=False,
+            help="Argument for the module's constructor; may be repeated.",
+        ),
+    ] = None,
+    input: Annotated[
+        TextOption,
+        typer.Option(metavar="FILE.npz", rich_help_panel=MODEL, help="Inputs for the runs."),
+    ] = None,
+    input_shape: Annotated[
+        TextOption,
+        typer.Option(metavar="N,N,...", rich_help_panel=MODEL, help="Shape of its example input."),
+    ] = None,
+    input_dtype: Annotated[
+        TextOption,
+        typer.Option(metavar="DTYPE", rich_help_panel=MODEL, help="Its dtype, such as int64."),
+    ] = None,
+    seed: Annotated[
+        CountOption,
+        typer.Option(metavar="N", min=0, rich_help_panel=MODEL, help="First of the seeds."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Rank initialisation schemes for this network without training it.
+
+    Every scheme is drawn with several seeds and judged by what theory predicts and what a run
+    measures: drift of signal and gradient, dead and saturated units, likeness of inputs.
+    """
+    from initlint.cli.console import complain, write
+    from initlint.cli.options import UsageError, merge
+    from initlint.cli.tasks import TaskError, carry_out_task, one_target
+    from initlint.config import ConfigError, load_config
+    from initlint.report.json import dump
+    from initlint.report.ranking import render
+    from initlint.report.style import style_for
+
+    given = {
+        "arg": arg,
+        "input": input,
+        "input_shape": input_shape,
+        "input_dtype": input_dtype,
+        "seed": seed,
+    }
+    chosen = [name.strip() for text in schemes or () for name in text.split(",") if name.strip()]
+    try:
+        options = merge(given, load_config(config, Path.cwd()))
+        told = {"schemes": chosen, "seeds": seeds}
+        record = carry_out_task(one_target(target), "compare", options, told, walled=False)
+    except (ConfigError, UsageError, TaskError) as error:
+        complain(f"initlint: {error}")
+        raise typer.Exit(2) from error
+    if format is CompareFormat.JSON:
+        write(dump(record) + "\n")
+    else:
+        write(render(record, style_for(sys.stdout)))
+    raise typer.Exit(0 if record["best"] is not None else 2)
