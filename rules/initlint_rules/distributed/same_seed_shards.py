@@ -32,6 +32,9 @@ SAMPLE = 4096
 DEGREES = (16, 8, 4, 2)
 """Degrees of tensor parallelism looked for inside one matrix, largest first."""
 
+LARGEST = 1 << 24
+"""Elements up to which a merged matrix is searched for repetitions."""
+
 NEARLY_ALL = 0.9
 """Share of the matrices' elements from which every partitioned matrix is a copy: what is left are
 heads and tables drawn elsewhere."""
@@ -198,20 +201,22 @@ def _repeats(context: Context, layer: Layer, param: Param) -> _Copies | None:
     moments = context.measures.moments(param)
     if moments is None or moments.constant or context.measures.stage(param) is Stage.TRAINED:
         return None
+    if param.size > LARGEST:
+        return None
+    values = context.measures.read(param)
+    assert values is not None
     for axis in (0, 1):
         for degree in DEGREES:
             side = param.shape[axis]
             if side % degree or param.size // degree < LEAST:
                 continue
-            if _is_tiled(context, param, axis, degree):
+            if _is_tiled(values if axis == 0 else values.T, degree):
                 return _Copies(layer, param, axis, degree)
     return None
 
 
-def _is_tiled(context: Context, param: Param, axis: int, degree: int) -> bool:
-    values = context.measures.read(param)
-    assert values is not None
-    blocks = np.split(values if axis == 0 else values.T, degree)
+def _is_tiled(values: np.ndarray, degree: int) -> bool:
+    blocks = np.split(values, degree)
     varies = np.ptp(blocks[0], axis=0).max() > 0
     line = all(np.array_equal(blocks[0][0], block[0]) for block in blocks[1:])
     if not (varies and line):
