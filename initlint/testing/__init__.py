@@ -4,6 +4,7 @@ A network is built from arrays with `Network`, run in NumPy with `Network.run`, 
 with `run_rule`, `assert_fires` or `assert_silent`. No framework is needed.
 """
 
+from initlint.model import from_array
 from initlint.testing.builder import Value
 from initlint.testing.forward import compute, evaluate
 from initlint.testing.harness import as_model, assert_fires, assert_silent, run_rule
@@ -32,6 +33,7 @@ __all__ = [
     "assert_silent",
     "compute",
     "evaluate",
+    "from_array",
     "full",
     "he_normal",
     "he_uniform",

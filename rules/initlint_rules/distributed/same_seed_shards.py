@@ -56,8 +56,8 @@ class SameSeedShards(Rule):
     What it does
     ------------
     Compares the files of the ranks of a checkpoint (`mp_rank_00...`, `consolidated.00...`), and
-    looks in a merged checkpoint for matrices that repeat themselves two, four, eight or sixteen
-    times along an axis.
+    looks in a merged checkpoint without its module for matrices that repeat themselves two, four,
+    eight or sixteen times along an axis.
 
     Why is this bad
     ---------------
@@ -83,24 +83,27 @@ class SameSeedShards(Rule):
     -------
     ::
 
-        import torch
-        from torch import nn
+        from initlint.testing import Network, from_array, torch_default
 
-        def model():
-            net = nn.Sequential(nn.Linear(64, 128, bias=False), nn.Tanh(), nn.Linear(128, 64))
-            with torch.no_grad():
-                net[0].weight[64:] = net[0].weight[:64]
-                net[2].weight[:, 64:] = net[2].weight[:, :64]
-            return net
+        def model(seeds=(0, 0)):
+            net = Network()
+            draws = [torch_default(Network(seed=seed).rng, 64, 64) for seed in seeds]
+            net.output(net.linear(net.input(64), draws[0], name="fc"))
+            shards = [{"fc.weight": from_array("fc.weight", draw)} for draw in draws]
+            return net.model(ranks=dict(enumerate(shards)), tensor_parallel=True)
 
     Use instead
     -----------
     ::
 
-        from torch import nn
+        from initlint.testing import Network, from_array, torch_default
 
-        def model():
-            return nn.Sequential(nn.Linear(64, 128, bias=False), nn.Tanh(), nn.Linear(128, 64))
+        def model(seeds=(0, 1)):
+            net = Network()
+            draws = [torch_default(Network(seed=seed).rng, 64, 64) for seed in seeds]
+            net.output(net.linear(net.input(64), draws[0], name="fc"))
+            shards = [{"fc.weight": from_array("fc.weight", draw)} for draw in draws]
+            return net.model(ranks=dict(enumerate(shards)), tensor_parallel=True)
 
     References
     ----------
@@ -125,6 +128,8 @@ class SameSeedShards(Rule):
         if ranks and context.model.metadata.get("tensor_parallel"):
             yield from _across(context, ranks)
             return
+        if context.model.connected:
+            return  # with a graph the copied units are found as what they are: symmetric-units
         found = [
             copies
             for layer, param in context.model.graph.params

@@ -109,7 +109,15 @@ class ReluAfterXavier(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("forward-drift", "variance-profile", "gradient-profile", "correlation-collapse")
+    folds = (
+        "forward-drift",
+        "backward-drift",
+        "gain-mismatch",
+        "bias-dominates",
+        "variance-profile",
+        "gradient-profile",
+        "correlation-collapse",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such layer."""
