@@ -14,14 +14,22 @@ from initlint.process import Process, spawn, worker_command, worker_environment
 
 PRELOAD = ("initlint.engine", "initlint.load")
 
-_GRAPH_PRELOAD = (*PRELOAD, "onnx", "initlint.load.onnx", "initlint.theory.propagation")
+_GRAPH_PRELOAD = (
+    *PRELOAD,
+    "initlint.load.onnx",
+    "google.protobuf.message",
+    "initlint.model.patterns",
+    "initlint.theory.propagation",
+)
 
 _LINTING = ("check", "describe")
 
 
-def preload_for(target: str) -> tuple[str, ...]:
+def preload_for(target: str, *, probe: bool = True) -> tuple[str, ...]:
     """Modules that a worker for this data file will import anyway."""
-    return _GRAPH_PRELOAD if target.lower().endswith(".onnx") else PRELOAD
+    if not target.lower().endswith(".onnx"):
+        return PRELOAD
+    return (*_GRAPH_PRELOAD, "onnx") if probe else _GRAPH_PRELOAD
 
 
 def start_early(arguments: Sequence[str]) -> Process | None:
@@ -34,6 +42,5 @@ def start_early(arguments: Sequence[str]) -> Process | None:
     files = [word for word in words if word.endswith((".onnx", ".safetensors", ".pt", ".pth"))]
     if not files or "--model" in arguments:
         return None
-    return spawn(
-        worker_command(preload_for(files[0]), python=False), worker_environment(python=False)
-    )
+    preload = preload_for(files[0], probe="--no-probe" not in arguments)
+    return spawn(worker_command(preload, python=False), worker_environment(python=False))

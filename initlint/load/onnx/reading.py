@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from initlint.load.files import open_file, shown
+from initlint.load.onnx.proto import knows_opset, messages, newest_opset
 from initlint.model import LoadError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -56,11 +57,10 @@ def read_model(path: str) -> Any:
 
 
 def _parse(path: str, data: bytes) -> Any:
-    import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        return onnx.ModelProto.FromString(data)
+        return messages().ModelProto.FromString(data)
     except (DecodeError, RecursionError, ValueError, TypeError, MemoryError):
         raise LoadError(
             f"{shown(path)}: not an ONNX model, or a truncated or damaged one "
@@ -69,25 +69,23 @@ def _parse(path: str, data: bytes) -> Any:
 
 
 def _checked(path: str, model: Any) -> Any:
-    import onnx
-
     if not model.HasField("graph"):
         raise LoadError(f"{shown(path)}: holds no graph: not an ONNX model, or a truncated one")
     graph = model.graph
     if not model.ir_version and not (graph.node or graph.initializer or graph.output):
         raise LoadError(f"{shown(path)}: holds no graph: not an ONNX model, or a truncated one")
-    if model.ir_version > onnx.IR_VERSION:
+    newest_ir = messages().IR_VERSION
+    if model.ir_version > newest_ir:
         raise LoadError(
             f"{shown(path)}: IR version {model.ir_version} is newer than the installed onnx "
-            f"package knows ({onnx.IR_VERSION}); upgrade onnx, or export with an older version"
+            f"package knows ({newest_ir}); upgrade onnx, or export with an older version"
         )
-    newest = onnx.defs.onnx_opset_version()
     versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     for version in versions:
-        if not 1 <= version <= newest:
+        if not knows_opset(version):
             raise LoadError(
                 f"{shown(path)}: unsupported opset {version}: the installed onnx package knows "
-                f"1 to {newest}; upgrade onnx, or export with another opset"
+                f"1 to {newest_opset()}; upgrade onnx, or export with another opset"
             )
     if not model.opset_import and model.ir_version >= 3 and graph.node:
         raise LoadError(
