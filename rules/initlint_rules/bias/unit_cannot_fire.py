@@ -27,6 +27,10 @@ TAIL = 4.0
 """Standard deviations below zero from which a unit counts as silent: a normal pre-activation then
 is positive with probability 3e-5, once in a thousand batches of 32."""
 
+LEAST_RMS = 0.1
+"""Smallest rms of the input that counts: a signal more than a decade below unit scale was lost
+before this layer, and rules about its drift name the cause."""
+
 WARNING_SHARE, ERROR_SHARE = 0.01, 0.5
 """Share of a layer's units. Chance leaves none with zero biases; half of a layer is half of its
 capacity. The first is an engineering choice that keeps single units out."""
@@ -230,8 +234,8 @@ def _below(
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Units whose mean lies `TAIL` standard deviations below zero.
 
-    The spread is taken from the input's second moment, mean included: too large rather than too
-    small.
+    The spread is taken from the input's second moment, mean included, and at least `LEAST_RMS`: too
+    large rather than too small.
     """
     none = np.zeros(len(rows), dtype=bool)
     producer = _producer(context, layer)
@@ -241,7 +245,7 @@ def _below(
     if entering is None:
         return none
     rms, mean = entering
-    spread = np.sqrt((rows**2).sum(axis=1)) * rms
+    spread = np.sqrt((rows**2).sum(axis=1)) * max(rms, LEAST_RMS)
     centre = offsets + (mean * rows.sum(axis=1) if producer.op in ACTIVATIONS else 0.0)
     silent: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = (offsets < 0) & (
         centre < -TAIL * spread

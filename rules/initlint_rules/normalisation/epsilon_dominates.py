@@ -89,7 +89,13 @@ class EpsilonDominates(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("forward-drift", "variance-profile", "gradient-profile", "correlation-collapse")
+    folds = (
+        "forward-drift",
+        "variance-profile",
+        "gradient-profile",
+        "correlation-collapse",
+        "bias-dominates",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such normaliser, the worst first."""
