@@ -262,6 +262,7 @@ def _settings(job: Record) -> Any:
 def _annotate(record: Record, model: Any, settings: Any) -> Record:
     """Add what suppressions need: the rules that ran, and where each layer was constructed."""
     from initlint.lint.registry import all_rules
+    from initlint.measure.result import Stage
     from initlint.selection import choose
 
     chosen = choose(
@@ -273,7 +274,8 @@ def _annotate(record: Record, model: Any, settings: Any) -> Record:
     )
     idle = {name for names in record["skipped"].values() for name in names}
     findings = [{**finding, **_context(finding, model.graph)} for finding in record["findings"]]
-    ran = sorted(rule.name for rule in chosen if rule.name not in idle)
+    stage = Stage(record["stage"])
+    ran = sorted(r.name for r in chosen if stage in r.stages and r.name not in idle)
     return {
         **record,
         "findings": findings,
@@ -329,10 +331,11 @@ def _place(graph: Any, layer: str) -> Record | None:
 
 def _sources(model: Any) -> dict[str, list[int]]:
     """Construction sites by file, for a model that the user's own code built."""
+    from initlint.load import is_spec
     from initlint.model import Kind
 
     sources: dict[str, set[int]] = {}
-    if model.kind is Kind.TORCH:
+    if model.kind is Kind.TORCH or is_spec(model.target):
         for layer in model.graph.order:
             if layer.where.file and layer.where.line:
                 sources.setdefault(layer.where.file, set()).add(layer.where.line)

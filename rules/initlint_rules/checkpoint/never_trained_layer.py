@@ -46,10 +46,10 @@ class NeverTrainedLayer(Rule):
     of it; one optimizer step of 1e-4 breaks this. Normal schemes: standard deviation within four
     standard errors of a named scheme, and kurtosis, skewness, row norms and the largest singular
     value as for independent draws, and at most 0.1 wide; this is weaker (a low-rank update does not
-    show), so it stays an info. A bias, where there is one, must be at its initial value too. Error on the path to the output in
-    an exported or bare checkpoint; a last layer alone is a warning (it may be the start of a
-    fine-tuning run), and so are recurrent weights of a layer whose input weights are trained (it
-    only ever saw one step).
+    show), so it stays an info. A bias, where there is one, must be at its initial value too. Error
+    on the path to the output in an exported or bare checkpoint; a last layer alone is a warning (it
+    may be the start of a fine-tuning run), and so are recurrent weights of a layer whose input
+    weights are trained (it only ever saw one step).
 
     What it does not flag
     ---------------------
