@@ -2,9 +2,9 @@
 
 The algorithm: in forward order, divide each layer's weights by the standard deviation of its output
 on one batch until that is 1 within a tolerance. Its result does not depend on how the layers behind
-the present one are scaled meanwhile, so they are scaled too, by what a positively homogeneous
-network would need. A ReLU network is then done after one run and checked by a second; a saturating
-one needs a few more, where the original runs the network for every layer.
+the present one are scaled meanwhile, so they are scaled too, by what theory expects them to need. A
+ReLU network is then done after one run and checked by a second; a saturating one needs a few more,
+where the original runs the network for every layer.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isfinite, sqrt
 
-from initlint.model import NORMALISERS, SATURATING, Layer, LayerGraph, Op
+from initlint.model import NORMALISERS, Layer, LayerGraph, Op
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.theory.activations import activation, second_moment
 
 TOLERANCE = 0.1
 """Of the variance around 1 (the paper's Tol_var)."""
@@ -87,7 +88,7 @@ def _step(
 ) -> dict[str, float]:
     """Factors for this round; empty when all layers with a signal are within the tolerance.
 
-    ``changed`` follows what the factors do to each layer's output if it is homogeneous.
+    ``changed`` follows what the factors are expected to do to each layer's output.
     """
     off = False
     changed: dict[str, float] = {}
@@ -101,11 +102,24 @@ def _step(
             if factor != 1.0:
                 step[layer.id] = factor
             changed[layer.id] = before * factor
-        elif layer.op in NORMALISERS or (layer.op in SATURATING and before > 1):
+        elif layer.op in NORMALISERS:
             changed[layer.id] = 1.0
         else:
-            changed[layer.id] = before
+            changed[layer.id] = _through(graph, layer, before, seen)
     return step
+
+
+def _through(graph: LayerGraph, layer: Layer, before: float, seen: Activations) -> float:
+    """The change of rms behind a layer whose input changed by ``before``, for a Gaussian input."""
+    edges = graph.inputs(layer.id)
+    stats = seen.outputs.get(edges[0].source) if len(edges) == 1 else None
+    if before == 1 or stats is None or activation(layer.op, layer.attrs) is None:
+        return before
+    q = stats.rms**2
+    if not 0 < q * before**2 < float("inf"):
+        return before
+    after = second_moment(layer.op, layer.attrs, q * before**2)
+    return sqrt(after / second_moment(layer.op, layer.attrs, q))
 
 
 def _incoming(

@@ -1,0 +1,244 @@
+"""Modules repaired in place, and the schemes that weigh layers together."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import pytest
+
+import initlint
+from initlint.engine import Settings
+from initlint.fix.lsuv import scale
+from initlint.fix.recipes import impose, names
+from initlint.fix.repair import FixOptions, repair
+from initlint.load.torch_module import capture
+from initlint.model import Role
+from initlint.probe.torch import probe_torch
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+SELECTED = ("gain-mismatch", "forward-drift", "recurrent-not-orthogonal", "zero-weight")
+
+
+def plain(depth: int, bend: type, width: int = 32) -> object:
+    torch.manual_seed(0)
+    layers: list[object] = []
+    for _ in range(depth):
+        layers += [nn.Linear(width, width), bend()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return x + self.fc2(torch.relu(self.fc1(torch.relu(x))))
+
+
+def residual(blocks: int = 6, width: int = 32) -> object:
+    torch.manual_seed(0)
+    stack = [Block(width) for _ in range(blocks)]
+    return nn.Sequential(nn.Linear(16, width), *stack, nn.Linear(width, 10))
+
+
+def test_a_deep_tanh_net_becomes_orthogonal_in_place():
+    net, x = plain(30, nn.Tanh), torch.randn(32, 32)
+    parameters = list(net.parameters())
+    report = initlint.fix(net, x, select=SELECTED)
+    assert report.status == "fixed"
+    assert report.verified
+    assert [id(one) for one in net.parameters()] == [id(one) for one in parameters]
+    weight = net[10].weight.detach()
+    gram = weight @ weight.T
+    np.testing.assert_allclose(gram / gram[0, 0], np.eye(32), atol=1e-4)
+    assert {change["applicability"] for change in report.changes} == {"unsafe"}
+    assert "torch.nn.init.orthogonal_(model[10].weight" in str(report)
+    rows = [row for row in report.record["profile"] if row["layer"] != "60"]
+    signal = np.log10([row["rms_after"] for row in rows])
+    gradient = np.log10([row["gradient_after"] for row in rows])
+    assert np.ptp(signal) < 0.5
+    assert np.ptp(gradient) < 0.5
+
+
+def test_weights_of_a_wrong_scale_are_rescaled_and_keep_their_draws():
+    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    before = [layer.weight.detach().clone() for layer in net[::2]]
+    report = initlint.fix(net, x, select=SELECTED)
+    assert report.status == "fixed"
+    for old, layer in zip(before[:20], net[::2], strict=False):
+        new = layer.weight.detach()
+        assert float(torch.corrcoef(torch.stack([old.ravel(), new.ravel()]))[0, 1]) > 0.9999
+        assert float(new.std()) == pytest.approx(sqrt(2 / 32), rel=0.1)
+
+
+def test_trained_weights_are_never_touched_without_being_asked_to():
+    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    report = initlint.fix(net, x, scheme="he_normal", stage="trained")
+    assert not report.changes
+    assert all("--include-trained" in item["reason"] for item in report.record["untouched"])
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+    assert initlint.fix(net, x, scheme="he_normal", stage="trained", include_trained=True).changes
+
+
+def test_trying_a_repair_leaves_the_module_as_it_was():
+    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    result = repair(capture(net, x), Settings(select=SELECTED), FixOptions())
+    assert result.changes
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
+
+
+def test_each_gate_of_a_recurrent_layer_becomes_orthogonal():
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(8, 24, batch_first=True)
+            nn.init.normal_(self.lstm.weight_hh_l0)
+            self.head = nn.Linear(24, 3)
+
+        def forward(self, x):
+            return self.head(self.lstm(x)[0][:, -1])
+
+    net = Net()
+    report = initlint.fix(net, torch.randn(4, 40, 8), select=SELECTED)
+    assert report.status == "fixed"
+    for gate in net.lstm.weight_hh_l0.detach().chunk(4):
+        np.testing.assert_allclose(gate @ gate.T, np.eye(24), atol=1e-5)
+
+
+def test_an_unknown_scheme_or_option():
+    with pytest.raises(ValueError, match="did you mean"):
+        initlint.fix(plain(2, nn.ReLU), torch.randn(4, 32), scheme="he_norml")
+    with pytest.raises(TypeError, match="unknown option"):
+        initlint.fix(plain(2, nn.ReLU), torch.randn(4, 32), colour="red")
+
+
+@pytest.mark.parametrize("bend", [nn.ReLU, nn.Tanh])
+def test_lsuv_is_the_reference_algorithm(bend):
+    """Same factors as scaling one layer after the other until |Var - 1| < 0.01."""
+    torch.manual_seed(0)
+    layers: list[object] = []
+    for index in range(20):
+        layers += [nn.Conv2d(3 if index == 0 else 8, 8, 3, padding=1, bias=False), bend()]
+    net, x = nn.Sequential(*layers), torch.randn(8, 3, 12, 12)
+    model = capture(net, x)
+    convs = [module for module in net if isinstance(module, nn.Conv2d)]
+    original = [conv.weight.detach().clone() for conv in convs]
+    keys = tuple(layer.id for layer in model.graph.weighted)
+    runs = []
+
+    def run(factors):
+        with torch.no_grad():
+            for key, conv, weight in zip(keys, convs, original, strict=True):
+                conv.weight.copy_(weight * factors[key])
+        runs.append(1)
+        return probe_torch(model, seed=0)
+
+    ended = scale(model.graph, keys, run, tolerance=0.01)
+    assert not ended.reason
+    assert all(abs(value - 1) < 0.1 for value in ended.variances.values())
+    assert len(runs) < 12
+    with torch.no_grad():
+        signal = x
+        for weight, key in zip(original, keys, strict=True):
+            output = nn.functional.conv2d(signal, weight, padding=1)
+            factor = float(1 / output.std(correction=0))
+            assert ended.factors[key] == pytest.approx(factor, rel=0.05)
+            signal = bend()(output * factor)
+
+
+def drawn(net: object, name: str, seed: int = 0) -> dict[str, np.ndarray]:
+    model = capture(net, torch.randn(4, 16))
+    return {item.param.name: item.values for item in impose(model.graph, name, seed)}
+
+
+def test_fixup_is_the_papers():
+    """L = 6 branches of m = 2 layers: first layers He × 6^(-1/2), last ones and the head zero."""
+    values = drawn(residual(), "fixup")
+    firsts = np.concatenate([values[f"{index}.fc1.weight"].ravel() for index in range(1, 7)])
+    assert firsts.std() == pytest.approx(sqrt(2 / 32) / sqrt(6), rel=0.05)
+    for index in range(1, 7):
+        assert not values[f"{index}.fc2.weight"].any()
+    assert not values["7.weight"].any()
+    assert values["0.weight"].std() == pytest.approx(sqrt(2 / 16), rel=0.15)
+    assert not values["1.fc1.bias"].any()
+
+
+def test_depth_scaled_divides_what_writes_to_the_stream():
+    values = drawn(residual(), "depth_scaled")
+    writers = np.concatenate([values[f"{index}.fc2.weight"].ravel() for index in range(1, 7)])
+    readers = np.concatenate([values[f"{index}.fc1.weight"].ravel() for index in range(1, 7)])
+    assert readers.std() / writers.std() == pytest.approx(sqrt(6), rel=0.05)
+    assert readers.std() == pytest.approx(0.02, rel=0.05)
+
+
+class Transformer(nn.Module):
+    def __init__(self, depth: int = 4, width: int = 32) -> None:
+        super().__init__()
+        make = nn.TransformerEncoderLayer
+        self.table = nn.Embedding(50, width)
+        self.layers = nn.ModuleList(
+            make(width, 4, 64, dropout=0.0, batch_first=True) for _ in range(depth)
+        )
+        self.head = nn.Linear(width, 50)
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"), [("deepnorm", (8 * 4) ** -0.25), ("t_fixup", 0.67 * 4**-0.25)]
+)
+def test_transformer_schemes_scale_values_but_not_queries(name, factor):
+    torch.manual_seed(0)
+    model = capture(Transformer().train(), torch.randint(0, 50, (2, 6)))
+    items = [item for item in impose(model.graph, name, 0) if item.param.role is Role.WEIGHT]
+
+    def ratio(gate: str | None, word: str) -> float:
+        chosen = [i for i in items if i.param.gate == gate and word in i.param.name]
+        assert len(chosen) == 4
+        return float(
+            np.mean([item.values.std() * sqrt(sum(item.values.shape) / 2) for item in chosen])
+        )
+
+    assert ratio("query", "in_proj") == pytest.approx(1, rel=0.05)
+    assert ratio("key", "in_proj") == pytest.approx(1, rel=0.05)
+    assert ratio("value", "in_proj") == pytest.approx(factor, rel=0.05)
+    assert ratio(None, "out_proj") == pytest.approx(factor, rel=0.05)
+    assert ratio(None, "linear1") == pytest.approx(factor, rel=0.05)
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.alpha = nn.Parameter(torch.ones(16))
+
+    def forward(self, x):
+        return x + self.alpha * self.fc2(torch.relu(self.fc1(x)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("rezero", 0.0), ("layer_scale", 0.1)])
+def test_closing_gains_of_residual_branches(name, value):
+    net = nn.Sequential(nn.Linear(16, 16), *[Gated() for _ in range(3)], nn.Linear(16, 4))
+    values = drawn(net, name)
+    for index in range(1, 4):
+        assert (values[f"{index}.alpha"] == value).all()
+
+
+def test_every_scheme_can_be_imposed_and_is_the_same_for_the_same_seed():
+    net = residual(2)
+    for name in names():
+        first, second = drawn(net, name, 3), drawn(net, name, 3)
+        assert all((first[key] == second[key]).all() for key in first), name
+        assert all(np.isfinite(value).all() for value in first.values()), name
