@@ -65,7 +65,7 @@ class Profile:
     def __init__(self, model: Model, measures: Measures) -> None:
         self._graph = model.graph
         self._rows = _rows(model.graph)
-        self._skips = _residual_edges(model, self._rows)
+        self._trunk = _trunk(model, self._rows)
         left = MOST_WEIGHTS
         self._weights: list[list[Record]] = []
         for row in self._rows.listed:
@@ -80,17 +80,19 @@ class Profile:
         Returns:
             ``rows``: layers in topological order, activations folded into the layer they follow,
             each with its edges (``from``: indices of rows; ``skip``: those of skip paths),
-            predicted and measured signals and weights; ``band``: decades around the intended rms
-            in which a signal is healthy.
+            predicted and measured signals and weights, and whether it is on the ``trunk`` or on
+            a residual branch; ``band``: decades around the intended rms in which a signal is
+            healthy.
         """
-        intended = _intended(theory, self._graph)
+        intended = _intended(theory, self._graph, self._trunk)
         rows = [
             {
                 "id": row.layer.id,
                 "op": row.layer.op.value,
                 "activation": _activation(row.activation),
                 "from": list(row.sources),
-                "skip": sorted(self._skips.get(row.layer.id, ())),
+                "skip": sorted(self._trunk.skips.get(row.layer.id, ())),
+                "trunk": row.layer.id not in self._trunk.beside,
                 **_signals(row, theory, probe, intended),
                 "weights": weights,
             }
@@ -136,13 +138,36 @@ def _rows(graph: LayerGraph) -> _Rows:
     return _Rows(listed, owners)
 
 
-def _residual_edges(model: Model, rows: _Rows) -> dict[str, set[int]]:
-    """Rows that the skip path of a residual addition comes from, by id of the addition."""
-    found: dict[str, set[int]] = {}
-    for residual in residual_branches(model.graph) if model.connected else ():
+@dataclass(frozen=True, slots=True)
+class _Trunk:
+    """The residual structure as a profile by depth needs it.
+
+    Attributes:
+        skips: rows that the skip path of an addition comes from, by id of the addition.
+        beside: ids of layers beside the trunk, whose signal is a branch's alone.
+        sums: id of the addition that a branch's last layers write to, by id of the layer.
+    """
+
+    skips: Mapping[str, set[int]]
+    beside: frozenset[str]
+    sums: Mapping[str, str]
+
+
+def _trunk(model: Model, rows: _Rows) -> _Trunk:
+    """Branches of residual blocks, against a skip around blocks or around most of the network."""
+    found = residual_branches(model.graph) if model.connected else ()
+    adds = {residual.add for residual in found}
+    most = len(model.graph.weighted) / 2
+    skips: dict[str, set[int]] = {}
+    beside: set[str] = set()
+    sums: dict[str, str] = {}
+    for residual in found:
         last = residual.skip[-1] if residual.skip else residual.trunk
-        found[residual.add] = set(rows.owners.get(last, ()))
-    return found
+        skips[residual.add] = set(rows.owners.get(last, ()))
+        if adds.isdisjoint(residual.branch) and len(residual.layers) <= most:
+            beside.update(residual.branch, residual.skip)
+            sums.update(dict.fromkeys(residual.writers, residual.add))
+    return _Trunk(skips, frozenset(beside), sums)
 
 
 def _signals(
@@ -186,12 +211,15 @@ def _shifted(value: float | None, decades: float | None) -> float | None:
     return _short(value * 10 ** min(max(-decades, -300.0), 300.0))
 
 
-def _intended(theory: Prediction, graph: LayerGraph) -> dict[str, tuple[float, float]]:
+def _intended(
+    theory: Prediction, graph: LayerGraph, trunk: _Trunk
+) -> dict[str, tuple[float, float]]:
     """Decades by which signal and gradient have drifted at each weighted layer.
 
     The drifts of a stretch add up layer by layer, from its first layer forward and from its last
     one backward. Longer stretches first; one beside another, such as a residual branch, is left
-    out: its own drift says nothing of the one it inherits from the trunk.
+    out: its own drift says nothing of the one it inherits from the trunk. What a branch's last
+    layer adds to the drift shows at the sum that it writes to.
     """
     drifts: dict[str, tuple[float, float]] = {}
     taken: list[tuple[int, int]] = []
@@ -202,7 +230,8 @@ def _intended(theory: Prediction, graph: LayerGraph) -> dict[str, tuple[float, f
         first, last = min(places), max(places)
         if all(last < low or first > high for low, high in taken):
             taken.append((first, last))
-            drifts.update(_drifts(segment))
+            for key, pair in _drifts(segment).items():
+                drifts[trunk.sums.get(key, key)] = pair
     return drifts
 
 

@@ -149,7 +149,7 @@ def test_what_it_shows(visit):
     assert "expected to fail or to stall: 1 error" in page.inner_text(".verdict")
     assert page.locator(".card.error").count() == 1
     assert page.locator("svg.profile").count() == 2
-    assert page.locator("svg.profile .measured").count() > 50
+    assert page.locator("svg.profile .measured").count() == 26  # stem, 24 sums, head
     assert page.locator(".row.found.error").count() == 24
     assert page.locator(".gutter .skip").count() >= 24 * 2
     healthy = visit("good_residual_scaled")

@@ -19,7 +19,7 @@ from initlint.report.formats import render
 from initlint.report.html.charts import axis_for, density_at, picture
 from initlint.report.html.graph import LANES, lay_out
 from initlint.report.html.markup import Markup, element, join, number
-from initlint.report.profile import Row, Signal, carried, parse
+from initlint.report.profile import Row, Signal, carried, centres, parse
 from initlint.report.run import Run
 from initlint.report.style import View
 from initlint.report.text import Untrusted
@@ -203,6 +203,7 @@ def rows(*sources, skips=()):
             None,
             tuple(before),
             frozenset(skips) & set(before),
+            True,
             signal,
             signal,
             None,
@@ -277,3 +278,25 @@ def test_markup_escapes_what_is_not_markup():
 )
 def test_numbers(value, text):
     assert number(value) == text
+
+
+def test_no_band_where_theory_has_ended():
+    known, ended = Signal(1.0, 1.0, 1.0), Signal(None, 1.0, None)
+    assert centres([known, ended, Signal(2.0, None, None)]) == [1.0, None, 1.0]
+
+
+def test_a_profile_follows_the_trunk():
+    network = Network()
+    signal = network.linear(network.input(32), he_normal(network.rng, 32, 32), name="stem")
+    for index in range(4):
+        weights = he_normal(network.rng, 32, 32)
+        branch = network.relu(network.linear(signal, weights, name=f"{index}.in"))
+        branch = network.linear(branch, he_normal(network.rng, 32, 32), name=f"{index}.out")
+        signal = network.add(signal, branch, name=f"{index}.add")
+    network.output(network.linear(signal, he_normal(network.rng, 4, 32), name="head"))
+    record = lint(network.model(fresh_hint=True), Settings(profile=True, probe=False))
+    charted = [row for row in parse(record["profile"]).rows if row.charted]
+    assert [row.id.raw for row in charted] == ["stem", *(f"{n}.add" for n in range(4)), "head"]
+    middles = centres([row.forward for row in charted])
+    assert max(middles) / min(middles) == pytest.approx(1, abs=0.6)
+    assert charted[4].forward.predicted > 2 * charted[0].forward.predicted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import floor, log10
 
 from initlint.records import Target
-from initlint.report.profile import Profile, Row, Signal, carried, parse
+from initlint.report.profile import Profile, Row, Signal, centres, parse
 from initlint.report.style import Style
 from initlint.report.text import inert, shorten
 
@@ -59,7 +59,7 @@ class _Chart:
 
     def __init__(self, signals: list[Signal], profile: Profile, width: int) -> None:
         self._signals = signals
-        self._centres = carried([signal.intended for signal in signals])
+        self._centres = centres(signals)
         self._width = width
         self._band = profile.band
         seen = [value for s in signals for value in (s.predicted, s.measured)]

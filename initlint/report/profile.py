@@ -180,6 +180,7 @@ class Row:
         index: its place in topological order.
         sources: indices of the rows that feed it.
         skips: those of them that a residual skip path comes from.
+        trunk: False for a layer of a residual branch.
     """
 
     index: int
@@ -188,6 +189,7 @@ class Row:
     activation: tuple[Untrusted, Untrusted] | None
     sources: tuple[int, ...]
     skips: frozenset[int]
+    trunk: bool
     forward: Signal
     gradient: Signal
     output: Output | None
@@ -195,8 +197,8 @@ class Row:
 
     @property
     def charted(self) -> bool:
-        """True for rows whose signal is drawn by depth: with weights, and residual sums."""
-        return bool(self.weights) or bool(self.skips)
+        """True for rows whose signal is drawn by depth: weights on the trunk, residual sums."""
+        return self.trunk and (bool(self.weights) or bool(self.skips))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,7 @@ def _row(index: int, record: Mapping[str, Any]) -> Row:
         else None,
         sources=tuple(sorted(sources)),
         skips=frozenset(skips),
+        trunk=record.get("trunk") is not False,
         forward=_signal(record, "rms"),
         gradient=_signal(record, "gradient"),
         output=Output.parse(record.get("output")),
@@ -259,3 +262,12 @@ def carried(values: Sequence[float | None]) -> list[float | None]:
         share = (index - before[0]) / span if span > 0 else 0.0
         filled.append(10 ** (before[1] + share * (after[1] - before[1])))
     return filled
+
+
+def centres(signals: Sequence[Signal]) -> list[float | None]:
+    """Intended magnitude of each layer, where theory follows the signal that far."""
+    filled = carried([signal.intended for signal in signals])
+    return [
+        None if signal.predicted is None else centre
+        for signal, centre in zip(signals, filled, strict=True)
+    ]

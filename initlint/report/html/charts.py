@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil, erf, exp, floor, isfinite, log10, pi, sqrt
 
 from initlint.report.html.markup import Markup, element, join, number
-from initlint.report.profile import Histogram, Row, Signal, Spectrum, carried
+from initlint.report.profile import Histogram, Row, Signal, Spectrum, centres
 
 SIDE = 1000.0
 
@@ -91,17 +91,17 @@ def profile_chart(
     known = [s for s in signals if s.predicted is not None or s.measured is not None]
     if not known:
         return Markup("")
-    centres = carried([signal.intended for signal in signals])
-    edges = [c * 10**d for c in centres if c for d in band]
+    middles = centres(signals)
+    edges = [c * 10**d for c in middles if c for d in band]
     marks = [v for s in signals for v in (s.predicted, s.measured) if v is not None]
     axis = axis_for([*marks, *edges])
     across = [SIDE * (index + 0.5) / len(rows) for index in range(len(rows))]
     shapes = [
         *_grid(axis),
-        *_band(centres, across, axis, band),
+        *_band(middles, across, axis, band),
         *_line([signal.predicted for signal in signals], across, axis),
         *_dots([signal.measured for signal in signals], across, axis),
-        *_columns(rows, signals, centres, band, worst),
+        *_columns(rows, signals, middles, band, worst),
     ]
     drawing = element(
         "svg",
@@ -137,15 +137,20 @@ def _grid(axis: Axis) -> Iterator[Markup]:
 
 
 def _band(
-    centres: Sequence[float | None], across: Sequence[float], axis: Axis, band: tuple[float, float]
+    middles: Sequence[float | None], across: Sequence[float], axis: Axis, band: tuple[float, float]
 ) -> Iterator[Markup]:
-    known = [(x, c) for x, c in zip(across, centres, strict=True) if c is not None]
-    if not known:
-        return
-    known = [(0.0, known[0][1]), *known, (SIDE, known[-1][1])]
-    top = [f"{x:.1f},{axis.y(c * 10 ** band[1]):.1f}" for x, c in known]
-    bottom = [f"{x:.1f},{axis.y(c * 10 ** band[0]):.1f}" for x, c in reversed(known)]
-    yield element("polygon", class_="band", points=" ".join((*top, *bottom)))
+    """A polygon per run of layers whose intended magnitude is known, as wide as their columns."""
+    half = SIDE / len(middles) / 2
+    run: list[tuple[float, float]] = []
+    for x, middle in (*zip(across, middles, strict=True), (0.0, None)):
+        if middle is not None:
+            run.append((x, middle))
+        elif run:
+            whole = [(run[0][0] - half, run[0][1]), *run, (run[-1][0] + half, run[-1][1])]
+            top = [f"{at:.1f},{axis.y(c * 10 ** band[1]):.1f}" for at, c in whole]
+            bottom = [f"{at:.1f},{axis.y(c * 10 ** band[0]):.1f}" for at, c in reversed(whole)]
+            yield element("polygon", class_="band", points=" ".join((*top, *bottom)))
+            run = []
 
 
 def _line(values: Sequence[float | None], across: Sequence[float], axis: Axis) -> Iterator[Markup]:
@@ -169,18 +174,18 @@ def _dots(values: Sequence[float | None], across: Sequence[float], axis: Axis) -
 def _columns(
     rows: Sequence[Row],
     signals: Sequence[Signal],
-    centres: Sequence[float | None],
+    middles: Sequence[float | None],
     band: tuple[float, float],
     worst: Sequence[str],
 ) -> Iterator[Markup]:
     """A column per layer that can be pointed at, coloured where the layer has a finding."""
     width = SIDE / len(rows)
-    for index, (row, signal, centre) in enumerate(zip(rows, signals, centres, strict=True)):
+    for index, (row, signal, middle) in enumerate(zip(rows, signals, middles, strict=True)):
         parts = [row.id.show(120)]
         parts += [f"predicted {number(signal.predicted)}"] if signal.predicted is not None else []
         parts += [f"measured {number(signal.measured)}"] if signal.measured is not None else []
-        if centre:
-            low, high = (number(centre * 10**edge) for edge in band)
+        if middle:
+            low, high = (number(middle * 10**edge) for edge in band)
             parts.append(f"healthy from {low} to {high}")
         text = " · ".join(parts)
         yield element(
