@@ -82,8 +82,8 @@ def environment(scratch: Path) -> dict[str, str]:
 
 def run_case(case: Case, strace: str | None) -> Result:
     """Write a case, lint it, and look at what that did."""
-    with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as name:
-        scratch = Path(os.path.realpath(name))
+    scratch = Path(os.path.realpath(tempfile.mkdtemp(prefix="hostile-")))
+    try:
         for folder in ("home", "tmp", "work"):
             (scratch / folder).mkdir()
         target = case.make(scratch / "case")
@@ -141,14 +141,22 @@ def run_case(case: Case, strace: str | None) -> Result:
         if strace:
             result.faults += _trace_faults(log, scratch)
             log.unlink(missing_ok=True)
-    return result
+        return result
+    finally:
+        subprocess.run(["rm", "-rf", str(scratch)], check=False)  # shutil recurses
 
 
 def _listing(folder: Path) -> set[str]:
     found = set()
-    for here, folders, names in os.walk(folder):
-        if len(here) < 3000:
-            found.update(os.path.join(here, name) for name in (*folders, *names))
+    waiting = [str(folder)]
+    while waiting:
+        here = waiting.pop()
+        if len(here) > 3000:
+            continue
+        for entry in os.scandir(here):
+            found.add(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
     return found
 
 

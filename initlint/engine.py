@@ -14,7 +14,7 @@ from initlint.lint.registry import all_rules, family, summary
 from initlint.lint.rule import Context, Need, Rule
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
-from initlint.model import Kind, Layer, Model, Param, Where, fans
+from initlint.model import Kind, Layer, LoadError, Model, Param, Where, fans
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.selection import choose
 from initlint.theory.result import Prediction
@@ -191,6 +191,8 @@ def _run(
             continue
         try:
             found = list(rule().check(_context(rule, model, evidence, settings)))
+        except LoadError:  # the file turned out to be damaged where it was read only now
+            raise
         except Exception as error:  # one crashing rule must not silence the others
             failures.append(f"rule {rule.name} crashed: {type(error).__name__}: {error}")
             continue

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py):[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -200,11 +201,15 @@ def _folder(text: str) -> list[Target]:
 
 def _walk(top: str) -> Iterator[Target]:
     seen = 0
-    for folder, subfolders, names in os.walk(top):
+    waiting = [top]  # not os.walk, which recurses before Python 3.12
+    while waiting:
+        folder = waiting.pop()
+        subfolders, names = _entries(folder)
         seen += len(names) + len(subfolders)
         if seen > FOLDER_LIMIT:
             raise TargetError(f"there are more than {FOLDER_LIMIT} files in this folder")
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        below = sorted((name for name in subfolders if not name.startswith(".")), reverse=True)
+        waiting.extend(os.path.join(folder, name) for name in below)
         if is_hugging_face(names):
             paths = [os.path.join(folder, name) for name in names]
             sizes = [_size(path) for path in paths if path.endswith((".safetensors", ".bin"))]
@@ -215,6 +220,22 @@ def _walk(top: str) -> Iterator[Target]:
             path = os.path.join(folder, name)
             if not name.startswith(".") and name not in indexed and _is_model(path):
                 yield _file(path)
+
+
+def _entries(folder: str) -> tuple[list[str], list[str]]:
+    """Names of subfolders and of everything else; links to folders are not followed."""
+    subfolders: list[str] = []
+    names: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, FOLDER_LIMIT + 1):
+                if entry.is_dir(follow_symlinks=False):
+                    subfolders.append(entry.name)
+                elif not entry.is_dir():
+                    names.append(entry.name)
+    except OSError:  # unreadable, or too deep for a path
+        return [], []
+    return subfolders, names
 
 
 def _size(path: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
@@ -184,3 +185,18 @@ def test_pattern(here):
     assert texts("*.onnx") == ["a.onnx", "b.onnx"]
     assert texts("**/*.onnx") == ["a.onnx", "b.onnx"]
     assert problem("*.safetensors") == "no model matches this pattern"
+
+
+def test_depth_of_a_folder_is_no_recursion(tmp_path):
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        with pytest.raises(TargetError, match="no model"):
+            resolve(str(tmp_path))
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil recurses too

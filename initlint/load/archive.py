@@ -119,9 +119,13 @@ class Archive:
             raise self._damaged(f"member {shown(name)!r} is missing")
         return self.members[name]
 
-    def _inflate(self, member: Member) -> bytes:
+    def check_packing(self, member: Member) -> None:
+        """Raise `LoadError` for a member that claims to be packed better than weights can be."""
         if member.size > MAX_RATIO * max(member.packed, 1):
             raise self._damaged(f"{shown(member.name)} unpacks to {member.size} bytes")
+
+    def _inflate(self, member: Member) -> bytes:
+        self.check_packing(member)
         packed = self.file.read_at(self.data_offset(member), member.packed)
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:

@@ -92,6 +92,9 @@ class Inflated:
     member: Member
     _data: bytes | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        self.archive.check_packing(self.member)
+
     @property
     def name(self) -> str:
         """How messages name it."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from initlint.load.decode import BITS, BytesSource, FileSource, Readable, bits
 from initlint.load.files import shown
-from initlint.load.pickle_machine import Global, Record
+from initlint.load.pickle_machine import Global, Record, checked_key
 from initlint.load.stored import Stored, checked_shape, real_parts, strided
 from initlint.model import LoadError, Tensor
 from initlint.model.tensor import Array
@@ -295,7 +295,13 @@ def _sequence(*arguments: Any) -> Any:
 
 def _mapping(*arguments: Any) -> dict[Any, Any]:
     (values,) = arguments or ({},)
-    return dict(values) if isinstance(values, (dict, list, tuple)) else _refuse()
+    if isinstance(values, dict):
+        return dict(values)
+    return {checked_key(key): value for key, value in _sequence(values)}
+
+
+def _keys(*arguments: Any) -> list[Any]:
+    return [checked_key(value) for value in _sequence(*arguments)]
 
 
 def _refuse() -> dict[Any, Any]:
@@ -409,8 +415,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
             "dict": _mapping,
             "list": lambda *values: list(_sequence(*values)),
             "tuple": lambda *values: tuple(_sequence(*values)),
-            "set": lambda *values: set(_sequence(*values)),
-            "frozenset": lambda *values: frozenset(_sequence(*values)),
+            "set": lambda *values: set(_keys(*values)),
+            "frozenset": lambda *values: frozenset(_keys(*values)),
             "bytearray": _bytes,
             "bytes": _bytes,
         }.items()

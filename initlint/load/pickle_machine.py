@@ -238,7 +238,7 @@ class _Machine:
 
     def set_marked(self) -> None:
         values = self.since_mark()
-        self.push(frozenset(_key(value) for value in values))
+        self.push(frozenset(checked_key(value) for value in values))
 
     def append(self) -> None:
         value = self.stack.pop()
@@ -261,7 +261,7 @@ class _Machine:
         target = self.stack[-1]
         if not isinstance(target, set):
             raise TypeError
-        target.update(_key(value) for value in values)
+        target.update(checked_key(value) for value in values)
 
     # stack and memo
 
@@ -362,16 +362,25 @@ def _set_items(target: Any, values: list[Any]) -> None:
     if not isinstance(items, dict):
         raise TypeError
     for key, value in zip(values[::2], values[1::2], strict=True):
-        items[_key(key)] = value
+        items[checked_key(key)] = value
 
 
-def _key(value: Any, depth: int = 0) -> Any:
-    """A value that may be hashed: hashing a deeply nested tuple overflows the C stack."""
+def checked_key(value: Any, depth: int = 0) -> Any:
+    """A value that may be hashed.
+
+    Hashing a deeply nested tuple overflows the C stack. Numbers, unlike strings, have hashes that
+    a file can choose: thousands of keys of one hash take quadratic time. Integers of 64 bits share
+    a hash eight at a time; inside tuples, where hashes mix, 32 bits leave nothing to choose.
+    """
+    if isinstance(value, int) and abs(value) >> (63 if depth == 0 else 31):
+        raise LoadError("malformed pickle: a huge number as a key")
+    if isinstance(value, (float, complex)) and depth:
+        raise LoadError("malformed pickle: a fraction in a key")
     if isinstance(value, tuple):
         if depth > 8 or len(value) > 1000:
             raise LoadError("malformed pickle: a nested tuple as a key")
         for item in value:
-            _key(item, depth + 1)
+            checked_key(item, depth + 1)
     return value
 
 

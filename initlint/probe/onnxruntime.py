@@ -29,7 +29,10 @@ _FLOATS = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
 
 _PREFIX = re.compile(
     r"^(\[ONNXRuntimeError\] : )?(\d+ : [A-Z_]+ : )?(Exception during initiali\S+: )?"
+    r"(/onnxruntime_src/.* was false\. )?",
+    re.DOTALL,
 )
+"""Codes and places in onnxruntime's own source that tell the user nothing."""
 
 
 class _OutOfMemoryError(Exception):
@@ -40,7 +43,9 @@ class _InvalidGraphError(Exception):
     """The graph, as the file states it, breaks the rules of ONNX."""
 
 
-_INCONSISTENT = re.compile(r"INVALID_GRAPH|\[(Type|Shape)InferenceError\]")
+_INCONSISTENT = re.compile(
+    r"INVALID_GRAPH|\[(Type|Shape)InferenceError\]|Type Error:|/core/graph/graph\w*\.cc"
+)
 _NOT_KNOWN_HERE = re.compile(r"No Op registered|not a registered|opset|IR version|not supported")
 """Told apart by onnxruntime's words only: a graph that is wrong, and one that it is too old for."""
 

@@ -160,6 +160,24 @@ STREAMS.content("persistent_number", proto(b"K\x01Q"))
 STREAMS.content("persistent_short", proto(b"(" + text("storage") + b"tQ"))
 
 
+STREAMS.content(
+    "set_of_nested_tuple",
+    proto(b"cbuiltins\nset\n]N" + b"\x85" * 200_000 + b"a\x85R"),
+)
+STREAMS.content(
+    "pairs_of_nested_tuple",
+    proto(b"ccollections\nOrderedDict\n]N" + b"\x85" * 200_000 + b"K\x01\x86a\x85R"),
+)
+
+
+@STREAMS.add("equal_hashes_in_set", End.REFUSED)
+def _set_hashes(folder: Path) -> None:
+    keys = b"".join(
+        b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little", signed=True) for i in range(30_000)
+    )
+    (folder / "model.pt").write_bytes(proto(b"cbuiltins\nset\n](" + keys + b"e\x85R"))
+
+
 @STREAMS.add("laughs", End.REFUSED)
 def _laughs(folder: Path) -> None:
     body = b"]q\x00"
