@@ -21,6 +21,8 @@ from initlint.load.onnx.extents import fold_extents, settled
 from initlint.load.onnx.tensors import representable
 from initlint.load.onnx.values import (
     SMALL_ELEMENTS,
+    Dynamic,
+    Dynamic,
     Extent,
     Fixed,
     RuntimeScale,
@@ -447,9 +449,9 @@ def _fold_shape(call: Call) -> list[Value] | None:
     entries = operand.shape[start : stop if isinstance(stop, int) else None]
     if call.op == "Size":
         entries = (None,) if None in operand.shape else (prod(operand.shape),)  # type: ignore[arg-type]
-    source = None if isinstance(operand, (Fixed, RuntimeScale)) else operand
-    if isinstance(source, Extent):
-        source = source.source
+    source = operand if isinstance(operand, Dynamic) else None
+    if isinstance(operand, Extent):
+        source = operand.source
     return [settled(Extent(entries, call.op == "Size", source), call.outputs[0])]
 
 
