@@ -32,7 +32,9 @@ def results(run, **view):
 
 
 @pytest.mark.parametrize(
-    "run", [sample_run(), sample_run(rules=RULES), hostile_run(), Run("0.1.0")], ids=str
+    "run",
+    [sample_run(), sample_run(rules=RULES), hostile_run(), Run("0.1.0")],
+    ids=["sample", "rules", "hostile", "empty"],
 )
 def test_valid_and_unique_where_the_standard_says_so(run):
     log = document(run)

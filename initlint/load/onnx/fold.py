@@ -22,7 +22,6 @@ from initlint.load.onnx.tensors import representable
 from initlint.load.onnx.values import (
     SMALL_ELEMENTS,
     Dynamic,
-    Dynamic,
     Extent,
     Fixed,
     RuntimeScale,
