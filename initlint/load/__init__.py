@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from initlint.model.errors import LoadError
+
 if TYPE_CHECKING:
     from initlint.model import Model
 
@@ -27,6 +29,7 @@ class LoadOptions:
         input_file: an ``.npz`` with example inputs.
         model: module spec that gives a checkpoint its architecture.
         via: ``onnx`` to export a module and take the ONNX road.
+        folder: where such an export is written; it must outlive the model.
         seed: seed for constructing a module and for its example inputs.
         structure_only: build a module on meta tensors: structure without weights.
     """
@@ -37,6 +40,7 @@ class LoadOptions:
     input_file: str | None = None
     model: str | None = None
     via: str | None = None
+    folder: str | None = None
     seed: int = 0
     structure_only: bool = False
 
@@ -63,6 +67,8 @@ def load(target: str, options: LoadOptions | None = None) -> Model:
         return load_onnx(target)
     from initlint.load.checkpoint import load_checkpoint
 
+    if options.via is not None:
+        raise LoadError(f"--via {options.via} exports a module (pkg.module:Net), not a checkpoint")
     model = load_checkpoint(target)
     if options.model is None:
         return model

@@ -35,12 +35,21 @@ def load_spec(spec: str, options: LoadOptions | None = None) -> Model:
 
 
 def capture(module: Any, *inputs: Any, **kwargs: Any) -> Model:
+    """The model of a module that is already built, by its inputs alone: see `capture_with`."""
+    return capture_with(module, inputs, kwargs, LoadOptions())
+
+
+def capture_with(
+    module: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any], options: LoadOptions
+) -> Model:
     """The model of a module that is already built; it is left bit for bit as it was.
 
     Args:
         module: a ``torch.nn.Module``.
-        *inputs: what forward is called with; worked out from the first layers when left out.
-        **kwargs: likewise, by name.
+        inputs: what forward is called with; without any, what ``options`` say, else worked out
+            from the first layers.
+        kwargs: likewise, by name.
+        options: inputs in other forms, the seed, and the road.
 
     Raises:
         LoadError: not a module, no inputs that fit, or a forward that raises.
@@ -48,4 +57,4 @@ def capture(module: Any, *inputs: Any, **kwargs: Any) -> Model:
     _need_torch()
     from initlint.load.torch_spec import capture_module
 
-    return capture_module(module, inputs, kwargs)
+    return capture_module(module, inputs, kwargs, options)

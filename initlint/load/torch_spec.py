@@ -49,6 +49,10 @@ def load_module_spec(spec: str, options: LoadOptions) -> Model:
     built = build(spec, options)
     module = unwrap(built.module)[0]
     inputs = _inputs(built, module, options)
+    if options.via is not None:
+        return _exported(
+            module, inputs, options, target=spec, sites=built.sites, fresh=built.fresh or None
+        )
     return run_capture(
         built.module,
         inputs.args,
@@ -62,19 +66,50 @@ def load_module_spec(spec: str, options: LoadOptions) -> Model:
     )
 
 
-def capture_module(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Model:
+def capture_module(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], options: LoadOptions
+) -> Model:
     """See `initlint.load.torch_module.capture`."""
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"expected a torch.nn.Module or a path, got {type(module).__name__}")
     inner = unwrap(module)[0]
-    given = Inputs(args, kwargs) if args or kwargs else guess(inner, 0)
+    given = Inputs(args, kwargs) if args or kwargs else _inputs(Built(module), inner, options)
+    if options.via is not None:
+        name = type(inner).__name__
+        return _exported(inner, given, options, target=name, sites=source_sites(inner))
     return run_capture(
         module,
         given.args,
         given.kwargs or {},
+        seed=options.seed,
         sites=source_sites(inner),
         guessed=given.guessed,
         notices=(given.notice,) if given.notice else (),
+    )
+
+
+def _exported(
+    module: Any,
+    inputs: Inputs,
+    options: LoadOptions,
+    *,
+    target: str,
+    sites: dict[str, Where],
+    fresh: bool | None = None,
+) -> Model:
+    """The module by way of the file format that ``options.via`` names."""
+    if options.via != "onnx" or options.folder is None:
+        raise LoadError(f"--via {options.via}: modules can be exported to onnx only")
+    from initlint.load.torch_onnx import load_export
+
+    return load_export(
+        module,
+        inputs,
+        sites,
+        folder=options.folder,
+        target=target,
+        seed=options.seed,
+        fresh_hint=fresh,
     )
 
 

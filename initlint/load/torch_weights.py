@@ -126,6 +126,14 @@ class Names:
         names = self._names.get(id(tensor))
         return names[0] if names else None
 
+    def all_of(self, name: str) -> tuple[str, ...]:
+        """Every name of the tensor that has this one."""
+        return tuple(self._names[id(self.tensors[name])])
+
+    def shared(self) -> list[tuple[str, ...]]:
+        """Groups of names that are one tensor."""
+        return [tuple(names) for names in self._names.values() if len(names) > 1]
+
     def at(self, tensor: Any, path: str) -> str | None:
         """The name of a tensor as seen from the module at ``path``."""
         names = self._names.get(id(tensor), [])

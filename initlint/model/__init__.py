@@ -1,5 +1,6 @@
 """What a network is: layers, tensors, fans and the graph between them. Imports no framework."""
 
+from initlint.model.draws import Draws, Redrawn
 from initlint.model.errors import LoadError
 from initlint.model.fans import Fans, fans
 from initlint.model.graph import Edge, LayerGraph
@@ -28,6 +29,7 @@ __all__ = [
     "WEIGHTED",
     "ArraySource",
     "ConstantSource",
+    "Draws",
     "Edge",
     "Fans",
     "Kind",
@@ -37,6 +39,7 @@ __all__ = [
     "Model",
     "Op",
     "Param",
+    "Redrawn",
     "Role",
     "Source",
     "Tensor",

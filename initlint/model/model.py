@@ -41,6 +41,9 @@ class Model:
         producer: exporter or framework and version, as the file tells it.
         fresh_hint: True when the loader knows that the weights were just drawn (a module that was
             constructed here), False when it knows they were not, None when only the numbers tell.
+        metadata: what else the road knows: ``opsets``, ``sequence_length`` (steps of recurrent
+            layers that the graph or the user told), ``inputs_file`` (inputs for an export's probe),
+            ``draws`` (a `Draws`, where the target was built several times).
     """
 
     target: str

@@ -9,7 +9,7 @@ layers together again.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,11 +33,12 @@ _DAMAGE = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, 
 """What inconsistent protobuf content raises when something is computed from it."""
 
 
-def load_onnx(path: str) -> Model:
+def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
     """The layer graph of an ONNX file.
 
     Args:
         path: the file; external data must lie in its folder or below.
+        shared: groups of parameter names that are one parameter, of which an export keeps one.
 
     Returns:
         A `Model` of kind ONNX whose ``runnable`` is an `OnnxRunnable`. Weights are views of what
@@ -50,7 +51,7 @@ def load_onnx(path: str) -> Model:
     proto = read_model(path)
     try:
         with _collector_paused():
-            return _load(path, proto)
+            return _load(path, proto, shared)
     except LoadError as error:
         text = str(error)
         named = text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
@@ -76,7 +77,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _load(path: str, proto: Any) -> Model:
+def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     expanded_nodes(proto)
     torch = from_torch(proto)
     reader = TensorReader(path)
@@ -87,6 +88,7 @@ def _load(path: str, proto: Any) -> Model:
     modules = Modules(
         (initializer.name for initializer in proto.graph.initializer),
         scopes_of(proto.graph.node),
+        shared,
     )
     finished = Finish(modules, torch).run(builder.drafts)
     graph = _fused(LayerGraph(finished.layers, finished.edges), builder)

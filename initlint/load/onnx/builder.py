@@ -16,6 +16,7 @@ from initlint.load.onnx.values import (
     Fixed,
     Origin,
     ParamDraft,
+    Pieces,
     Shape,
     Value,
 )
@@ -95,6 +96,9 @@ class Builder:
         """A value as an activation: constants get a layer of their own, once."""
         if isinstance(value, Dynamic):
             return value
+        if isinstance(value, Pieces):
+            items = [self.dynamic(item, call) for item in value.items]
+            return self.emit(Op.OTHER, call, items, attrs={"operator": "sequence"}, part="sequence")
         key = id(value)
         if key not in self._constants:
             self._kept.append(value)

@@ -157,7 +157,7 @@ class Finish:
         exporter's merging of equal values. Vectors of one repeated value are never tied: nothing
         is learned from saying so, and mergers produce them.
         """
-        key = (param.name, param.gate, param.direction)
+        key = (self._modules.first(param.name), param.gate, param.direction)
         owner = self._owners.get(key)
         if owner is None:
             self._owners[key] = (param, draft.fixed)
@@ -225,6 +225,8 @@ class Finish:
         if not sides:
             ordered = names[::-1] if "addmm" in meta.target or "baddbmm" in meta.target else names
             sides = ordered[1:2] if shift and len(draft.params) > 1 else ordered[:1]
+            if not shift and any(_is_bias_name(name) for name in sides):
+                return None  # the weight reaches the call through another, such as a transposition
         if param.role in (Role.RUNNING_MEAN, Role.RUNNING_VAR):
             sides = [name for name in names if name.endswith(param.leaf)]
         return sides[0] if sides else None

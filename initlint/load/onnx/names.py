@@ -148,15 +148,33 @@ def mangled(name: str) -> str:
 class Modules:
     """Module paths of the whole model, to undo the spelling of placeholder names."""
 
-    def __init__(self, parameters: Iterable[str], scopes: Iterable[str]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[str],
+        scopes: Iterable[str],
+        shared: Iterable[tuple[str, ...]] = (),
+    ) -> None:
+        self._shared = {name: group for group in shared for name in group}
         self._parameters = {mangled(name): name for name in parameters if not is_generic(name)}
         self._scopes: dict[str, str] = {}
         for scope in scopes:
             for path in _prefixes(scope):
                 self._scopes.setdefault(mangled(path), path)
 
+    def first(self, name: str) -> str:
+        """The first name of a parameter that several modules share."""
+        return self._shared.get(name, (name,))[0]
+
     def parameter(self, reference: str, module: str) -> str:
-        """The module path that a placeholder (``p_blocks_0_fc1_weight``) stands for."""
+        """The module path that a placeholder (``p_blocks_0_fc1_weight``) stands for.
+
+        Of a parameter that several modules share, the name that it has in this one.
+        """
+        name = self._parameter(reference, module)
+        group = self._shared.get(name, ())
+        return next((other for other in group if other.rpartition(".")[0] == module), name)
+
+    def _parameter(self, reference: str, module: str) -> str:
         body = reference[2:]
         known = self._parameters.get(body)
         if known is not None:

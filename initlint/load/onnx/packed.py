@@ -93,7 +93,7 @@ def split_packed(drafts: Sequence[Draft]) -> None:
 
 
 def _cuts(draft: Draft, units: int, readers: Readers) -> list[_Cut] | None:
-    """Three cuts that together are the whole output, in order; None for anything else."""
+    """Two or three cuts that together are the whole output, in order; None for anything else."""
     sides: tuple[int, ...] = (units,)
     axes: list[int] | None = None
     layer = draft
@@ -166,7 +166,7 @@ def _cuts_here(
     axes: list[int] | None,
     layer: Draft,
 ) -> list[_Cut] | None:
-    """The three cuts that the readers of one layer make, if they do."""
+    """The cuts that the readers of one layer make: query, key and value, or key and value."""
     cuts: list[_Cut] = []
     rank = len(layer.shape) if layer.shape is not None else None
     for reader, _ in found:
@@ -191,11 +191,11 @@ def _cuts_here(
             index = indices[0] % sides[position]
             cuts.append(_Cut(sides, position, index, index + 1, reader, 0))
     cuts.sort(key=lambda cut: cut.start)
-    if len(cuts) != 3 or len({cut.axis for cut in cuts}) != 1:
+    if len(cuts) not in (2, 3) or len({cut.axis for cut in cuts}) != 1:
         return None
     bounds = [cuts[0].start, *(cut.stop for cut in cuts)]
     contiguous = all(cut.start == before for cut, before in zip(cuts, bounds, strict=False))
-    query, key, value = (cut.stop - cut.start for cut in cuts)
+    query, key, value = (cut.stop - cut.start for cut in (cuts[0], *cuts[-2:]))
     whole = bounds[0] == 0 and bounds[-1] == sides[cuts[0].axis]
     return cuts if contiguous and whole and key == value and query >= key > 0 else None
 
@@ -245,9 +245,11 @@ def _pieces(param: ParamDraft, cuts: Sequence[_Cut]) -> list[ParamDraft]:
     units = prod(cuts[0].sides)
     if param.role not in (Role.WEIGHT, Role.BIAS) or param.tensor.shape[:1] != (units,):
         return [param]
+    whole = prod(param.tensor.stored_shape) == param.tensor.size
+    packed = len(cuts) if whole else len(GATES)
     return [
-        replace(param, tensor=_piece(param.tensor, cut), gate=gate, packed=3)
-        for gate, cut in zip(GATES, cuts, strict=True)
+        replace(param, tensor=_piece(param.tensor, cut), gate=gate, packed=packed)
+        for gate, cut in zip(GATES[-len(cuts) :], cuts, strict=True)
     ]
 
 

@@ -135,7 +135,16 @@ class RuntimeScale:
     shape: Shape | None = None
 
 
-Value = Fixed | Extent | Dynamic | RuntimeScale
+@dataclass(frozen=True, slots=True, eq=False)
+class Pieces:
+    """A sequence of tensors whose items are known."""
+
+    items: tuple[Value, ...]
+
+    shape: Shape | None = None
+
+
+Value = Fixed | Extent | Dynamic | RuntimeScale | Pieces
 
 
 @dataclass(slots=True, eq=False)

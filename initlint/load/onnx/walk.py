@@ -14,6 +14,7 @@ from initlint.load.onnx.call import Attributes, Call, attributes
 from initlint.load.onnx.fold import fold
 from initlint.load.onnx.limits import FunctionKey, call_key, function_key, subgraphs
 from initlint.load.onnx.operators import HANDLERS, other
+from initlint.load.onnx.operators.sequences import SEQUENCE_READERS, flattened
 from initlint.load.onnx.order import names_read, ordered
 from initlint.load.onnx.stated import attributes_of_function, opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
@@ -154,9 +155,12 @@ class Walk:
                 return folded
         if call.op in _BODIES and call.domain == "":
             return getattr(self, _BODIES[call.op])(call, scope)  # type: ignore[no-any-return]
+        if call.op not in SEQUENCE_READERS:
+            call = flattened(call)
         handled = self._handled(call)
         if handled is not None:
             return handled
+        call = flattened(call)
         if any(True for _ in subgraphs(node)):
             return self._other_with_graphs(call, node, scope)
         return other(self.builder, call)

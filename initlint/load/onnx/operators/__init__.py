@@ -8,6 +8,7 @@ from initlint.load.onnx.operators import (
     normalisation,
     quantised,
     recurrent,
+    sequences,
     shaping,
     traditional,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "other",
     "quantised",
     "recurrent",
+    "sequences",
     "shaping",
     "traditional",
 ]
