@@ -174,7 +174,7 @@ def _signals(
     row: _Row,
     theory: Prediction,
     probe: Activations,
-    intended: Mapping[str, tuple[float, float]],
+    intended: Mapping[str, tuple[float, float | None]],
 ) -> Record:
     key = row.layer.id
     signal = theory.forward.get(key)
@@ -213,7 +213,7 @@ def _shifted(value: float | None, decades: float | None) -> float | None:
 
 def _intended(
     theory: Prediction, graph: LayerGraph, trunk: _Trunk
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, tuple[float, float | None]]:
     """Decades by which signal and gradient have drifted at each weighted layer.
 
     The drifts of a stretch add up layer by layer, from its first layer forward and from its last
@@ -221,7 +221,7 @@ def _intended(
     out: its own drift says nothing of the one it inherits from the trunk. What a branch's last
     layer adds to the drift shows at the sum that it writes to.
     """
-    drifts: dict[str, tuple[float, float]] = {}
+    drifts: dict[str, tuple[float, float | None]] = {}
     taken: list[tuple[int, int]] = []
     for segment in sorted(theory.segments, key=lambda s: -len(s.layers)):
         places = [graph.position[key] for key in segment.layers if key in graph]
@@ -235,17 +235,24 @@ def _intended(
     return drifts
 
 
-def _drifts(segment: Segment) -> dict[str, tuple[float, float]]:
+def _drifts(segment: Segment) -> dict[str, tuple[float, float | None]]:
+    """Forward and backward drift at each layer; the latter None where theory does not resolve it.
+
+    Theory charges the backward drift of several layers to the first of them and nothing to the
+    others, so a layer before one with a share of exactly zero may have drifted by part of its own.
+    """
     forward: dict[str, float] = {}
     total = 0.0
     for key in segment.layers:
         total += segment.contributions.get(key, 0.0)
         forward[key] = total
-    back: dict[str, float] = {}
-    total = 0.0
+    back: dict[str, float | None] = {}
+    total, resolved = 0.0, True
     for key in reversed(segment.layers):
-        back[key] = total
-        total += segment.backward_contributions.get(key, 0.0)
+        back[key] = total if resolved else None
+        share = segment.backward_contributions.get(key, 0.0)
+        total += share
+        resolved = share != 0
     return {key: (forward[key], back[key]) for key in segment.layers}
 
 

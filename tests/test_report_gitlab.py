@@ -46,7 +46,9 @@ def entries(run):
     return json.loads(render("gitlab", run, View()))
 
 
-@pytest.mark.parametrize("run", [sample_run(), hostile_run(), Run("0")], ids=["sample", "hostile", "empty"])
+@pytest.mark.parametrize(
+    "run", [sample_run(), hostile_run(), Run("0")], ids=["sample", "hostile", "empty"]
+)
 def test_valid(run):
     found = entries(run)
     jsonschema.validate(found, SCHEMA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import struct
 import zlib
@@ -10,9 +11,12 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from itertools import pairwise
 from math import sqrt
+from pathlib import Path
 
+import jsonschema
 import pytest
 
+import initlint.report
 from initlint.engine import Settings, lint
 from initlint.records import RuleText, Target
 from initlint.report.formats import render
@@ -26,6 +30,7 @@ from initlint.report.text import Untrusted
 from initlint.testing import Network, he_normal
 from tests.report_sample import CAUSE, DEEP, HOSTILE, hostile_run, sample_run
 
+SCHEMA = json.loads((Path(initlint.report.__file__).parent / "schema.json").read_text())
 VOID = {"meta", "input", "img", "line", "rect", "circle", "path", "polyline", "polygon"}
 
 
@@ -188,7 +193,9 @@ def test_from_a_real_model():
     ]
     charted = [row for row in profile.rows if row.charted]
     assert all(row.forward.predicted and row.gradient.predicted for row in charted)
-    text = render("html", Run("0", (Target.parse(record),)), View())
+    run = Run("0", (Target.parse(record),))
+    jsonschema.validate(json.loads(render("json", run, View())), SCHEMA)
+    text = render("html", run, View())
     assert Page(text).all("svg", class_="profile")
     assert text == render("html", Run("0", (Target.parse(record),)), View())
 

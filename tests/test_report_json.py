@@ -34,7 +34,9 @@ def test_schema_is_a_schema():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-@pytest.mark.parametrize("run", [sample_run(), hostile_run(), Run("0")], ids=["sample", "hostile", "empty"])
+@pytest.mark.parametrize(
+    "run", [sample_run(), hostile_run(), Run("0")], ids=["sample", "hostile", "empty"]
+)
 def test_every_report_is_valid(run):
     jsonschema.validate(document(run), SCHEMA)
 
