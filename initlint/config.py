@@ -117,6 +117,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "timeout": _NUMBER,
     "input": _TEXT,
     "seed": _COUNT,
+    "seeds": _COUNT,
     "sequence-length": _COUNT,
     "model": _TEXT,
     "stage": _one_of(*STAGES),

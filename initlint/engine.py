@@ -41,6 +41,8 @@ class Settings:
         probe_memory: megabytes it may take beyond its weights.
         input: an ``.npz`` file with inputs for the probe.
         seed: seed of synthesised inputs.
+        seeds: how many builds of a module to lint, each with a seed of its own
+            (`initlint.draws`; one call of `lint` is about one build).
         sequence_length: sequence length for recurrent layers; None: the graph's, else 50.
         loss: name of the loss for a module's probe; None: guessed from the output.
         rule_options: options by rule name.
@@ -58,6 +60,7 @@ class Settings:
     probe_memory: int = 2048
     input: str | None = None
     seed: int = 0
+    seeds: int = 1
     sequence_length: int | None = None
     loss: str | None = None
     rule_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -181,11 +181,19 @@ def _explain(error: Exception) -> Record:
 
 
 def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
-    from initlint import engine
+    from dataclasses import replace
 
+    from initlint import engine
+    from initlint.load import is_spec
+
+    settings = _settings(job)
+    if settings.seeds > 1 and is_spec(job["target"]):
+        return _lint_seeds(job, settings, enter, emit)
     enter("read")
     model = _load(job)
-    settings = _settings(job)
+    if settings.seeds > 1:
+        notice = "--seeds: a file holds one draw; only modules are built again"
+        model = replace(model, notices=(*model.notices, notice))
     enter("measure")
 
     def pass_on(record: Record) -> None:
@@ -194,6 +202,33 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
             enter("probe")
 
     return _annotate(engine.lint(model, settings, pass_on), model, settings)
+
+
+def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint.draws import lint_seeds
+
+    enter("read")
+    models: list[Any] = []
+
+    def load(seed: int) -> Any:
+        model = _load(job, seed)
+        if not models:
+            models.append(model)
+            enter("measure")
+        return model
+
+    def pass_on(record: Record) -> None:
+        emit({**record, "target": _annotate(record["target"], models[0], settings)})
+        if record["type"] == "static":
+            enter("probe")
+
+    def compare(seeds: Any) -> Any:
+        from initlint.load.torch_draws import compare_draws
+
+        return compare_draws(job["target"], _load_options(job), seeds)
+
+    record = lint_seeds(load, compare, settings, pass_on)
+    return _annotate(record, models[0], settings)
 
 
 def _describe(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
@@ -241,13 +276,22 @@ _TASKS: dict[str, Callable[[Record, Callable[[str], None], Emit], Record]] = {
 }
 
 
-def _load(job: Record) -> Any:
-    from initlint.load import LoadOptions, load
+def _load(job: Record, seed: int | None = None) -> Any:
+    from dataclasses import replace
+
+    from initlint.load import load
+
+    options = _load_options(job)
+    return load(job["target"], options if seed is None else replace(options, seed=seed))
+
+
+def _load_options(job: Record) -> Any:
+    from initlint.load import LoadOptions
 
     options = dict(job.get("load") or {})
     if options.get("input_shape") is not None:
         options["input_shape"] = tuple(options["input_shape"])
-    return load(job["target"], LoadOptions(**options))
+    return LoadOptions(**options)
 
 
 def _settings(job: Record) -> Any:

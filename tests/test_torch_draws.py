@@ -37,9 +37,18 @@ def test_weights_are_sorted_by_how_they_follow_the_seed(tmp_path: Path) -> None:
     path = tmp_path / "drawn_net.py"
     path.write_text(SOURCE)
     draws = compare_draws(f"{path}:Net", LoadOptions(), (0, 1, 2))
+    assert draws is not None
     assert draws.random == ("free.weight", "free.bias")
     assert draws.insensitive == ("pinned.weight", "pinned.bias")
-    assert draws.irreproducible == ("entropy",)
+    (entropy,) = draws.irreproducible
+    assert (entropy.name, entropy.size) == ("entropy", 5)
+    assert entropy.rms[0] != entropy.rms[1]
+
+
+def test_an_instance_has_one_draw(tmp_path: Path) -> None:
+    path = tmp_path / "shared_net.py"
+    path.write_text(f"{SOURCE}\nnet = Net()\n")
+    assert compare_draws(f"{path}:net", LoadOptions(), (0, 1)) is None
 
 
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:

@@ -40,6 +40,21 @@ class StageOption(str, Enum):
     TRAINED = "trained"
 
 
+class Via(str, Enum):
+    """Formats that a module can be linted in."""
+
+    ONNX = "onnx"
+
+
+class LossOption(str, Enum):
+    """Losses of the probe."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    BINARY_CROSS_ENTROPY = "binary_cross_entropy"
+    MSE = "mse"
+    ENERGY = "energy"
+
+
 EXAMPLES = paragraphs(
     """\
     Examples:
@@ -253,6 +268,14 @@ def check(
             help="Argument for the module's constructor; may be repeated.",
         ),
     ] = None,
+    args: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="JSON",
+            rich_help_panel=MODEL,
+            help="All its arguments as one JSON object, such as '{\"depth\": 12}'.",
+        ),
+    ] = None,
     input_shape: Annotated[
         TextOption,
         typer.Option(
@@ -263,6 +286,37 @@ def check(
         TextOption,
         typer.Option(
             metavar="DTYPE", rich_help_panel=MODEL, help="Its dtype, such as float32 or int64."
+        ),
+    ] = None,
+    via: Annotated[
+        Optional[Via],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=MODEL, help="Lint the module's export in this format [default: none]."
+        ),
+    ] = None,
+    structure_only: Annotated[
+        bool,
+        typer.Option(
+            "--structure-only",
+            rich_help_panel=MODEL,
+            help="Build the module without weights, however large, and lint its structure.",
+        ),
+    ] = False,
+    seeds: Annotated[
+        CountOption,
+        typer.Option(
+            metavar="N",
+            min=2,
+            rich_help_panel=MODEL,
+            help="Build the module with N seeds, and tell what depends on the draw.",
+        ),
+    ] = None,
+    loss: Annotated[
+        Optional[LossOption],  # noqa: UP045
+        typer.Option(
+            rich_help_panel=PROBE,
+            help="Loss for the module's backward pass [default: the module's own, else by what "
+            "the output looks like].",
         ),
     ] = None,
     config: ConfigOption = None,

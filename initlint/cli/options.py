@@ -56,6 +56,11 @@ class Options:
     input_shape: str | None = None
     input_dtype: str | None = None
     arg: tuple[str, ...] = ()
+    args: str | None = None
+    via: str | None = None
+    structure_only: bool = False
+    seeds: int = 1
+    loss: str | None = None
     config: Config = field(default_factory=Config)
 
     @property
@@ -82,7 +87,9 @@ class Options:
             "probe_memory": int(self.probe_memory),
             "input": self.input and os.path.abspath(self.input),
             "seed": self.seed,
+            "seeds": self.seeds,
             "sequence_length": self.sequence_length or None,
+            "loss": self.loss,
             "rule_options": dict(self.config.rule_options),
             "layers": self.verbose or self.charted,
             "profile": self.verbose or self.charted,
@@ -91,12 +98,14 @@ class Options:
     def load(self) -> dict[str, Any]:
         """Keyword arguments of `initlint.load.LoadOptions`."""
         return {
-            "arguments": keyword_arguments(self.arg),
+            "arguments": {**json_arguments(self.args), **keyword_arguments(self.arg)},
             "input_shape": shape(self.input_shape),
             "input_dtype": self.input_dtype,
             "input_file": self.input and os.path.abspath(self.input),
             "model": self.model,
+            "via": self.via,
             "seed": self.seed,
+            "structure_only": self.structure_only,
         }
 
 
@@ -154,6 +163,21 @@ def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             arguments[name] = value
     return arguments
+
+
+def json_arguments(text: str | None) -> dict[str, Any]:
+    """Keyword arguments from one JSON object.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    try:
+        value = json.loads(text) if text else {}
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not all(name.isidentifier() for name in value):
+        raise UsageError(f"--args is {text!r}; write it as a JSON object: '{{\"depth\": 12}}'")
+    return value
 
 
 def report_files(values: tuple[str, ...], formats: Mapping[str, str]) -> list[tuple[str, Path]]:

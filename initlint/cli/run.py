@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -52,11 +53,12 @@ def carry_out(
         except TargetError as error:
             errors.append(Failure(Untrusted(text), Untrusted(str(error))))
     unique = list({target.text: target for target in requested}.values())
-    jobs = [_job(target, task, options) for target in unique]
     progress = Progress(enabled=not options.quiet)
-    outcomes = supervisor.run(
-        jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
-    )
+    with _exports(options) as folder:
+        jobs = [_job(target, task, options, folder) for target in unique]
+        outcomes = supervisor.run(
+            jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
+        )
     progress.clear()
     found: list[Target] = []
     for outcome in outcomes:
@@ -94,10 +96,24 @@ def _wall_remarks(outcomes: Sequence[supervisor.Outcome]) -> list[str]:
     return [f"isolation: this system has no {part}; workers ran without it" for part in missing]
 
 
-def _job(target: Requested, task: str, options: Options) -> supervisor.Job:
+@contextmanager
+def _exports(options: Options) -> Iterator[str | None]:
+    """A folder for exports: ours to remove, as a worker that is killed cannot."""
+    if options.via is None:
+        yield None
+        return
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="initlint-") as folder:
+        yield folder
+
+
+def _job(target: Requested, task: str, options: Options, folder: str | None) -> supervisor.Job:
     python = target.python or options.model is not None
     if python:
         limits = supervisor.python_limits(options.probe_timeout, options.timeout)
+        if options.seeds > 1:  # the first build's probe is followed by the other builds
+            limits = replace(limits, probe_seconds=None)
     else:
         limits = supervisor.data_limits(
             target.size, target.files, options.probe_timeout, options.timeout
@@ -107,7 +123,7 @@ def _job(target: Requested, task: str, options: Options) -> supervisor.Job:
         task=task,
         python=python,
         settings=options.settings(),
-        load=options.load(),
+        load={**options.load(), "folder": folder},
         limits=limits,
         preload=() if python else preload_for(target.text),
     )

@@ -7,7 +7,7 @@ with `run_rule`, `assert_fires` or `assert_silent`. No framework is needed.
 from initlint.model import from_array
 from initlint.testing.builder import Value
 from initlint.testing.forward import compute, evaluate
-from initlint.testing.harness import as_model, assert_fires, assert_silent, run_rule
+from initlint.testing.harness import as_model, assert_fires, assert_silent, drawn, run_rule
 from initlint.testing.initialisers import (
     full,
     he_normal,
@@ -32,6 +32,7 @@ __all__ = [
     "assert_fires",
     "assert_silent",
     "compute",
+    "drawn",
     "evaluate",
     "from_array",
     "full",

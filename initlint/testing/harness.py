@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,28 @@ def as_model(target: Any) -> Model:
     from initlint.load.torch_module import capture
 
     return capture(target)
+
+
+def drawn(build: Callable[[], Any], *inputs: Any, seeds: Sequence[int] = (0, 1, 2)) -> Model:
+    """The model of a module that is built several times, as ``--seeds`` does it.
+
+    Args:
+        build: a class or function that returns a new ``torch.nn.Module``; called once with each
+            seed set, and once more with the first.
+        *inputs: what its forward is called with.
+        seeds: at least two different ones.
+    """
+    from initlint.load.torch_draws import compare_builds
+    from initlint.load.torch_module import capture
+    from initlint.load.torch_state import random_state
+
+    def make(seed: int) -> Any:
+        with random_state(seed):
+            return build()
+
+    draws = compare_builds(make, seeds)
+    model = replace(capture(make(seeds[0]), *inputs), fresh_hint=True)
+    return replace(model, metadata={**model.metadata, "draws": draws})
 
 
 def run_rule(

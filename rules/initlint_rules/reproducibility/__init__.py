@@ -1,0 +1,1 @@
+"""Rules about what weights owe to the seed."""
