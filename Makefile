@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types contracts format corpus clean
+.PHONY: fuzz demo test lint types contracts format corpus clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -24,7 +24,7 @@ demo: $(VENV)/.base ## lint a deep network that cannot train, then its healthy t
 	@$(BIN)/initlint build/good_deep_relu_he.onnx
 
 test: $(VENV)/.dev ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,6 +35,15 @@ types: $(VENV)/.dev
 
 contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
+
+TIME ?= 60
+READERS := onnx safetensors pickle exported index
+
+fuzz: $(VENV)/.dev ## mutate files for every reader, TIME seconds in all; needs atheris
+	@for reader in $(READERS); do \
+	  $(BIN)/python fuzz/fuzz.py $$reader -timeout=20 -rss_limit_mb=2048 \
+	    -max_total_time=$$(( $(TIME) / $(words $(READERS)) )) || exit 1; \
+	done
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
