@@ -11,6 +11,9 @@ from hypothesis.extra import numpy as hnp
 from initlint.measure.moments import (
     EMPTY,
     PIECE,
+    SHAPE_ALL,
+    SHAPE_STEP,
+    SMALL,
     SPAN,
     array_moments,
     merge,
@@ -181,3 +184,63 @@ def test_streaming_equals_the_whole(pieces: int, seed: int) -> None:
     whole = array_moments(array)
     assert total.std == pytest.approx(whole.std, rel=1e-5)
     assert total.kurtosis == pytest.approx(whole.kurtosis, rel=1e-4)
+
+
+signs = st.sampled_from(["mixed", "positive", "negative"])
+planted = st.lists(
+    st.sampled_from([0.0, -0.0, 1e-40, -1e-40, 2e-38, -2e-38, 7.0, -7.0, 1e-3]), max_size=4
+)
+
+
+@given(signs, planted, st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_fast_extremes_and_counts_are_exact(sign: str, values: list[float], random) -> None:
+    x = np.random.default_rng(1).uniform(0.1, 1.0, SMALL + 37).astype(np.float32)
+    if sign == "mixed":
+        x[::3] *= -1
+    elif sign == "negative":
+        x = -x
+    for value in values:
+        x[random.randrange(x.size)] = value
+    found = array_moments(x)
+    assert (found.min, found.max) == (x.min(), x.max())
+    assert found.zeros == np.count_nonzero(x == 0)
+    assert found.subnormals == np.count_nonzero((np.abs(x) < 2.0**-126) & (x != 0))
+    assert_close(found, x, 2e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_one_non_finite_value_in_a_large_piece_is_seen(value: float) -> None:
+    x = np.random.default_rng(2).standard_normal(PIECE + SMALL).astype(np.float32)
+    x[PIECE // 2] = value
+    found = array_moments(x)
+    kept = x[np.isfinite(x)]
+    assert (found.nan, found.inf) == (int(np.isnan(value)), int(np.isinf(value)))
+    assert (found.count, found.min, found.max) == (x.size, kept.min(), kept.max())
+
+
+def test_the_shape_of_a_large_tensor_is_that_of_every_fourth_piece() -> None:
+    x = np.random.default_rng(3).standard_exponential(SHAPE_ALL + PIECE, dtype=np.float32)
+    found = array_moments(x)
+    pieces = [x[start : start + PIECE] for start in range(0, x.size, PIECE)][::SHAPE_STEP]
+    sampled = array_moments(np.concatenate(pieces)[:SHAPE_ALL])
+    assert found.shape_count == sampled.count < found.count
+    assert (found.skew, found.kurtosis) == pytest.approx((sampled.skew, sampled.kurtosis), rel=1e-5)
+    assert found.mean == pytest.approx(x.mean(dtype=np.float64), rel=1e-6)
+    assert found.std == pytest.approx(x.std(dtype=np.float64), rel=1e-6)
+    assert (found.min, found.max) == (x.min(), x.max())
+
+
+def test_up_to_a_size_the_shape_is_that_of_all() -> None:
+    x = np.random.default_rng(4).standard_normal(SHAPE_ALL, dtype=np.float32)
+    assert array_moments(x).shape_count == 0
+
+
+def test_a_large_tensor_that_varies_only_between_sampled_pieces_has_its_true_shape() -> None:
+    x = np.zeros(SHAPE_ALL + PIECE, np.float32)
+    x[PIECE : 2 * PIECE] = 1.0
+    found = array_moments(x)
+    share = PIECE / x.size
+    assert found.shape_count == 0
+    assert found.std == pytest.approx(math.sqrt(share * (1 - share)))
+    assert found.kurtosis == pytest.approx(found.skew**2 + 1)
