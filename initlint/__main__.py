@@ -24,13 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         code = run(arguments or ["--help"])
         return code if arguments else 2
-    from initlint.cli.early import start_early
+    early = None
+    try:
+        from initlint.cli.early import start_early
 
-    early = start_early(arguments)
-    from initlint import supervisor
+        early = start_early(arguments)
+        from initlint import supervisor
 
-    if early is not None:
-        supervisor.adopt(early)
+        if early is not None:
+            supervisor.adopt(early)
+    except KeyboardInterrupt:
+        if early is not None:
+            early.kill()
+        print("initlint: interrupted", file=sys.stderr)
+        return 2
     try:
         with supervisor.raising_on_signals():
             from initlint.cli.app import run

@@ -7,6 +7,7 @@ anything else; that is why this module does without `subprocess` and `dataclasse
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -26,6 +27,12 @@ class Process:
         self.stdout = stdout
         self.stderr = stderr
         self.status: int | None = None
+
+    def kill(self) -> None:
+        """End it at once, and wait for that."""
+        if self.status is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
 
     def wait(self) -> int:
         """Wait for its end and return the exit status."""

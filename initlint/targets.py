@@ -272,10 +272,12 @@ def _weight_bytes(path: Path) -> tuple[int, int]:
 
 
 def _sniff(path: str) -> bytes:
-    """The first bytes of a regular file; a pipe or device is never opened to wait."""
+    """The first bytes of a regular file; a pipe or device is never opened, which could wait."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise TargetError("is not a regular file")
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # swapped since
             raise TargetError("is not a regular file")
         return os.read(descriptor, _SNIFF_BYTES)
     finally:

@@ -181,3 +181,33 @@ def test_isolation_starts_the_probe_before_the_wall(monkeypatch, tmp_path):
     worker.isolate({**job, "settings": {"probe": False}})
     worker.isolate({**job, "target": str(tmp_path / "m.pt")})
     assert order == ["limits", None] * 2
+
+
+@linux
+def test_limits_of_the_probe_are_set_before_the_wall():
+    """The wall refuses to change limits, so a child that raised it first would have none."""
+    script = """
+        import os
+        from initlint.probe import child, onnxruntime, request
+        def read(stream):
+            with open("/proc/self/limits") as file:
+                os.write(2, file.read().encode())
+            raise MemoryError
+        request.Request.read = staticmethod(read)
+        import initlint.sandbox
+        initlint.sandbox.lock_down = lambda paths: os.write(2, b"WALL\\n")
+        child.main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        input=(3 << 30).to_bytes(8, "little") + (77).to_bytes(8, "little"),
+        capture_output=True,
+        check=False,
+    )
+    wall, *limits = done.stderr.decode().splitlines()
+    assert wall == "WALL"
+    found = {line[:25].strip(): line[25:].split()[0] for line in limits}
+    assert found["Max address space"] == str(3 << 30)
+    assert found["Max cpu time"] == "77"
+    assert found["Max file size"] == "0"

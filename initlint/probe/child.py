@@ -255,11 +255,11 @@ def main() -> None:
     sandbox.die_with_parent()
     with suppress(ImportError):  # reported when it is used
         import onnxruntime  # noqa: F401
-    sandbox.lock_down(())
     head = sys.stdin.buffer.read(_LIMITS.size)
     if len(head) < _LIMITS.size:  # the model is not to be run after all
         os._exit(0)
     _limit(*_LIMITS.unpack(head))
+    sandbox.lock_down(())  # after which limits can no longer be set
     try:
         request = Request.read(sys.stdin.buffer.read)
         threading.Thread(target=_die_with_parent, daemon=True).start()

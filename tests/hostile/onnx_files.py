@@ -250,7 +250,7 @@ DAMAGE.add("dims_rank_300", End.NOT_CLEAN)(
 DAMAGE.add("both_kinds_of_data", End.NOT_CLEAN)(
     partial(_stored, data_type=1, dims=[1], raw_data=bytes(4), float_data=[1.0, 2.0])
 )
-DAMAGE.add("segment", End.NOT_CLEAN)(
+DAMAGE.add("segment", End.ANY)(
     partial(
         _stored,
         data_type=1,
@@ -267,7 +267,7 @@ DAMAGE.add("int4_odd_count", End.NOT_CLEAN)(
 )
 
 
-@DAMAGE.add("sparse_duplicate_indices", End.NOT_CLEAN)
+@DAMAGE.add("sparse_duplicate_indices", End.REFUSED)
 def _sparse_twice(folder: Path) -> None:
     model = build([FC, helper.make_node("MatMul", ["x", "v"], ["y"], "outer")])
     sparse = model.graph.sparse_initializer.add(dims=[4, 3])

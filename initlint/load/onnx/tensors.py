@@ -227,6 +227,8 @@ class TensorReader:
         if count and not (flat.min() >= 0 and flat.max() < total):
             raise LoadError(f"sparse tensor {shown(name)!r} has indices outside its shape")
         order = np.argsort(flat, kind="stable")
+        if (np.diff(flat[order]) == 0).any():
+            raise LoadError(f"sparse tensor {shown(name)!r} states one element twice")
         elements = values.read().reshape(-1)[order]
         return Tensor(name, values.dtype, shape, SparseSource(flat[order], elements))
 
