@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from initlint.lint.finding import Severity
 
 if TYPE_CHECKING:
     from initlint.engine import Settings
-    from initlint.model import Model
 
 
 class InitialisationError(AssertionError):
@@ -22,7 +21,7 @@ class Report:
     """The result of linting one model.
 
     Attributes:
-        record: the target object of the JSON report, exactly.
+        record: the target object as the engine made it.
     """
 
     record: Mapping[str, Any]
@@ -30,7 +29,7 @@ class Report:
     @property
     def findings(self) -> list[dict[str, Any]]:
         """Findings, worst first, as in the JSON report."""
-        return list(self.record["findings"])
+        return list(self.to_dict()["findings"])
 
     @property
     def risk(self) -> float | None:
@@ -45,7 +44,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The target object of the JSON report."""
-        return dict(self.record)
+        from initlint.records import Target
+
+        return Target.parse(dict(self.record)).to_dict()
 
     def raise_if(self, severity: str = "error") -> Report:
         """Raise when a finding reaches a severity, or when a rule crashed.
@@ -68,9 +69,15 @@ class Report:
         return render_target(self.record)
 
     def _repr_html_(self) -> str:
-        from html import escape
+        from initlint.report.notebook import render
 
-        return f"<pre>{escape(str(self))}</pre>"
+        return render(self.record)
+
+
+_SELECTORS = ("select", "ignore", "extend_select")
+
+_LOADING = ("arguments", "input_shape", "input_dtype", "model", "via", "structure_only")
+"""Options of `initlint.load.LoadOptions` that a caller may give; ``args`` is ``arguments``."""
 
 
 def settings_from(options: Mapping[str, Any]) -> Settings:
@@ -86,12 +93,10 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        every = ", ".join(sorted({*known, *_LOADING, "args"}))
+        raise TypeError(f"unknown option {unknown[0]!r}; known: {every}")
     tuples = {name: _as_tuple(options[name]) for name in _SELECTORS if name in options}
     return Settings(**{**options, **tuples})
-
-
-_SELECTORS = ("select", "ignore", "extend_select")
 
 
 def _as_tuple(value: Any) -> tuple[str, ...]:
@@ -106,25 +111,82 @@ def check(target: Any, *example_inputs: Any, **options: Any) -> Report:
             spec as on the command line.
         *example_inputs: what the module's forward is called with; worked out from the first
             layers when left out.
-        **options: the command line's options in snake_case (``select="SCL"``, ``probe=False``…).
+        **options: the command line's options in snake_case (``select="SCL"``, ``probe=False``,
+            ``seed=1``, ``via="onnx"``, ``structure_only=True``…), and example inputs by the names
+            of forward's parameters (``input_ids=ids``).
 
     Raises:
         LoadError: when the target cannot be read or its forward fails.
         TypeError: for an unknown option.
     """
-    from initlint.engine import lint
-
-    settings = settings_from(options)
-    return Report(lint(_model(target, example_inputs, settings), settings))
-
-
-def _model(target: Any, example_inputs: tuple[Any, ...], settings: Settings) -> Model:
     import os
+    from tempfile import TemporaryDirectory
 
-    if isinstance(target, (str, os.PathLike)):
-        from initlint.load import LoadOptions, load
+    path = os.fspath(target) if isinstance(target, (str, os.PathLike)) else None
+    named = {} if path is not None else _named_inputs(target, options)
+    rest = {name: value for name, value in options.items() if name not in named}
+    if "args" in rest:
+        rest["arguments"] = rest.pop("args")
+    loading = {name: rest.pop(name) for name in _LOADING if name in rest}
+    settings = settings_from(rest)
+    if path is not None and example_inputs:
+        raise TypeError("example inputs go with a module; for a path, give input= or input_shape=")
+    if path is None and settings.seeds > 1:
+        raise TypeError("seeds= goes with a spec (pkg.module:Net): a module is one draw")
+    loading |= {"seed": settings.seed, "input_file": settings.input}
+    with TemporaryDirectory(prefix="initlint-") as folder:
+        loading["folder"] = folder
+        if path is not None:
+            return Report(_lint_path(path, loading, settings))
+        return Report(_lint_module(target, example_inputs, named, loading, settings))
 
-        return load(os.fspath(target), LoadOptions(seed=settings.seed))
-    from initlint.load.torch_module import capture
 
-    return capture(target, *example_inputs)
+def _named_inputs(module: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments that are forward's, not ours: its names, or tensors by any name."""
+    import inspect
+    from dataclasses import fields
+
+    from initlint.engine import Settings
+
+    ours = {"args", *_LOADING, *(field.name for field in fields(Settings))}
+    try:
+        theirs = set(inspect.signature(module.forward).parameters)
+    except (AttributeError, TypeError, ValueError):
+        theirs = set()
+
+    def is_input(name: str, value: Any) -> bool:
+        tensor = hasattr(value, "dtype") and hasattr(value, "shape")
+        return tensor or (name in theirs and name not in ours)
+
+    return {name: value for name, value in options.items() if is_input(name, value)}
+
+
+def _lint_path(path: str, loading: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    from initlint.engine import lint
+    from initlint.load import LoadOptions, is_spec, load
+
+    options = LoadOptions(**loading)
+    if settings.seeds < 2 or not is_spec(path):
+        return lint(load(path, options), settings)
+    from initlint.draws import lint_seeds
+    from initlint.load.torch_draws import compare_draws
+
+    return lint_seeds(
+        lambda seed: load(path, replace(options, seed=seed)),
+        lambda seeds: compare_draws(path, options, seeds),
+        settings,
+    )
+
+
+def _lint_module(
+    module: Any,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    loading: Mapping[str, Any],
+    settings: Settings,
+) -> dict[str, Any]:
+    from initlint.engine import lint
+    from initlint.load import LoadOptions
+    from initlint.load.torch_module import capture_with
+
+    return lint(capture_with(module, inputs, named, LoadOptions(**loading)), settings)

@@ -84,6 +84,7 @@ def load_export(
         fresh_hint=fresh_hint,
         metadata={
             **model.metadata,
+            **({"sequence_length": None} if inputs.guessed else {}),
             "inputs_file": _write_inputs(module, args, kwargs, model, own),
         },
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from initlint.load.steps import sequence_length
 from initlint.load.torch_capture import Capture, layers_of, loose_params
 from initlint.load.torch_construct import is_library
 from initlint.load.torch_functions import map_tensors, tensors_in
@@ -211,6 +212,7 @@ def run_capture(
         notices=notices,
         producer=f"torch {torch.__version__}",
         fresh_hint=fresh_hint,
+        metadata={} if guessed else {"sequence_length": sequence_length(graph)},
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -72,6 +73,8 @@ def capture_module(
     """See `initlint.load.torch_module.capture`."""
     if not isinstance(module, torch.nn.Module):
         raise LoadError(f"expected a torch.nn.Module or a path, got {type(module).__name__}")
+    if options.structure_only:
+        module = _without_weights(module)
     inner = unwrap(module)[0]
     given = Inputs(args, kwargs) if args or kwargs else _inputs(Built(module), inner, options)
     if options.via is not None:
@@ -86,6 +89,17 @@ def capture_module(
         guessed=given.guessed,
         notices=(given.notice,) if given.notice else (),
     )
+
+
+def _without_weights(module: Any) -> Any:
+    """A copy of the module on the meta device; its weights are not copied."""
+    twins: dict[int, Any] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        twin = tensor.detach().to("meta")
+        if isinstance(tensor, torch.nn.Parameter):
+            twin = torch.nn.Parameter(twin, requires_grad=tensor.requires_grad)
+        twins[id(tensor)] = twin
+    return copy.deepcopy(module, twins)
 
 
 def _exported(

@@ -25,6 +25,7 @@ from initlint.load.onnx.tensors import TensorReader
 from initlint.load.onnx.values import Fixed, Shape
 from initlint.load.onnx.walk import Walk
 from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
+from initlint.load.steps import sequence_length
 from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
 
 __all__ = ["load_onnx"]
@@ -104,6 +105,7 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
             "ir_version": proto.ir_version,
             "opsets": opsets(proto.opset_import),
             "graph": proto.graph.name,
+            "sequence_length": sequence_length(graph),
         },
     )
 

@@ -85,21 +85,25 @@ def split_packed(drafts: Sequence[Draft]) -> None:
             continue
         if weight.packed != 1 or len(weight.tensor.shape) != 2 or weight.tensor.shape[0] < 3:
             continue
-        cuts = _cuts(draft, weight.tensor.shape[0], readers)
+        part = prod(weight.tensor.stored_shape) != weight.tensor.size
+        cuts = _cuts(draft, weight.tensor.shape[0], readers, part)
         if cuts is not None and all(_reaches_product(cut, readers) for cut in cuts):
             sizes = tuple(cut.stop - cut.start for cut in cuts)
             draft.params = [piece for param in draft.params for piece in _pieces(param, cuts)]
             draft.attrs["packed"] = sizes
 
 
-def _cuts(draft: Draft, units: int, readers: Readers) -> list[_Cut] | None:
-    """Two or three cuts that together are the whole output, in order; None for anything else."""
+def _cuts(draft: Draft, units: int, readers: Readers, part: bool) -> list[_Cut] | None:
+    """Three cuts that together are the whole output, in order; None for anything else.
+
+    Two, key and value, where the weight is ``part`` of a stored one, whose rest makes the query.
+    """
     sides: tuple[int, ...] = (units,)
     axes: list[int] | None = None
     layer = draft
     for _ in range(8):
         found = readers.get(id(layer), ())
-        cuts = _cuts_here(found, sides, axes, layer)
+        cuts = _cuts_here(found, sides, axes, layer, part)
         if cuts is not None:
             return cuts
         if len(found) != 1:
@@ -165,6 +169,7 @@ def _cuts_here(
     sides: tuple[int, ...],
     axes: list[int] | None,
     layer: Draft,
+    part: bool,
 ) -> list[_Cut] | None:
     """The cuts that the readers of one layer make: query, key and value, or key and value."""
     cuts: list[_Cut] = []
@@ -195,6 +200,8 @@ def _cuts_here(
         return None
     bounds = [cuts[0].start, *(cut.stop for cut in cuts)]
     contiguous = all(cut.start == before for cut, before in zip(cuts, bounds, strict=False))
+    if len(cuts) == 2 and not part:  # a rotary embedding cuts in two as well
+        return None
     query, key, value = (cut.stop - cut.start for cut in (cuts[0], *cuts[-2:]))
     whole = bounds[0] == 0 and bounds[-1] == sides[cuts[0].axis]
     return cuts if contiguous and whole and key == value and query >= key > 0 else None

@@ -122,6 +122,8 @@ def _emit(
     batch = steps = None
     if given is not None and len(given) == 3:
         steps, batch = (given[1], given[0]) if attrs["layout"] else (given[0], given[1])
+    if steps is not None:
+        attrs["sequence_length"] = steps
     if attrs["layout"]:
         shape = (batch, steps, directions, size)
         state = (batch, directions, size)
