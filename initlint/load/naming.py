@@ -171,6 +171,8 @@ def group_by_module(tensors: Mapping[str, Stored]) -> list[Group]:
         path, stem = split_name(name)
         if stem in members.get(path, {}):
             path, stem = name.rpartition(".")[0], name.rpartition(".")[2]
+        if stem in members.get(path, {}):
+            stem = name  # "a" and ".a" are two tensors; a whole name is nobody else's stem
         members.setdefault(path, {})[stem] = stored
         names.setdefault(path, {})[stem] = name
     return [Group(path, members[path], names[path]) for path in members]
