@@ -244,6 +244,7 @@ def recurrent_weights(
     activation = str(layer.attrs.get("nonlinearity", "tanh")).lower()
     if activation not in ("tanh", "relu") or layer.attrs.get("custom_activations"):
         return None
+
     def numbers(param: Param) -> Array:
         array = read(param)
         return np.zeros(param.shape) if array is None else array.astype(np.float64)
