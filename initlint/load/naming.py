@@ -172,7 +172,7 @@ def group_by_module(tensors: Mapping[str, Stored]) -> list[Group]:
         if stem in members.get(path, {}):
             path, stem = name.rpartition(".")[0], name.rpartition(".")[2]
         if stem in members.get(path, {}):
-            stem = name  # "a" and ".a" are two tensors; a whole name is nobody else's stem
+            path, stem = name, "value"  # "a" and ".a" are two tensors: the second stands alone
         members.setdefault(path, {})[stem] = stored
         names.setdefault(path, {})[stem] = name
     return [Group(path, members[path], names[path]) for path in members]
