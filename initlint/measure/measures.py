@@ -67,6 +67,10 @@ class Measures:
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
         self._model_stage: Stage | None = None
+        # What was asked about an object before; the object is kept, so that its id stays its own.
+        self._keys: dict[int, tuple[Tensor, Any]] = {}
+        self._identifications: dict[int, tuple[Param, Identification]] = {}
+        self._stages: dict[int, tuple[Param, Stage]] = {}
 
     def layer(self, param: Param) -> Layer | None:
         """The (first) layer that reads a parameter; None for loose parameters."""
@@ -81,7 +85,7 @@ class Measures:
         tensor = param.tensor
         if tensor is None:
             return None
-        key = _tensor_key(tensor)
+        key = self._key(tensor)
         held = self._arrays.get(key)
         if held is not None:
             self._arrays.move_to_end(key)
@@ -110,7 +114,7 @@ class Measures:
         tensor = param.tensor
         if tensor is None:
             return None
-        key = _tensor_key(tensor)
+        key = self._key(tensor)
         if key not in self._moments:
             array = self.read(param) if tensor.size <= WHOLE_ELEMENTS else None
             if array is None:
@@ -119,12 +123,25 @@ class Measures:
                 self._moments[key] = _moments.array_moments(array, tensor.dtype)
         return self._moments[key]
 
+    def _key(self, tensor: Tensor) -> Any:
+        """Identity of stored elements under views: equal keys hold equal values."""
+        held = self._keys.get(id(tensor))
+        if held is None:
+            held = self._keys[id(tensor)] = tensor, _tensor_key(tensor)
+        return held[1]
+
     def identify(self, param: Param) -> Identification:
         """The schemes a parameter is compatible with; UNKNOWN for meta and loose parameters."""
+        held = self._identifications.get(id(param))
+        if held is None:
+            held = self._identifications[id(param)] = param, self._identify(param)
+        return held[1]
+
+    def _identify(self, param: Param) -> Identification:
         layer, moments = self.layer(param), self.moments(param)
         if layer is None or moments is None or param.tensor is None:
             return UNKNOWN
-        key = _use(layer, param, param.tensor)
+        key = (*_use(layer, param), self._key(param.tensor))
         if key not in self._identified:
             block = self._block(param, param.tensor)
             if param.tensor.size > WHOLE_ELEMENTS:
@@ -139,6 +156,12 @@ class Measures:
         trained tensors look Gaussian often enough. Inside a model that is known to be fresh a
         tensor that fits no family was drawn from one that has no name.
         """
+        held = self._stages.get(id(param))
+        if held is None:
+            held = self._stages[id(param)] = param, self._stage(param)
+        return held[1]
+
+    def _stage(self, param: Param) -> Stage:
         if self._override is not None:
             return self._override
         layer, moments = self.layer(param), self.moments(param)
@@ -177,7 +200,7 @@ class Measures:
             for param in layer.params:
                 if param.role not in WEIGHT_ROLES or param.tensor is None:
                     continue
-                key = _tensor_key(param.tensor)
+                key = self._key(param.tensor)
                 moments = self.moments(param)
                 if key in seen or moments is None:
                     continue
@@ -198,7 +221,7 @@ class Measures:
         """
         if param.tensor is None or not param.shape:
             return ()
-        key = _tensor_key(param.tensor)
+        key = self._key(param.tensor)
         if key not in self._duplicates:
             block = self._block(param, param.tensor)
             self._duplicates[key] = symmetry.duplicate_units(block, param.tensor.dtype)
@@ -214,7 +237,7 @@ class Measures:
         """Distance from a scaled orthogonal matrix, gate by gate; None below two axes."""
         if param.tensor is None or len(param.shape) < 2:
             return None
-        key = _tensor_key(param.tensor)
+        key = self._key(param.tensor)
         if key not in self._orthogonality:
             array = self.read(param)
             assert array is not None
@@ -244,7 +267,7 @@ class Measures:
         """Largest eigenvalue magnitude; None unless the parameter is a square matrix."""
         if param.tensor is None or len(param.shape) != 2 or param.shape[0] != param.shape[1]:
             return None
-        key = _tensor_key(param.tensor)
+        key = self._key(param.tensor)
         if key not in self._radius:
             array = self.read(param)
             assert array is not None
@@ -255,7 +278,7 @@ class Measures:
         """Largest singular value of ``(out, everything else)``; None below two axes."""
         if param.tensor is None or len(param.shape) < 2:
             return None
-        key = _tensor_key(param.tensor)
+        key = self._key(param.tensor)
         if key not in self._norm:
             array = self.read(param)
             assert array is not None
@@ -271,8 +294,8 @@ class Measures:
         return None if moments is None else float(np.sqrt(moments.second_moment))
 
 
-def _use(layer: Layer, param: Param, tensor: Tensor) -> Any:
-    """All that identification looks at: layers that read one tensor alike are judged once."""
+def _use(layer: Layer, param: Param) -> tuple[Any, ...]:
+    """What identification looks at beside values: layers that use them alike are judged once."""
     weight = layer.weight
     settings = tuple(
         str(layer.attrs.get(name)) for name in ("groups", "stride", "kernel", "hidden_size")
@@ -280,7 +303,6 @@ def _use(layer: Layer, param: Param, tensor: Tensor) -> Any:
     return (
         (layer.op, settings, weight.shape if weight is not None else None),
         (param.role, param.gate, param.packed, param.shape, param.module, param.quantised),
-        _tensor_key(tensor),
     )
 
 

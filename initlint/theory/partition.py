@@ -133,7 +133,10 @@ def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels |
     size = rows[0].shape[0]
     labels = np.zeros(size, np.int64)
     for row in rows:
-        labels = _refine(labels, _from_groups(weights.duplicates(row), size))
+        equal = weights.duplicates(row)
+        if not equal:
+            return np.arange(size)
+        labels = _refine(labels, _from_groups(equal, size))
         if not _repeats(labels):
             return labels
     groups = int(layer.attrs.get("groups", 1)) or 1

@@ -152,7 +152,8 @@ class GainMismatch(Rule):
         for mismatches in groups.values():
             causes = {item.layer.id: log10(item.gain / item.wanted) for item in mismatches}
             share = drift_share(context, causes)
-            inside = [item for item in mismatches if item.layer.id in share.layers]
+            driving = frozenset(share.layers)
+            inside = [item for item in mismatches if item.layer.id in driving]
             if share.severity is not None and len(inside) >= MIN_LAYERS:
                 yield _finding(share.severity, share, inside)
 
