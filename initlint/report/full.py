@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from initlint.records import Finding, Target
+from initlint.report.places import from_here
 from initlint.report.plot import plot
 from initlint.report.run import Run
 from initlint.report.style import Style, View
 from initlint.report.summary import closing, listing, plural, statistics, unchecked, verdict
-from initlint.report.text import inert
+from initlint.report.text import Untrusted, inert
 
 MOST_PER_RULE = 10
 """Findings of one rule in one target that are written out; the rest are counted."""
@@ -114,7 +115,8 @@ def _evidence(finding: Finding) -> list[tuple[str, str]]:
         rows.append(("layers", f"{count}: {listing(finding.layers)}"))
     if finding.location is not None:
         line = f":{finding.location.line}" if finding.location.line else ""
-        rows.append(("built at", f"{finding.location.file}{line}"))
+        path = Untrusted(from_here(finding.location.file.raw))
+        rows.append(("built at", f"{path.show(200)}{line}"))
     return [(label, text) for label, text in rows if text]
 
 

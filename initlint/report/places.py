@@ -54,6 +54,12 @@ def _relative(path: str, root: str) -> str:
     return path.replace(os.sep, "/")
 
 
+def from_here(path: str) -> str:
+    """The path as a user in the working directory writes it; as it is for any place outside."""
+    inside = os.path.join(os.path.realpath("."), "")
+    return path[len(inside) :] if path.startswith(inside) else path
+
+
 def identity(target: Target, finding: Finding, root: str) -> str:
     """Fingerprint of a finding among all targets of a checkout, the same over runs."""
     where = file_of(target.target.raw, target.kind, root).path
