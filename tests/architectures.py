@@ -484,9 +484,7 @@ class _Siren(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [2, 32, 32, 32]
-        self.layers = nn.ModuleList(
-            [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(widths)])
         self.out = nn.Linear(32, 3)
         for index, layer in enumerate([*self.layers, self.out]):
             fan = layer.in_features

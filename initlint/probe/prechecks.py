@@ -12,6 +12,12 @@ MAX_NODES = 200_000
 MAX_FAN_OUT = 10_000
 """Consumers of one value: session creation is quadratic in them (10^5 took 90 s of CPU time)."""
 
+MAX_STORED = 50_000
+"""Stored values: session creation is quadratic in them (10^5 took 22 s); models have thousands."""
+
+MAX_INPUTS = 1000
+"""Inputs to make up; a language model with a cache per layer has some hundreds."""
+
 MAX_SUBGRAPH_DEPTH = 30
 """Each level of If or Loop takes three of the hundred levels that protobuf reads."""
 
@@ -56,6 +62,11 @@ def refusal(model: Any) -> str | None:
         elif node.domain not in KNOWN_DOMAINS:
             return f"operator {node.op_type} of domain {node.domain} is not part of onnxruntime"
         consumers.update(set(node.input))
+    stored = len(graph.initializer) + len(graph.sparse_initializer)
+    if stored > MAX_STORED:
+        return f"the graph stores {stored} values, more than {MAX_STORED}"
+    if len(graph.input) - stored > MAX_INPUTS:
+        return f"the graph has more than {MAX_INPUTS} inputs"
     del consumers[""]
     name, most = max(consumers.items(), key=lambda item: item[1], default=("", 0))
     if most > MAX_FAN_OUT:
