@@ -14,7 +14,7 @@ from initlint.load.onnx import load_onnx
 from initlint.model import Op
 from initlint.probe.child import run_in_child
 from initlint.probe.onnx_augment import with_batch_statistics, without_dropout
-from initlint.probe.prechecks import refusal
+from initlint.probe.prechecks import MAX_INPUTS, MAX_STORED, refusal
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
 
 torch = pytest.importorskip("torch")
@@ -516,3 +516,18 @@ class TestAugmentation:
         assert list(without_dropout(proto).graph.node[0].input) == ["x", "p"]
         (stats,) = of(Op.RELU, proto, tmp_path)
         assert stats.zero_share == pytest.approx(0.5, abs=0.05)
+
+
+def test_more_values_than_a_session_can_hold_in_time_are_not_run():
+    def refused(initializers: int, inputs: int) -> str | None:
+        graph = onnx.GraphProto()
+        for number in range(initializers):
+            graph.initializer.add(name=f"w{number}")
+            graph.input.add(name=f"w{number}")  # as IR version 3 lists them
+        for number in range(inputs):
+            graph.input.add(name=f"x{number}")
+        return refusal(onnx.ModelProto(graph=graph))
+
+    assert refused(2000, MAX_INPUTS) is None
+    assert refused(2000, MAX_INPUTS + 1) == "the graph has more than 1000 inputs"
+    assert "stores" in str(refused(MAX_STORED + 1, 1))

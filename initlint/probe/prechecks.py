@@ -65,7 +65,8 @@ def refusal(model: Any) -> str | None:
     stored = len(graph.initializer) + len(graph.sparse_initializer)
     if stored > MAX_STORED:
         return f"the graph stores {stored} values, more than {MAX_STORED}"
-    if len(graph.input) - stored > MAX_INPUTS:
+    fed = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    if len(fed) > MAX_INPUTS:
         return f"the graph has more than {MAX_INPUTS} inputs"
     del consumers[""]
     name, most = max(consumers.items(), key=lambda item: item[1], default=("", 0))
