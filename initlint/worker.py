@@ -8,6 +8,7 @@ The last record is ``done`` or ``error``; without one nothing was checked.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -23,7 +24,10 @@ def main() -> None:
     records = os.dup(1)
     os.dup2(2, 1)  # whatever a library or the user's code prints must not look like a record
     emit = _emitter(records)
+    gc.disable()  # what is imported stays; collecting meanwhile walks it in vain
     _preload(sys.argv[1:])
+    gc.freeze()
+    gc.enable()
     job = _read_job()
     if job is None:
         os._exit(0)
@@ -282,7 +286,9 @@ def _load(job: Record, seed: int | None = None) -> Any:
     from initlint.load import load
 
     options = _load_options(job)
-    return load(job["target"], options if seed is None else replace(options, seed=seed))
+    model = load(job["target"], options if seed is None else replace(options, seed=seed))
+    gc.freeze()  # the graph lives as long as the process
+    return model
 
 
 def _load_options(job: Record) -> Any:

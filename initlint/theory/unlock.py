@@ -150,8 +150,9 @@ def unlocking(model: Model, zero: Zero) -> Unlocking:
     }
     trainable = set(targets.values())
     zeros = {_owner(param) for _, param in graph.params if zero(param)}
-    reachable = _State(graph, set()).learning
-    state = _State(graph, zeros)
+    free = _State(graph, set())
+    reachable = free.learning
+    state = _State(graph, zeros) if zeros else free
     first: dict[str, int] = {}
     step = 0
     while True:
