@@ -240,7 +240,7 @@ def large(scratch: Path) -> tuple[str, str, str]:
         file.truncate(file.tell() + 20 * size)
     timed = ["/usr/bin/time", "-f", "%M"] if shutil.which("/usr/bin/time") else []
     done = subprocess.run(
-        [*timed, *command("-q", str(path))],
+        [*timed, *command("-q", "--timeout", "300", str(path))],
         env=environment(scratch),
         cwd=scratch,
         capture_output=True,
