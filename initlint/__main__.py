@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from initlint import supervisor
 
         if early is not None:
-            supervisor.adopt(early)
+            supervisor.adopt(early[0], python=early[1])
     except KeyboardInterrupt:
         if early is not None:
-            early.kill()
+            early[0].kill()
         print("initlint: interrupted", file=sys.stderr)
         return 2
     try:

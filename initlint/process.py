@@ -94,8 +94,11 @@ def worker_command(preload: Sequence[str], *, python: bool) -> list[str]:
 
 
 def worker_environment(*, python: bool) -> dict[str, str]:
-    """Ours, with onnxruntime's telemetry off; one thread per library for reproducible sums."""
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    """Ours, with onnxruntime's telemetry off; one thread per library for reproducible sums.
+
+    For the user's own code torch keeps its threads; NumPy's would wait for them, and they for it.
+    """
+    environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     if not python:
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"

@@ -233,9 +233,9 @@ def _session_members(session: int) -> Iterator[int]:
 _EARLY: list[Worker] = []
 
 
-def adopt(process: Process) -> None:
-    """Hold an idle worker for data files ready for the first job that needs one."""
-    _EARLY.append(Worker(process, python=False))
+def adopt(process: Process, *, python: bool) -> None:
+    """Hold an idle worker ready for the first job of its kind."""
+    _EARLY.append(Worker(process, python=python))
 
 
 def _worker_for(job: Job) -> Worker:

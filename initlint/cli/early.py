@@ -22,6 +22,8 @@ _GRAPH_PRELOAD = (
     "initlint.theory.propagation",
 )
 
+_PYTHON_PRELOAD = ("torch", *PRELOAD, "initlint.load.torch_spec", "initlint.probe.torch")
+
 _LINTING = ("check", "describe")
 
 
@@ -32,15 +34,30 @@ def preload_for(target: str, *, probe: bool = True) -> tuple[str, ...]:
     return (*_GRAPH_PRELOAD, "onnx") if probe else _GRAPH_PRELOAD
 
 
-def start_early(arguments: Sequence[str]) -> Process | None:
-    """Start a worker when the command line looks like one that lints a data file."""
+def start_early(arguments: Sequence[str]) -> tuple[Process, bool] | None:
+    """Start a worker when the command line looks like one that lints.
+
+    Returns:
+        The process, and whether it is one for the user's own code.
+    """
     if "_INITLINT_COMPLETE" in os.environ:
         return None
     if arguments[0] in COMMANDS and arguments[0] not in _LINTING:
         return None
+    if any(map(_looks_like_spec, arguments)):
+        command = worker_command(_PYTHON_PRELOAD, python=True)
+        return spawn(command, worker_environment(python=True)), True
     words = [word for word in arguments if not word.startswith("-") and os.path.isfile(word)]
     files = [word for word in words if word.endswith((".onnx", ".safetensors", ".pt", ".pth"))]
     if not files or "--model" in arguments:
         return None
     preload = preload_for(files[0], probe="--no-probe" not in arguments)
-    return spawn(worker_command(preload, python=False), worker_environment(python=False))
+    return spawn(worker_command(preload, python=False), worker_environment(python=False)), False
+
+
+def _looks_like_spec(word: str) -> bool:
+    """True for ``pkg.module:Net`` and ``file.py:Net``, by a glance."""
+    place, colon, attribute = word.partition(":")
+    if not colon or not attribute.replace(".", "_").isidentifier():
+        return False
+    return place.endswith(".py") or place.replace(".", "_").isidentifier()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,7 +242,7 @@ def _captured(
     few = _two_rows(args, kwargs)
     if few is not None:
         try:
-            with borrowed(module, seed) as saved:
+            with _one_thread(), borrowed(module, seed) as saved:
                 return trace(names, module, *few, saved, meta=False), False
         except Exception:  # the whole batch tells whether it is a fault
             few = None
@@ -253,6 +254,17 @@ def _captured(
             raise _load_error(module, target, error) from error
     with borrowed(module, seed, frozen_norms=True) as saved:
         return trace(names, module, args, kwargs, saved, meta=False), True
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Two rows are too little to share out: threads would wait for one another longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _two_rows(
