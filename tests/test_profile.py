@@ -56,3 +56,11 @@ def test_bounded_activations_absorb_growth():
     net.output(x)
     assert saturates(["fc"], net.graph)
     assert not saturates(["fc0"], mlp(1.0).graph)
+
+
+def test_a_sum_with_a_normalised_skip_path_begins_anew():
+    net = Network()
+    skip = net.layer_norm(net.input(32))
+    small = net.linear(skip, normal(net.rng, 32, 32, std=1e-3), name="small")
+    net.output(net.linear(net.add(skip, small), he_normal(net.rng, 4, 32), name="head"))
+    assert sorted(stretches(net.graph)) == [("head",), ("small",)]

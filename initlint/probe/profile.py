@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite, log10
 
-from initlint.model import NORMALISERS, RECURRENT, SATURATING, LayerGraph, Op
+from initlint.model import NORMALISERS, RECURRENT, SATURATING, Layer, LayerGraph, Op
 from initlint.probe.result import Activations
 
 _FLOOR = 1e-300
@@ -65,7 +65,7 @@ def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
             key=lambda key: (best[key][0], -graph.position[key]),
             default=None,
         )
-        if layer.op in _RESETS:
+        if layer.op in _RESETS or _joins_fresh_signal(layer, graph, carried):
             carried[layer.id] = None
         elif layer.op in _PASSING:
             best[layer.id] = (best[tail][0] + 1 if tail else 1, tail)
@@ -85,6 +85,19 @@ def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
             link = best[link][1]
         chains.append(tuple(reversed(chain)))
     return tuple(chains)
+
+
+def _joins_fresh_signal(layer: Layer, graph: LayerGraph, carried: Mapping[str, str | None]) -> bool:
+    """True for a sum whose other operand no layer of a chain has scaled since a reset.
+
+    The scale of such a sum is the other operand's: a small branch on a normalised skip path is
+    small on purpose.
+    """
+    if layer.op not in (Op.ADD, Op.SUB):
+        return False
+    sources = [graph[edge.source] for edge in graph.inputs(layer.id)]
+    signals = [source for source in sources if source.op is not Op.CONSTANT]
+    return len(signals) > 1 and any(carried.get(source.id) is None for source in signals)
 
 
 def saturates(layers: Sequence[str], graph: LayerGraph) -> bool:
