@@ -111,7 +111,8 @@ def _sequence_length(model: Model, settings: Settings) -> tuple[int, bool]:
 def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
     """Run the model once by the road its kind has; never raises for what a model does."""
     if model.runnable is None:
-        return Activations(ProbeStatus.SKIPPED, "there is nothing to run: weights only")
+        what = "structure" if model.kind is Kind.TORCH else "weights"
+        return Activations(ProbeStatus.SKIPPED, f"there is nothing to run: {what} only")
     if model.kind is not Kind.ONNX:  # a bound checkpoint runs in its module
         from initlint.probe.torch import probe_torch
 

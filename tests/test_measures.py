@@ -277,3 +277,22 @@ def test_no_tensor_breaks_a_measure(array: np.ndarray, op: Op, role: Role) -> No
     measures.spectral_radius(param)
     measures.spectral_norm(param)
     assert measures.model_stage in Stage
+
+
+def test_large_tensors_judged_together_are_judged_as_by_themselves():
+    torch = pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(160, 160) for _ in range(4)]
+    torch.nn.init.orthogonal_(layers[1].weight)
+    torch.nn.init.kaiming_normal_(layers[2].weight)
+    model = capture(torch.nn.Sequential(*layers), torch.randn(2, 160))
+    together, alone = Measures(model), Measures(model)
+    alone._prepared = True
+    weights = [layer.weight for layer in model.graph.weighted]
+    assert [together.identify(weight) for weight in weights] == [
+        alone.identify(weight) for weight in weights
+    ]
+    assert together.identify(weights[1]).family is not together.identify(weights[2]).family
+    assert together.moments(weights[0]) == alone.moments(weights[0])

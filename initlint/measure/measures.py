@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 from typing import Any
 
@@ -22,7 +24,7 @@ from initlint.measure.stage import (
     model_stage,
     tensor_stage,
 )
-from initlint.model import Layer, Model, Param, Tensor
+from initlint.model import Kind, Layer, Model, Param, Tensor
 
 Array = NDArray[Any]
 
@@ -33,6 +35,12 @@ WHOLE_ELEMENTS = 1 << 24
 """Tensors up to this many elements are read whole, once (64 MiB of float32). Larger ones are
 streamed for their moments, and their distribution is judged on leading rows of this many elements:
 a sample that finds a relative change of the scale of 4·0.71/√2²⁴ = 7e-4."""
+
+LARGE = 1 << 14
+"""Elements from which the arithmetic on a tensor outweighs what threads cost."""
+
+MOST_THREADS = 8
+"""Threads at once: more of them only wait for memory."""
 
 UNKNOWN = Identification(Family.UNKNOWN)
 
@@ -67,6 +75,7 @@ class Measures:
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
         self._model_stage: Stage | None = None
+        self._prepared = False
         # What was asked about an object before; the object is kept, so that its id stays its own.
         self._keys: dict[int, tuple[Tensor, Any]] = {}
         self._identifications: dict[int, tuple[Param, Identification]] = {}
@@ -142,12 +151,36 @@ class Measures:
         if layer is None or moments is None or param.tensor is None:
             return UNKNOWN
         key = (*_use(layer, param), self._key(param.tensor))
+        if key not in self._identified and not self._prepared:
+            self._prepare()
         if key not in self._identified:
             block = self._block(param, param.tensor)
             if param.tensor.size > WHOLE_ELEMENTS:
                 moments = _moments.array_moments(block, param.tensor.dtype)
             self._identified[key] = identify(layer, param, block, moments)
         return self._identified[key]
+
+    def _prepare(self) -> None:
+        """Judge the large tensors of a module together, on all processors.
+
+        Who asks about one asks about all. Only for tensors in memory, which are seen without a
+        copy; the threads share nothing, so that the answers are those of one thread.
+        """
+        self._prepared = True
+        if self.model.kind is not Kind.TORCH:
+            return
+        tasks: dict[Any, tuple[Layer, Param, Tensor]] = {}
+        for layer in self.model.graph:
+            for param in layer.params:
+                if param.tensor is not None and LARGE <= param.size <= WHOLE_ELEMENTS:
+                    key = (*_use(layer, param), self._key(param.tensor))
+                    tasks.setdefault(key, (layer, param, param.tensor))
+        if len(tasks) < 2:
+            return
+        with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1, MOST_THREADS)) as pool:
+            for key, (found, moments) in zip(tasks, pool.map(_judge, tasks.values()), strict=True):
+                self._identified[key] = found
+                self._moments.setdefault(self._key(tasks[key][2]), moments)
 
     def stage(self, param: Param) -> Stage:
         """Stage of one tensor, in the light of its model.
@@ -292,6 +325,13 @@ class Measures:
         """
         moments = self.moments(param)
         return None if moments is None else float(np.sqrt(moments.second_moment))
+
+
+def _judge(task: tuple[Layer, Param, Tensor]) -> tuple[Identification, Moments]:
+    layer, param, tensor = task
+    array = tensor.read()
+    moments = _moments.array_moments(array, tensor.dtype)
+    return identify(layer, param, array, moments), moments
 
 
 def _use(layer: Layer, param: Param) -> tuple[Any, ...]:
