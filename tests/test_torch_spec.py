@@ -189,6 +189,40 @@ def test_loaded_weights_are_not_taken_for_fresh_ones(tmp_path: Path) -> None:
     assert load(path, "build").fresh_hint is None
 
 
+def test_a_factory_that_trains_does_not_give_a_fresh_model(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        """
+        def build():
+            model = nn.Linear(3, 2)
+            optimizer = torch.optim.SGD(model.parameters(), 0.1)
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            return model
+        """,
+    )
+    backward = torch.autograd.backward
+    assert load(path, "build").fresh_hint is None
+    assert torch.autograd.backward is backward
+
+
+def test_weights_from_a_file_of_another_kind_are_not_taken_for_fresh_ones(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch")
+    safetensors.save_file({"w": torch.zeros(2, 3)}, tmp_path / "w.safetensors")
+    path = write(
+        tmp_path,
+        f"""
+        from safetensors.torch import load_file
+
+        def build():
+            model = nn.Linear(3, 2)
+            model.weight.data.copy_(load_file({str(tmp_path / "w.safetensors")!r})["w"])
+            return model
+        """,
+    )
+    assert load(path, "build").fresh_hint is None
+
+
 @pytest.mark.parametrize(
     ("source", "attribute", "options", "expected"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from initlint.load import LoadOptions
@@ -35,7 +37,7 @@ class Built:
         sites: where each submodule was constructed, by path.
         inputs: inputs that the factory returned along with it.
         source: the Python module that holds the spec's attribute.
-        fresh: True when it was constructed here and no weights were loaded into it.
+        fresh: True when it was constructed here and no weights were loaded into it or trained.
     """
 
     module: Any
@@ -282,22 +284,43 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+def _weight_sources() -> Iterator[tuple[Any, str]]:
+    """Functions through which weights that were not just drawn come into a module.
+
+    Gradients count: who runs a backward pass while building trains, or adapts to data.
+    """
+    yield torch.nn.Module, "load_state_dict"
+    yield torch, "load"
+    yield torch.autograd, "backward"
+    yield np, "load"
+    if importlib.util.find_spec("safetensors") is not None:
+        import safetensors.torch
+
+        yield safetensors, "safe_open"
+        yield from ((safetensors.torch, name) for name in ("safe_open", "load_file", "load"))
+
+
 @contextmanager
 def _watching() -> Iterator[list[str]]:
-    """Notes whether weights were loaded while a module was built."""
-    loaded: list[str] = []
-    original_state, original_load = torch.nn.Module.load_state_dict, torch.load
+    """Notes whether weights were loaded or trained while a module was built.
 
-    def load_state_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
-        loaded.append("load_state_dict")
-        return original_state(self, *args, **kwargs)
+    Weights that come by yet another road count as drawn; ``--stage trained`` says otherwise.
+    """
+    used: list[str] = []
+    originals = [(owner, name, getattr(owner, name)) for owner, name in _weight_sources()]
 
-    def load(*args: Any, **kwargs: Any) -> Any:
-        loaded.append("torch.load")
-        return original_load(*args, **kwargs)
+    def noting(name: str, original: Any) -> Any:
+        @functools.wraps(original, updated=())
+        def call(*args: Any, **kwargs: Any) -> Any:
+            used.append(name)
+            return original(*args, **kwargs)
 
-    torch.nn.Module.load_state_dict, torch.load = load_state_dict, load
+        return call
+
+    for owner, name, original in originals:
+        setattr(owner, name, noting(name, original))
     try:
-        yield loaded
+        yield used
     finally:
-        torch.nn.Module.load_state_dict, torch.load = original_state, original_load
+        for owner, name, original in originals:
+            setattr(owner, name, original)
