@@ -52,6 +52,7 @@ from initlint.theory.harm import (
     correlation_harm,
     excess_loss,
     excess_loss_harm,
+    recurrent_harm,
     saturation_harm,
 )
 from initlint.theory.partition import SymmetricGroup, symmetric_units
@@ -129,6 +130,7 @@ __all__ = [
     "heads",
     "input_rms",
     "measured_drift",
+    "recurrent_harm",
     "recurrent_weights",
     "residual_branches",
     "same_stream",

@@ -1,4 +1,6 @@
-from initlint.lint.finding import Finding, Severity
+from dataclasses import replace
+
+from initlint.lint.finding import Finding, Fix, Severity
 from initlint.lint.fold import fold
 from initlint.testing import Network, he_normal
 
@@ -53,3 +55,24 @@ def test_order_of_findings_does_not_matter():
     findings = [_finding("twin", "a"), _finding("other", "b"), _finding("effect", "c")]
     graph = _graph()
     assert fold(findings, RULES, graph) == fold(findings[::-1], RULES[::-1], graph)
+
+
+def test_one_fault_in_many_blocks_is_one_finding():
+    fix = Fix("redraw", params=("w",))
+    blocks = [
+        replace(_finding("effect", f"blocks.{index}.fc"), fix=replace(fix, params=(f"{index}",)))
+        for index in range(3)
+    ]
+    other = _finding("effect", "head")
+    merged, alone = fold([*blocks, other], RULES, _graph())
+    assert merged.layers == ("blocks.0.fc", "blocks.1.fc", "blocks.2.fc")
+    assert merged.message.endswith("the same in 2 more places")
+    assert merged.fix.params == ("0", "1", "2")
+    assert alone.layers == ("head",)
+
+
+def test_different_severities_are_not_merged():
+    found = fold(
+        [_finding("effect", "b.0"), _finding("effect", "b.1", Severity.INFO)], RULES, _graph()
+    )
+    assert len(found) == 2

@@ -38,7 +38,7 @@ def test_linear_orthogonal_recurrence_keeps_the_gradient():
 
 
 def test_default_rnn_loses_the_gradient_as_measured_in_torch():
-    # rules.md REC401: 1e-3 at 10 steps, 1e-6 at 20 for U(+-1/sqrt(h)); the input here is larger
+    # measured in torch: 1e-3 at 10 steps, 1e-6 at 20 for U(+-1/sqrt(h)); the input here is larger
     rng = np.random.default_rng(1)
     response = simulate(cell(Op.RNN, (3 * HIDDEN) ** -0.5, rng), 20)
     assert -8 < response.decades_at(20) < -4.5

@@ -138,13 +138,6 @@ def leading_singular_value(matrix: Array, sweeps: int) -> float:
     return scale * float(np.linalg.svd(projected, compute_uv=False)[0])
 
 
-def stable_rank(matrix: Array) -> float:
-    """``‖W‖_F² / ‖W‖_2²``: between 1 and the rank; 0 for a zero matrix."""
-    norm = spectral_norm(matrix)
-    flat = as_matrix(matrix).astype(np.float64, copy=False).reshape(-1)
-    return float(flat @ flat) / norm**2 if norm > 0.0 else 0.0
-
-
 def spectral_radius(square: Array) -> float:
     """Largest magnitude of an eigenvalue of a square matrix; NaN where that is not finite.
 

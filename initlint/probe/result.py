@@ -33,7 +33,7 @@ class OutputStats:
         zero_share: share of exact zeros.
         dead_units: units that are zero (ReLU family: not positive) on every row.
         dead_chance: share of units expected dead by chance for the measured correlation
-            (rules.md PRB103); NaN where it does not apply.
+            (`dead_chance`); NaN where it does not apply.
         saturated_share: share of elements where the activation's derivative is below 0.06 of
             its maximum; 0 for activations that do not saturate.
         correlation: mean uncentred cosine between the outputs of different samples; NaN with

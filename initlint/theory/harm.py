@@ -2,9 +2,8 @@
 
 The levels are those of findings (`Harm.INFO.rank == Severity.INFO.rank`), kept apart because
 theory knows nothing of rules. Every function returns None where nothing is worth saying.
-Limits are calibrated on trained networks (rules.md F.4: MLPs of width 64, depth 4 to 32, five
-classes, 400 steps; *progress* is the loss gained, relative to the right gain) or derived where
-they stand.
+Limits are calibrated on trained networks (MLPs of width 64, depth 4 to 32, five classes,
+400 steps; *progress* is the loss gained, relative to the right gain) or derived where they stand.
 """
 
 from __future__ import annotations
@@ -45,8 +44,8 @@ ROUNDING = {"float16": 1.2e-7, "bfloat16": 7.6e-6, "float32": 7.1e-15}
 u = 2⁻¹¹, 2⁻⁸, 2⁻²³."""
 
 BLOCKED_SHARE = 0.05
-"""Share of all parameters that may stay blocked before the network as a whole suffers (rules.md,
-severity table)."""
+"""Share of all parameters that may stay blocked before the network as a whole suffers: about
+one block in twenty, an engineering choice."""
 
 RECURRENT_VANISHING = (-4.0, -7.2)
 """Decades of gradient over the sequence: SGD learns nothing beyond 4; at 7.2 the contribution
@@ -101,8 +100,8 @@ def drift_harm(drift: float, band: float = 0.0, sink: Sink = Sink.OUTPUT) -> Har
 def backward_harm(drift: float, band: float = 0.0) -> Harm | None:
     """Harm of a gradient that changes by ``drift`` decades of rms from the last layer to the first.
 
-    The same table and the same use of the band: F.4 varies the gain of all layers, so forward and
-    backward drift are equal there.
+    The same table and the same use of the band: the experiment varies the gain of all layers, so
+    forward and backward drift are equal there.
     """
     if math.isnan(drift) or math.isnan(band):
         return None
@@ -181,6 +180,6 @@ def saturation_harm(share: float) -> Harm | None:
     """Harm of this share of units with a slope below 6 % of its peak.
 
     At 70 % the mean squared slope, and with it the gradient, falls to 0.3 of what it could be per
-    layer; 30 % is half-way in decades (rules.md PRB104).
+    layer. A tanh of N(0, q) has 30 % of |z| > 2.09 at sqrt(q) = 2.0 and 70 % at 5.4.
     """
     return None if math.isnan(share) else _above(share, (0.3, 0.7))

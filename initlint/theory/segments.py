@@ -323,7 +323,7 @@ def _silent(state: State | None) -> bool:
 
 
 def _band(state: State | None) -> float:
-    """Two standard deviations of the rms over draws of the weights, in decades (rules.md E.3)."""
+    """Two standard deviations of the rms over draws of the weights, in decades."""
     if state is None or not math.isfinite(state.log_variance):
         return math.inf
     return 2 * decades(math.sqrt(state.log_variance))

@@ -20,23 +20,16 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    recurrent_harm,
     recurrent_weights,
+    saturation_harm,
+    severity_of,
     simulate_recurrent,
 )
 
 ORTHOGONAL = 5e-3
 """Largest ||W W^T - g^2 I|| / g^2 of a block that counts as orthogonal: 4e-7 in float32, up to
 8e-4 after rounding to bfloat16, 0.18 and more for a Gaussian."""
-
-VANISHING = ((-7.2, Severity.ERROR), (-4.0, Severity.WARNING))
-"""Decades of gradient over the sequence: 2^-24 = 10^-7.2 is a float32 rounding error of the
-gradient of the last step; -4 is where SGD learned nothing."""
-
-EXPLODING = ((3.0, Severity.ERROR), (1.5, Severity.WARNING))
-"""Above +1.5 decades ReLU nets no longer trained, above +3 nothing did in the same experiment."""
-
-SATURATED = ((0.7, Severity.ERROR), (0.3, Severity.WARNING))
-"""Share of gate and cell units whose slope is below 6 % of its peak."""
 
 
 class RecurrentNotOrthogonal(Rule):
@@ -186,20 +179,12 @@ class RecurrentNotOrthogonal(Rule):
             )
 
 
-def _level(value: float, table: tuple[tuple[float, Severity], ...]) -> Severity | None:
-    """The first severity whose bound the value passes; bounds below 0 are passed downwards."""
-    for bound, severity in table:
-        if (value <= bound) if bound < 0 else (value >= bound):
-            return severity
-    return None
-
-
 def _harm(
     op: Op, response: RecurrentResponse, steps: int, *, known: bool
 ) -> tuple[Severity, str, str] | None:
     decades = response.decades_at(steps)
     found: list[tuple[Severity, str, str]] = []
-    exploding = _level(decades, EXPLODING)
+    exploding = severity_of(recurrent_harm(decades)) if decades > 0 else None
     if exploding:
         found.append(
             (
@@ -209,7 +194,7 @@ def _harm(
                 "gradient explodes",
             )
         )
-    saturated = _level(response.saturated, SATURATED)
+    saturated = severity_of(saturation_harm(response.saturated))
     if saturated:
         found.append(
             (
@@ -218,7 +203,8 @@ def _harm(
                 "large recurrent weights push gates to 0 or 1, where their gradient vanishes",
             )
         )
-    vanishing = _level(decades, VANISHING) if op is Op.RNN else None
+    gated = op is not Op.RNN  # there the gates decide what is kept
+    vanishing = severity_of(recurrent_harm(decades)) if decades < 0 and not gated else None
     if vanishing:
         if not known:
             vanishing = Severity.WARNING if vanishing is Severity.ERROR else Severity.INFO

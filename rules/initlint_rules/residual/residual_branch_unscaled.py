@@ -7,6 +7,7 @@ from math import isfinite, log10, sqrt
 
 from initlint.api import (
     NORMALISERS,
+    SATURATING,
     Confidence,
     Context,
     Finding,
@@ -50,8 +51,8 @@ class ResidualBranchUnscaled(Rule):
     What it does not flag
     ---------------------
     Zero-initialised last layers (Fixup), ReZero, SkipInit and LayerScale gains, branches scaled by
-    1/sqrt(L), pre-norm and post-norm blocks (there growth is linear), dense concatenation, short
-    nets.
+    1/sqrt(L), pre-norm and post-norm blocks (there growth is linear), sums that go straight into a
+    tanh or sigmoid (steps of an unrolled recurrent layer), dense concatenation, short nets.
 
     Example
     -------
@@ -129,6 +130,7 @@ class ResidualBranchUnscaled(Rule):
             for branch in context.theory.residuals
             if not (branch.normalised or branch.gated or branch.post_norm)
             and not _resets(context, skips.get(branch.add, ()))
+            and not _bounded(context, branch)
             and branch.last is not None
             and _fresh(context, branch)
             and (gain := _gain(context, branch, plain=skips.get(branch.add) == ())) is not None
@@ -172,6 +174,12 @@ class ResidualBranchUnscaled(Rule):
                 "zero (Fixup)",
             ),
         )
+
+
+def _bounded(context: Context, branch: ResidualBranch) -> bool:
+    """The sum is squashed at once, so that nothing grows from one addition to the next."""
+    activation = context.model.graph.activation(branch.add)
+    return activation is not None and activation.op in SATURATING
 
 
 def _fresh(context: Context, branch: ResidualBranch) -> bool:

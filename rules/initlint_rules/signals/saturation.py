@@ -16,12 +16,9 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    saturation_harm,
+    severity_of,
 )
-
-LEVELS = ((0.7, Severity.ERROR), (0.3, Severity.WARNING))
-"""Share of elements with slope below 6 % of the peak. With a share f saturated the mean squared
-slope is at most about 1-f of its peak: at f = 0.7 the gradient variance falls to 0.3 a layer, and
-a tanh pre-activation N(0, q) reaches f = 0.3 at sqrt(q) = 2.0, f = 0.7 at 5.4 (|z| > 2.09)."""
 
 
 class Saturation(Rule):
@@ -94,7 +91,7 @@ class Saturation(Rule):
             if layer.op not in SATURATING or stats is None or not _hidden(context, layer):
                 continue
             share = stats.saturated_share
-            severity = next((level for bound, level in LEVELS if share > bound), None)
+            severity = severity_of(saturation_harm(share))
             if severity is not None and _drawn(context, layer):
                 found.append((severity, share, layer, stats))
         if not found:
