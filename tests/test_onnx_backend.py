@@ -1,0 +1,52 @@
+"""The cases that the onnx package ships for other runtimes: every operator, every odd attribute.
+
+Most are one node on made-up inputs. None may crash a reader, and none holds a fault that an
+initialisation linter could name.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import onnx
+import pytest
+
+import initlint
+
+FOLDERS = ("light", "pytorch-converted", "pytorch-operator", "simple")
+
+
+def node_cases():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loader = pytest.importorskip("onnx.backend.test.loader")
+        return loader.load_model_tests(kind="node")
+
+
+def faults(paths):
+    """(file, finding or failure) for every file that is not linted to the end in silence."""
+    for path in paths:
+        try:
+            findings = initlint.check(str(path), probe=False).findings
+        except Exception as error:
+            yield path.name, repr(error)
+        else:
+            yield from ((path.name, f["name"]) for f in findings if f["severity"] != "info")
+
+
+def test_every_node_case_is_linted_in_silence(tmp_path):
+    cases = node_cases()
+    assert len(cases) > 1000
+    for case in cases:
+        (tmp_path / f"{case.name}.onnx").write_bytes(case.model.SerializeToString())
+    assert list(faults(sorted(tmp_path.glob("*.onnx")))) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_shipped_model_is_linted_in_silence(folder):
+    root = Path(onnx.__file__).parent / "backend" / "test" / "data" / folder
+    files = sorted(root.glob("**/*.onnx"))
+    if not files:
+        pytest.skip(f"this onnx ships no {folder} models")
+    assert list(faults(files)) == []
