@@ -9,7 +9,7 @@ from initlint.lint.harm import backward_severity, drift_severity, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
 from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
-from initlint.measure.symmetry import SharedStream, content_key, same_stream
+from initlint.measure.symmetry import STREAM_MOST, SharedStream, content_key, same_stream
 from initlint.model import (
     ACTIVATIONS,
     BUFFERS,
@@ -68,6 +68,7 @@ __all__ = [
     "RECURRENT",
     "RELU_FAMILY",
     "SATURATING",
+    "STREAM_MOST",
     "TRANSPARENT",
     "WEIGHTED",
     "Activations",

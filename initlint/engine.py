@@ -234,12 +234,14 @@ def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None
     if settings.profile:
         needs |= {Need.THEORY}
     evidence = gather(model, settings, needs, measures)
-    probing = settings.probe and (_uses_probe(rules) or settings.profile)
+    asked = settings.probe and (_uses_probe(rules) or settings.profile)
+    probing = asked and model.runnable is not None
     findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
-    pending = Activations(
-        ProbeStatus.SKIPPED,
-        "" if probing else "not asked for" if not settings.probe else "no rule needs it",
-    )
+    if asked and not probing:
+        pending = run_probe(model, settings, evidence.stage)
+    else:
+        reason = "" if probing else "no rule needs it" if settings.probe else "not asked for"
+        pending = Activations(ProbeStatus.SKIPPED, reason)
     record = _record(model, settings, evidence, pending, findings, skipped, failures, started)
     if emit is not None:
         emit({"type": "static", "target": record})

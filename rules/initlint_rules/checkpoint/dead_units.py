@@ -152,7 +152,7 @@ def _dead(context: Context, layer: Layer, param: Param) -> _Dead | None:
         return None
     if len(param.shape) < 2 or param.shape[0] < MIN_UNITS or param.tied_to is not None:
         return None
-    if param.size > LARGEST or not param.trainable:
+    if param.size > min(LARGEST, context.measures.whole_elements) or not param.trainable:
         return None
     moments = context.measures.moments(param)
     if moments is None or moments.max_abs == 0 or moments.non_finite:

@@ -206,7 +206,7 @@ def _repeats(context: Context, layer: Layer, param: Param) -> _Copies | None:
     moments = context.measures.moments(param)
     if moments is None or moments.constant or context.measures.stage(param) is Stage.TRAINED:
         return None
-    if param.size > LARGEST:
+    if param.size > min(LARGEST, context.measures.whole_elements):
         return None
     values = context.measures.read(param)
     assert values is not None

@@ -173,7 +173,7 @@ def _anomaly(context: Context, layer: Layer, param: Param) -> _Anomaly | None:
         return None
     if context.measures.identify(param).family in _EXACT:
         return None
-    array = context.measures.read(param)
+    array = context.measures.leading(param)
     if array is None:
         return None
     flat = np.abs(array.reshape(-1))

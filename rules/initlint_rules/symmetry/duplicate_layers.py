@@ -132,7 +132,7 @@ def _groups(context: Context) -> list[list[_Member]]:
         if len(members) < 2:
             continue
         for member in members:
-            array = context.measures.read(member.param)
+            array = context.measures.leading(member.param)
             if array is not None:
                 groups[shape, content_key(array)].append(member)
     return [g for g in groups.values() if len({member.layer.id for member in g}) > 1]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from initlint.api import (
+    STREAM_MOST,
     WEIGHTED,
     Context,
     Family,
@@ -137,14 +138,15 @@ def _drawn(context: Context) -> list[_Drawn]:
 
 
 def _as_stored(context: Context, param: Param) -> Any:
-    """The values in the order in which they were drawn."""
+    """As many values as are compared, in the order in which they were drawn."""
     tensor = param.tensor
     if tensor is None:
         return None
-    if any(view.kind == "transpose" for view in tensor.views) and not param.gate:
-        return tensor.source.read(0, param.size)
-    array = context.measures.read(param)
-    return None if array is None else array.reshape(-1)
+    kinds = {view.kind for view in tensor.views}
+    if kinds <= {"reshape"} or ("transpose" in kinds and not param.gate):
+        return tensor.source.read(0, min(param.size, STREAM_MOST))
+    array = context.measures.leading(param)
+    return None if array is None else array.reshape(-1)[:STREAM_MOST].copy()
 
 
 def _groups(drawn: list[_Drawn]) -> Iterator[tuple[list[_Drawn], SharedStream]]:
