@@ -178,7 +178,9 @@ def test_folded_batch_norm_keeps_the_convolution_name(tmp_path):
     (layer,) = model.graph.weighted
     assert layer.weight.name == "0.weight"
     assert layer.id == "0"
-    assert layer.attrs["batch_norm_folded"]
+    (norm,) = (layer for layer in model.graph if layer.op is Op.BATCH_NORM)
+    assert norm.id == "1"
+    assert [edge.source for edge in model.graph.inputs(norm.id)] == ["0"]
 
 
 def test_convolutions_and_batch_norm_in_training_form(tmp_path):

@@ -27,6 +27,23 @@ class GraphInput:
 
 
 @dataclass(frozen=True, slots=True)
+class FoldedNorm:
+    """A batch normalisation that the exporter folded into the layer before it.
+
+    Attributes:
+        value: the value that it would produce.
+        channel_axis: axis of the channels, 1 or -1.
+        width: number of channels.
+        dtype: element type.
+    """
+
+    value: str
+    channel_axis: int
+    width: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
 class OnnxRunnable:
     """Everything that a probe reads about an ONNX model beside the layer graph.
 
@@ -41,6 +58,7 @@ class OnnxRunnable:
         external: True when some weight lives in a file beside the model.
         opsets: operator-set version per domain (``""`` is ai.onnx).
         model: the parsed ``onnx.ModelProto`` without external data loaded; treat as read-only.
+        folded_norms: batch normalisations that the graph no longer holds.
         read_external: the bytes of a TensorProto whose data is external, read inside the model's
             folder; None where nothing is external.
     """
@@ -52,5 +70,6 @@ class OnnxRunnable:
     initializers: frozenset[str]
     external: bool
     opsets: Mapping[str, int] = field(default_factory=dict)
+    folded_norms: tuple[FoldedNorm, ...] = ()
     model: Any = field(default=None, compare=False, repr=False)
     read_external: Callable[[Any], bytes] | None = field(default=None, compare=False, repr=False)

@@ -63,7 +63,8 @@ def request_for(
     proto = without_dropout(proto)
     rewritten = 0
     if train_norm:
-        proto, rewritten = with_batch_statistics(proto, runnable.opsets.get("", 1))
+        opset = runnable.opsets.get("", 1)
+        proto, rewritten = with_batch_statistics(proto, opset, runnable.folded_norms)
     try:
         external = _external(runnable, proto)
         data = serialised(proto)

@@ -2,8 +2,8 @@
 
 The road: `reading` parses and refuses, `limits` counts work before it is done, `walk` visits the
 nodes with `fold` resolving constants and `operators` naming layers, `packed` cuts packed
-projections, `finish` names, ties and connects, and `initlint.model.patterns` puts decomposed
-layers together again.
+projections, `folded_norms` puts normalisers back, `finish` names, ties and connects, and
+`initlint.model.patterns` puts decomposed layers together again.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from initlint.load.files import shown
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.finish import Finish, Finished
+from initlint.load.onnx.folded_norms import folded_values, restore_norms
 from initlint.load.onnx.limits import expanded_nodes
 from initlint.load.onnx.names import Modules, best_stored_name, from_torch, scopes_of
 from initlint.load.onnx.packed import split_packed
@@ -86,19 +88,22 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     walk = Walk(proto, reader, builder)
     walk.run()
     split_packed(builder.drafts)
+    drafts = restore_norms(builder.drafts)
     modules = Modules(
         (initializer.name for initializer in proto.graph.initializer),
         scopes_of(proto.graph.node),
         shared,
     )
-    finished = Finish(modules, torch).run(builder.drafts)
+    finished = Finish(modules, torch).run(drafts)
     graph = _fused(LayerGraph(finished.layers, finished.edges), builder)
     return Model(
         target=path,
         kind=Kind.ONNX,
         graph=graph,
         loose=tuple(_loose(fixed) for fixed in walk.unused if fixed.floating and fixed.size > 1),
-        runnable=_runnable(path, proto, reader, graph, finished),
+        runnable=replace(
+            _runnable(path, proto, reader, graph, finished), folded_norms=folded_values(drafts)
+        ),
         notices=tuple(builder.notices),
         producer=" ".join(text for text in (proto.producer_name, proto.producer_version) if text),
         metadata={

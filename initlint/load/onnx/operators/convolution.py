@@ -7,7 +7,6 @@ from typing import Any
 from initlint.load.onnx import shapes
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Call
-from initlint.load.onnx.names import metadata
 from initlint.load.onnx.operators.linear import activation
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
 from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Shape, Value
@@ -54,8 +53,6 @@ def convolution(
     if isinstance(bias, Dynamic):
         inputs.append(bias)
     attrs = settings(call, kernel)
-    if metadata(call.origin.proto).folded:
-        attrs["batch_norm_folded"] = True
     shape = None
     if not channels_last and value is not None:
         shape = shapes.window(
