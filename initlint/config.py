@@ -106,6 +106,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "ignore": _TEXTS,
     "extend-select": _TEXTS,
     "preview": _FLAG,
+    "expect": _TEXT,
     "fail-on": _one_of(*SEVERITIES, "never"),
     "min-severity": _one_of(*SEVERITIES),
     "format": _TEXT,

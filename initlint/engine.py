@@ -119,14 +119,17 @@ def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
         return probe_torch(model, seed=settings.seed, loss=settings.loss)
     from initlint.probe.child import run_in_child
 
-    return run_in_child(
+    inputs_file = model.metadata.get("inputs_file") or settings.input
+    observed = run_in_child(
         model,
         seed=settings.seed,
         timeout=settings.probe_timeout,
         memory_mb=settings.probe_memory,
-        inputs_file=model.metadata.get("inputs_file") or settings.input,
+        inputs_file=inputs_file,
         train_norm=stage is Stage.FRESH,
     )
+    made_up = inputs_file is None or bool(model.metadata.get("inputs_guessed"))
+    return replace(observed, given=not made_up)
 
 
 def _missing(

@@ -531,3 +531,21 @@ def test_more_values_than_a_session_can_hold_in_time_are_not_run():
     assert refused(2000, MAX_INPUTS) is None
     assert refused(2000, MAX_INPUTS + 1) == "the graph has more than 1000 inputs"
     assert "stores" in str(refused(MAX_STORED + 1, 1))
+
+
+def test_only_given_inputs_are_judged(tmp_path: Path) -> None:
+    from fixtures.onnx_models import MODELS
+    from initlint.engine import Settings, lint
+    from initlint.load import load
+
+    path = tmp_path / "net.onnx"
+    onnx.save(MODELS["good_deep_relu_he"](0), path)
+    width = load(str(path)).graph.order[0].output_shape[-1]
+    pixels = np.random.default_rng(0).uniform(0, 255, (32, width)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=pixels)
+    only = {"select": ("input-statistics",)}
+    assert lint(load(str(path)), Settings(**only))["findings"] == []
+    given = Settings(**only, input=str(tmp_path / "x.npz"))
+    (finding,) = lint(load(str(path)), given)["findings"]
+    assert finding["severity"] == "error"
+    assert finding["evidence"]["rows"] == 32

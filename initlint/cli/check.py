@@ -129,6 +129,15 @@ def check(
             help="Also run rules that are new.",
         ),
     ] = None,
+    expect: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="SCHEME",
+            rich_help_panel=RULES,
+            help="Scheme that weight matrices are meant to have, such as he_normal or "
+            "normal(0.02); see declared-differs.",
+        ),
+    ] = None,
     fail_on: Annotated[
         Optional[FailOn],  # noqa: UP045
         typer.Option(

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class Options:
     ignore: tuple[str, ...] = ()
     extend_select: tuple[str, ...] = ()
     preview: bool = False
+    expect: str | None = None
     fail_on: str = "error"
     min_severity: str = "info"
     format: str = "full"
@@ -90,10 +92,17 @@ class Options:
             "seeds": self.seeds,
             "sequence_length": self.sequence_length or None,
             "loss": self.loss,
-            "rule_options": dict(self.config.rule_options),
+            "rule_options": self._rule_options(),
             "layers": self.verbose or self.charted,
             "profile": self.verbose or self.charted,
         }
+
+    def _rule_options(self) -> dict[str, Mapping[str, Any]]:
+        found = dict(self.config.rule_options)
+        if self.expect:
+            rule = "declared-differs"
+            found[rule] = {**found.get(rule, {}), "expect": expected_scheme(self.expect)}
+        return found
 
     def load(self) -> dict[str, Any]:
         """Keyword arguments of `initlint.load.LoadOptions`."""
@@ -128,6 +137,36 @@ def merge(given: Mapping[str, Any], config: Config) -> Options:
         values[name] = split_selectors(values.get(name, ()))
     values["config"] = config
     return Options(**values)
+
+
+EXPECTED = (
+    "he_normal",
+    "he_uniform",
+    "xavier_normal",
+    "xavier_uniform",
+    "lecun_normal",
+    "lecun_uniform",
+    "torch_default",
+    "orthogonal",
+    "normal",
+    "truncated_normal",
+    "uniform",
+)
+"""Schemes that ``--expect`` takes; the last three also with a number: ``normal(0.02)``."""
+
+
+def expected_scheme(text: str) -> str:
+    """The scheme that ``--expect`` names.
+
+    Raises:
+        UsageError: an unknown one, with the nearest known name.
+    """
+    name, _, argument = text.partition("(")
+    if name in EXPECTED and (not argument or argument.endswith(")")):
+        return text
+    near = get_close_matches(name, EXPECTED, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UsageError(f"--expect is {text!r}; known: {', '.join(EXPECTED)}{hint}")
 
 
 def shape(text: str | None) -> list[int] | None:

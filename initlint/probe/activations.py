@@ -160,12 +160,25 @@ class OutputAccumulator:
             correlation=correlation,
             constant_units=int((unit_low == unit_high).sum()) if rows > 1 else 0,
             row_std=row_std,
+            unit_std=_unit_std(block) if self._op == "input" else _UNKNOWN,
             histogram=_histogram(valid, low, high),
             histogram_range=(low, high),
         )
 
 
 _UNKNOWN = (float("nan"), float("nan"))
+
+
+def _unit_std(block: Array) -> tuple[float, float]:
+    """Smallest and largest standard deviation of a unit over its rows, of those that vary.
+
+    Units with one value on most rows (sparse features, borders of images) are left out: their
+    standard deviation says how rare they are, not in which unit they are measured.
+    """
+    rows = np.moveaxis(block, 2, -1).reshape(-1, block.shape[2]).astype(np.float64)
+    vary = (rows != np.median(rows, axis=0)).mean(axis=0) > 0.5
+    moving = rows[:, vary].std(axis=0)
+    return (float(moving.min()), float(moving.max())) if moving.size else _UNKNOWN
 
 
 def _rms(values: Array) -> float:

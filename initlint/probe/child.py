@@ -210,6 +210,7 @@ def _activations(data: dict[str, Any]) -> Activations:
                 **stats,
                 "histogram": tuple(stats["histogram"]),
                 "histogram_range": tuple(stats["histogram_range"]),
+                "unit_std": tuple(stats["unit_std"]),
             }
         )
         for layer, stats in data.get("outputs", {}).items()

@@ -41,6 +41,8 @@ class OutputStats:
         constant_units: units whose value does not change over the rows.
         row_std: root mean square over units of the standard deviation across samples: the part
             of the signal that depends on the input.
+        unit_std: smallest and largest standard deviation of a unit over its rows, of the units
+            that vary on most rows; for network inputs only, else NaN.
         histogram: 32 bins over ``histogram_range``.
         histogram_range: lowest and highest bin edge.
     """
@@ -62,6 +64,7 @@ class OutputStats:
     correlation: float = float("nan")
     constant_units: int = 0
     row_std: float = float("nan")
+    unit_std: tuple[float, float] = (float("nan"), float("nan"))
     histogram: tuple[int, ...] = ()
     histogram_range: tuple[float, float] = (0.0, 0.0)
 
@@ -106,6 +109,7 @@ class Activations:
         train_mode: True when normalisers used batch statistics, as training would.
         inputs: what was fed, by input name: ``float32[8,3,224,224] N(0,1)``.
         invalid: True when the graph contradicts itself, so that no runtime could run it.
+        given: True when the inputs are the user's; False when they were made up from the graph.
     """
 
     status: ProbeStatus
@@ -121,3 +125,4 @@ class Activations:
     train_mode: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
     invalid: bool = False
+    given: bool = False
