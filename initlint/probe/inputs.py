@@ -21,6 +21,7 @@ class Content(str, Enum):
     """What an input is filled with."""
 
     NORMAL = "normal"
+    PIXELS = "pixels"
     TOKENS = "tokens"
     ONES = "ones"
     ZEROS = "zeros"
@@ -28,6 +29,10 @@ class Content(str, Enum):
     LENGTHS = "lengths"
     SAMPLE_RATE = "sample_rate"
     TEXT = "text"
+
+
+RANDOM = frozenset({Content.NORMAL, Content.PIXELS, Content.TOKENS})
+"""Contents that differ between samples."""
 
 
 class Extent(str, Enum):
@@ -142,7 +147,7 @@ def fixed_batch(specs: Sequence[InputSpec]) -> int:
     firsts = {
         spec.axes[0].size if spec.axes[0].extent is Extent.FIXED else 1
         for spec in specs
-        if len(spec.axes) > 1 and spec.content in (Content.NORMAL, Content.TOKENS)
+        if len(spec.axes) > 1 and spec.content in RANDOM
     }
     return max(firsts.pop(), 1) if len(firsts) == 1 else 1
 
@@ -152,8 +157,9 @@ def synthesise(
 ) -> dict[str, Array]:
     """Arrays for every input.
 
-    Floats are N(0, 1), the input statistics that every initialisation scheme assumes; samples are
-    distinct. The same seed and run number give the same arrays.
+    Floats are N(0, 1), the input statistics that every initialisation scheme assumes, and bytes
+    where the graph divides them like bytes; samples are distinct. The same seed and run number give
+    the same arrays.
     """
     length = _length(specs, sizes)
     return {
@@ -167,6 +173,7 @@ def describe(spec: InputSpec, array: Array) -> str:
     sides = ",".join(str(side) for side in array.shape)
     content = {
         Content.NORMAL: "N(0,1)",
+        Content.PIXELS: "pixels from 0 to 255",
         Content.TOKENS: f"integers below {spec.bound}",
         Content.ONES: "ones",
         Content.ZEROS: "zeros",
@@ -194,6 +201,8 @@ def _fill(
     dtype = np.dtype(spec.dtype)
     if spec.content is Content.NORMAL:
         return generator.standard_normal(shape, dtype=np.float32).astype(dtype)
+    if spec.content is Content.PIXELS:
+        return generator.integers(0, 256, size=shape).astype(dtype)
     if spec.content is Content.TOKENS:
         low = 1 if spec.bound > 2 else 0  # 0 is padding in most vocabularies
         return generator.integers(low, max(spec.bound, 1), size=shape).astype(dtype)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from initlint.model import ACTIVATIONS, Layer, LayerGraph, LoadError, Model, Op, Role
-from initlint.probe.inputs import MAX_ELEMENTS, Array, Content, InputSpec, attempts
+from initlint.probe.inputs import MAX_ELEMENTS, RANDOM, Array, Content, InputSpec, attempts
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
 from initlint.probe.onnx_hints import constants, reached_values
 from initlint.probe.onnx_inputs import input_specs
@@ -55,8 +56,8 @@ def request_for(
     if reason is not None:
         raise Refusal(reason)
     given = read_inputs(inputs_file, runnable.inputs) if inputs_file is not None else {}
-    specs = () if given else _specs(runnable, proto)
-    random = [spec.name for spec in specs if spec.content in (Content.NORMAL, Content.TOKENS)]
+    specs = () if given else _specs(model, proto)
+    random = [spec.name for spec in specs if spec.content in RANDOM]
     observed = _observed(model, frozenset(given or random))
     if not observed:
         raise Refusal("no layer's output is visible from outside")
@@ -144,8 +145,13 @@ _DTYPES = frozenset(
 """Element types that NumPy can make by itself."""
 
 
-def _specs(runnable: Any, proto: Any) -> tuple[InputSpec, ...]:
-    specs = input_specs([item for item in runnable.inputs if not item.optional], proto.graph)
+def _specs(model: Model, proto: Any) -> tuple[InputSpec, ...]:
+    inputs = [item for item in model.runnable.inputs if not item.optional]
+    pixels = {layer.id for layer in model.graph if layer.attrs.get("pixels")}
+    specs = tuple(
+        replace(spec, content=Content.PIXELS) if spec.name in pixels else spec
+        for spec in input_specs(inputs, proto.graph)
+    )
     for spec in specs:
         if spec.dtype not in _DTYPES:
             raise Refusal(f"no input of type {spec.dtype} can be made for {spec.name}")

@@ -21,6 +21,7 @@ from initlint.load.onnx.folded_norms import folded_values, restore_norms
 from initlint.load.onnx.limits import expanded_nodes
 from initlint.load.onnx.names import Modules, best_stored_name, from_torch, scopes_of
 from initlint.load.onnx.packed import split_packed
+from initlint.load.onnx.pixels import mark_pixels
 from initlint.load.onnx.reading import read_model
 from initlint.load.onnx.stated import opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
@@ -89,6 +90,7 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     walk.run()
     split_packed(builder.drafts)
     drafts = restore_norms(builder.drafts)
+    mark_pixels(drafts)
     modules = Modules(
         (initializer.name for initializer in proto.graph.initializer),
         scopes_of(proto.graph.node),

@@ -33,6 +33,9 @@ class _Spread:
 
 def _mean_of(draft: Draft, ref: Ref) -> tuple[Ref, tuple[int, ...]] | None:
     layer = draft.producer(ref, _BROADCAST)
+    if layer.op is Op.POOL:
+        pooled = _pooled_axes(draft, layer)
+        return (draft.operands(layer)[0], pooled) if pooled else None
     factor = fixed_operand(layer)
     if factor is not None and layer.op in (Op.MUL, Op.DIV) and len(draft.inputs[layer.id]) == 1:
         share = factor if layer.op is Op.MUL else 1.0 / factor if factor else None
@@ -43,6 +46,18 @@ def _mean_of(draft: Draft, ref: Ref) -> tuple[Ref, tuple[int, ...]] | None:
         return None
     axes = reduced_axes(layer)
     return (draft.operands(layer)[0], axes) if layer.op is Op.REDUCE and axes else None
+
+
+def _pooled_axes(draft: Draft, layer: Layer) -> tuple[int, ...]:
+    """Axes that a global mean pooling averages: all behind the second; none where that is unknown.
+
+    tf2onnx writes a mean over the last axis of three that way.
+    """
+    if layer.attrs.get("kind") != "mean" or not layer.attrs.get("global"):
+        return ()
+    source = draft.inputs[layer.id][0]
+    shape = source.shape or draft.layers[source.layer].output_shape or layer.output_shape
+    return tuple(range(2, len(shape))) if shape else ()
 
 
 def _count(draft: Draft, layer: Layer) -> float:
@@ -97,9 +112,11 @@ def _moment(draft: Draft, ref: Ref, eps: float = 0.0) -> _Spread | None:
         return _moment(draft, draft.inputs[layer.id][0], max(eps, guard))
     if layer.op is Op.SUB and len(draft.inputs[layer.id]) == 2:
         return _difference_of_moments(draft, layer, eps)
-    if layer.op is not Op.REDUCE:
+    if layer.op not in (Op.REDUCE, Op.POOL):
         return None
-    axes, kind = reduced_axes(layer), layer.attrs.get("kind")
+    pooled = layer.op is Op.POOL
+    kind = layer.attrs.get("kind")
+    axes = _pooled_axes(draft, layer) or None if pooled else reduced_axes(layer)
     source = draft.inputs[layer.id][0]
     if axes is None:
         return None
@@ -254,22 +271,44 @@ def scaled_and_shifted(draft: Draft) -> None:
                 break
 
 
+def _subtracted(draft: Draft, rest: Ref) -> tuple[tuple[Ref, ...], tuple[Param, ...]] | None:
+    """The factors of what ``beta − mean a`` subtracts, and beta, in the orders that are written."""
+    layer = draft.layers[rest.layer]
+    shift: tuple[Param, ...] = ()
+    if layer.op is Op.ADD and len(draft.inputs[layer.id]) == 1 and "constant" not in layer.attrs:
+        shift, rest = layer.params, draft.operands(layer)[0]
+        layer = draft.layers[rest.layer]
+    elif layer.op in (Op.SUB, Op.NEG):
+        shift, offset = layer.params, draft.operands(layer)
+        if len(offset) != 1 or "constant" in layer.attrs:
+            return None
+        if shift and not layer.attrs.get("constant_first"):
+            return None
+        product = draft.layers[offset[0].layer]
+        return (draft.operands(product), shift) if product.op is Op.MUL else None
+    if layer.op is not Op.MUL or layer.params:
+        return None
+    factors = draft.operands(layer)
+    negated = [draft.layers[ref.layer].op is Op.NEG for ref in factors]
+    if sum(negated) != 1:
+        return None
+    opened = (
+        draft.operands(draft.layers[ref.layer])[0] if minus else ref
+        for ref, minus in zip(factors, negated, strict=True)
+    )
+    return tuple(opened), shift
+
+
 def _scaled_and_shifted(draft: Draft, last: Layer, product: Layer, rest: Ref) -> bool:
-    negative = draft.layers[rest.layer]
-    if product.op is not Op.MUL or negative.op not in (Op.SUB, Op.NEG):
+    if product.op is not Op.MUL or len(draft.inputs[product.id]) != 2:
         return False
-    shift = negative.params
-    offset = draft.operands(negative)
-    if len(offset) != 1 or "constant" in negative.attrs:
+    found = _subtracted(draft, rest)
+    if found is None:
         return False
-    if shift and not negative.attrs.get("constant_first"):
-        return False
-    subtracted = draft.layers[offset[0].layer]
-    if subtracted.op is not Op.MUL or len(draft.inputs[product.id]) != 2:
-        return False
+    factors, shift = found
     for source, factor in (draft.operands(product), draft.operands(product)[::-1]):
         spread, gain = _gained(draft, factor)
-        means = [_mean_of(draft, ref) for ref in draft.operands(subtracted)]
+        means = [_mean_of(draft, ref) for ref in factors]
         same = spread is not None and spread.centred and (spread.of, spread.axes) in means
         if spread is not None and same and spread.of == source:
             _put_norm(draft, last, spread, (*gain, *shift), centre=True)

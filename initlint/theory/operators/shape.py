@@ -136,11 +136,20 @@ def _pass_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
 
 
 def _input(node: Node) -> State | None:
+    """The input's statistics; pixels are taken as even over 0 to 255, independent of each other.
+
+    Then q = 255²/3, and what any two pixels share is their mean, (255/2)² = 3/4 of it.
+    """
     kind = str(node.layer.attrs.get("dtype", "float32"))
-    if kind.startswith(("int", "uint", "bool", "string")):
-        return SIDE
     shape = node.output_shape
     axis = None if shape is None else 1 if len(shape) in (4, 5) else len(shape) - 1
+    if node.layer.attrs.get("pixels"):
+        roots = ((node.layer.id, 1.0),)
+        return State(
+            math.log(255.0**2 / 3), 0.75**0.5, 0.75, 0.75, 0.75, 0.0, roots, unit_axis=axis
+        )
+    if kind.startswith(("int", "uint", "bool", "string")):
+        return SIDE
     return State(log(node.context.input_q), roots=((node.layer.id, 1.0),), unit_axis=axis)
 
 
