@@ -75,8 +75,8 @@ class DeclaredDiffers(Rule):
 
     How it decides
     --------------
-    `initializer_range` s means N(0, s^2): a finding when more than half of the normally drawn weight
-    matrices share one other standard deviation, beyond four standard errors and 1 %. With
+    `initializer_range` s means N(0, s^2): a finding when more than half of the normally drawn
+    weight matrices share one other standard deviation, beyond four standard errors and 1 %. With
     `--expect`, every weight matrix of a linear or convolutional layer must have the named scheme
     among those that its numbers allow.
 
