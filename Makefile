@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fuzz demo test lint types contracts format corpus clean
+.PHONY: fuzz demo test lint types contracts format corpus pages pictures clean
 
 $(VENV)/.base: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +44,12 @@ fuzz: $(VENV)/.dev ## mutate files for every reader, TIME seconds in all; needs 
 	  $(BIN)/python fuzz/fuzz.py $$reader -timeout=20 -rss_limit_mb=2048 \
 	    -max_total_time=$$(( $(TIME) / $(words $(READERS)) )) || exit 1; \
 	done
+
+pages: $(VENV)/.base ## docs/rules: a page per rule, from the docstrings
+	$(BIN)/initlint rules --format markdown --output docs/rules
+
+pictures: $(VENV)/.base ## docs/rules/pictures: the charts on those pages
+	$(BIN)/python docs/pictures.py docs/rules/pictures
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

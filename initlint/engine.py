@@ -286,6 +286,7 @@ def catalogue() -> list[Record]:
             },
             "summary": summary(rule),
             "doc": inspect.getdoc(rule) or "",
+            "formula": inspect.cleandoc(rule.formula),
         }
         for rule in all_rules()
     ]

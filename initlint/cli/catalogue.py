@@ -22,6 +22,7 @@ class RuleInfo:
     options: Mapping[str, Mapping[str, Any]]
     summary: str
     doc: str
+    formula: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -35,6 +36,7 @@ class RuleInfo:
             "options": {name: dict(option) for name, option in self.options.items()},
             "summary": self.summary,
             "doc": self.doc,
+            "formula": self.formula,
         }
 
 
@@ -64,6 +66,7 @@ def installed_rules() -> list[RuleInfo]:
             options=rule["options"],
             summary=rule["summary"],
             doc=rule["doc"],
+            formula=rule["formula"],
         )
         for rule in rules
     ]

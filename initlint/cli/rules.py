@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -24,18 +25,40 @@ def rules(
     format: Annotated[
         CatalogueFormat, typer.Option(help="Format of the list.")
     ] = CatalogueFormat.TEXT,
+    output: Annotated[
+        Optional[Path],  # noqa: UP045 - Typer reads annotations at run time, on Python 3.10 too
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="With --format markdown: write index.md and a page per rule into this folder.",
+        ),
+    ] = None,
 ) -> None:
-    """List the rules that are installed."""
+    """List the rules that are installed, or write their pages."""
     from initlint.cli.catalogue import installed_rules
-    from initlint.cli.console import write
+    from initlint.cli.console import complain, write
 
     known = installed_rules()
+    if output is not None:
+        if format is not CatalogueFormat.MARKDOWN:
+            complain("initlint: --output goes with --format markdown")
+            raise typer.Exit(2)
+        try:
+            count = write_pages(known, output)
+        except OSError as error:
+            complain(f"initlint: {output}: cannot be written: {(error.strerror or '').lower()}")
+            raise typer.Exit(2) from error
+        write(f"{count} pages in {output}\n")
+        return
     if format is CatalogueFormat.JSON:
         from initlint.report.json import dump
 
         write(dump({"schema": 1, "rules": [rule.to_dict() for rule in known]}) + "\n")
     elif format is CatalogueFormat.MARKDOWN:
-        write(as_markdown(known))
+        from initlint.report.rule_page import markdown_table
+
+        write(markdown_table(known))
     else:
         write(as_text(known))
 
@@ -52,14 +75,31 @@ def as_text(known: Sequence[RuleInfo]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_markdown(known: Sequence[RuleInfo]) -> str:
-    """A table, one row per rule."""
-    lines = ["| code | rule | family | looks at | since | what it finds |", "|---" * 6 + "|"]
+def pages(known: Sequence[RuleInfo], pictures: Path) -> dict[str, str]:
+    """The Markdown pages by file name; a rule has a picture where ``pictures`` holds one."""
+    from initlint.report.rule_page import markdown_index, markdown_page
+
+    found = {"index.md": markdown_index(known)}
     for rule in known:
-        since = f"{rule.since} (preview)" if rule.preview else rule.since
-        summary = rule.summary.replace("|", "\\|")
-        needs = ", ".join(rule.needs)
-        lines.append(
-            f"| {rule.code} | `{rule.name}` | {rule.family} | {needs} | {since} | {summary} |"
-        )
-    return "\n".join(lines) + "\n"
+        has_picture = (pictures / f"{rule.name}.svg").is_file()
+        found[f"{rule.name}.md"] = markdown_page(rule, picture=has_picture)
+    return found
+
+
+def write_pages(known: Sequence[RuleInfo], folder: Path) -> int:
+    """Write the pages, and remove those of rules that are gone; returns how many there are.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    from initlint.output import write_atomically
+    from initlint.report.rule_page import MARK, PICTURES
+
+    folder.mkdir(parents=True, exist_ok=True)
+    found = pages(known, folder / PICTURES)
+    for file in folder.glob("*.md"):
+        if file.name not in found and file.read_text(encoding="utf-8").startswith(MARK):
+            file.unlink()
+    for name, text in found.items():
+        write_atomically(folder / name, text)
+    return len(found)

@@ -99,6 +99,8 @@ class Rule(ABC):
     preview: ClassVar[bool] = False
     folds: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[Mapping[str, Option]] = {}
+    formula: ClassVar[str] = ""
+    """What it computes, in plain text; printed by ``initlint explain`` and on the rule's page."""
 
     @abstractmethod
     def check(self, context: Context) -> Iterable[Finding]:

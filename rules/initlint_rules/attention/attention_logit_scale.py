@@ -103,6 +103,7 @@ class AttentionLogitScale(Rule):
 
     code = "ATT701"
     name = "attention-logit-scale"
+    formula = "s^2 = scale^2 d_h (n Var W_q) (n Var W_k) q^2 (1 - c)\nfrozen at s* = sqrt(2 ln T)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

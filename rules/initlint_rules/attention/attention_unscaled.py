@@ -106,6 +106,7 @@ class AttentionUnscaled(Rule):
 
     code = "ATT702"
     name = "attention-unscaled"
+    formula = "Var(q . k) = d_h Var(q_i) Var(k_i);  wanted factor 1/sqrt(d_h)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

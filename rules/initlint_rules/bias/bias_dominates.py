@@ -108,6 +108,7 @@ class BiasDominates(Rule):
 
     code = "BIA901"
     name = "bias-dominates"
+    formula = "z = W x + b:  share of b = Var(b) / (Var(b) + n Var(W) E[x^2])"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

@@ -110,6 +110,7 @@ class GateSaturated(Rule):
 
     code = "BIA904"
     name = "gate-saturated"
+    formula = "s'(b) = s(b) (1 - s(b)) < 0.01 for |b| > 4.6, < 0.001 for |b| > 6.9"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

@@ -115,6 +115,7 @@ class UnitCannotFire(Rule):
 
     code = "BIA903"
     name = "unit-cannot-fire"
+    formula = "z ~ N(b + w . E[x], |w|^2 E[x^2]):  P(z > 0) < 3e-5 below -4 standard deviations"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -105,6 +105,7 @@ class CheckpointMismatch(Rule):
 
     code = "CKP107"
     name = "checkpoint-mismatch"
+    formula = "names and shapes of the module  !=  names and shapes of the file"
     stages = frozenset(Stage)
 
     def check(self, context: Context) -> Iterator[Finding]:

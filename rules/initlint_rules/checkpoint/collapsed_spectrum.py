@@ -112,6 +112,7 @@ class CollapsedSpectrum(Rule):
 
     code = "CKP105"
     name = "collapsed-spectrum"
+    formula = "1 - s_1^2 / sum s_i^2 < 1e-6;  or |gamma_i| < 1e-4 max|gamma| for 90 % of i"
     stages = frozenset({Stage.TRAINED, Stage.MIXED})
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -105,6 +105,7 @@ class DeadUnits(Rule):
 
     code = "CKP104"
     name = "dead-units"
+    formula = "max_j |w_ij| <= 1e-8 rms(W) for a dead unit i"
     stages = frozenset({Stage.TRAINED, Stage.MIXED})
 
     def check(self, context: Context) -> Iterator[Finding]:

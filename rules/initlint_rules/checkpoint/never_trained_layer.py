@@ -95,6 +95,7 @@ class NeverTrainedLayer(Rule):
 
     code = "CKP101"
     name = "never-trained-layer"
+    formula = "bound (1 - 12/n) <= max|w| <= bound;  P(by chance) = e^-12"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset({Stage.TRAINED, Stage.MIXED})
 

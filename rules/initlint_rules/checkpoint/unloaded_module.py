@@ -107,6 +107,7 @@ class UnloadedModule(Rule):
 
     code = "CKP102"
     name = "unloaded-module"
+    formula = "untrained elements / all elements of a module >= 0.9"
     stages = frozenset(Stage)
 
     def check(self, context: Context) -> Iterator[Finding]:

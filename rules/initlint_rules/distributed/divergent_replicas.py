@@ -107,6 +107,7 @@ class DivergentReplicas(Rule):
 
     code = "DST102"
     name = "divergent-replicas"
+    formula = "max|theta_i - theta_0| > 0 at the start,  > 1e-6 |theta| later"
     stages = frozenset(Stage)
 
     def check(self, context: Context) -> Iterator[Finding]:

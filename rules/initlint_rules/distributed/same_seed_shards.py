@@ -113,6 +113,7 @@ class SameSeedShards(Rule):
 
     code = "DST101"
     name = "same-seed-shards"
+    formula = "W = [W_1; W_1; ...]:  effective width = width / ranks"
     stages = frozenset(Stage)
     folds = (
         "symmetric-units",

@@ -144,6 +144,7 @@ class DistributionAnomaly(Rule):
 
     code = "DIS351"
     name = "distribution-anomaly"
+    formula = "|w| > 8 IQR/1.349:  P = 1.2e-15 for a normal draw"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("forward-drift", "gain-mismatch", "variance-profile")

@@ -103,6 +103,7 @@ class IdenticalCritics(Rule):
 
     code = "DOM103"
     name = "identical-critics"
+    formula = "theta_1 = theta_2  =>  min(Q_1, Q_2) = Q_1 at every step"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     folds = ("duplicate-layers", "symmetric-units", "identical-incoming", "repeated-draw")

@@ -105,6 +105,7 @@ class LatentVariance(Rule):
 
     code = "DOM104"
     name = "latent-variance"
+    formula = "KL of v per unit = (exp(m + s^2/2) - 1 - m) / 2,  v ~ N(m, s^2)"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
 

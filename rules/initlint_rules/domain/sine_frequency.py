@@ -107,6 +107,7 @@ class SineFrequency(Rule):
 
     code = "DOM105"
     name = "sine-frequency"
+    formula = "std(omega W x) = omega rms(W) sqrt(n / 2);  SIREN: W ~ U(+-sqrt(6/n)/omega) gives 1"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH})
     folds = (

@@ -124,6 +124,7 @@ class HeadExcessLoss(Rule):
 
     code = "EMB802"
     name = "head-excess-loss"
+    formula = "E[loss] - ln V = s^2/2 for s < s* = sqrt(2 ln V),  else s s* - ln V"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

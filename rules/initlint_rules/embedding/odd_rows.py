@@ -94,6 +94,7 @@ class OddRows(Rule):
 
     code = "EMB803"
     name = "odd-rows"
+    formula = "|row| = 0 beside the padding row,  or row_i = row_j for eight and more"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
 

@@ -85,6 +85,10 @@ class ConvTransposeFan(Rule):
 
     code = "FAN303"
     name = "conv-transpose-fan"
+    formula = (
+        "true fan_in = (C_in / groups) prod(k) / prod(stride);  the helper uses (C_out / "
+        "groups) prod(k)"
+    )
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

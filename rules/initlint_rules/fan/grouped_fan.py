@@ -87,6 +87,7 @@ class GroupedFan(Rule):
 
     code = "FAN304"
     name = "grouped-fan"
+    formula = "true fan_out = (C_out / groups) prod(k);  off by sqrt(groups)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

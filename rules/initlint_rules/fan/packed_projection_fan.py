@@ -98,6 +98,7 @@ class PackedProjectionFan(Rule):
 
     code = "FAN305"
     name = "packed-projection-fan"
+    formula = "Xavier over k packed blocks:  std off by sqrt(2 / (1 + k)),  k = 3: 0.71"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

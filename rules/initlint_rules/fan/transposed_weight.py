@@ -102,6 +102,7 @@ class TransposedWeight(Rule):
 
     code = "FAN302"
     name = "transposed-weight"
+    formula = "std = g / sqrt(fan_out) instead of g / sqrt(fan_in)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -96,6 +96,7 @@ class WrongFan(Rule):
 
     code = "FAN301"
     name = "wrong-fan"
+    formula = "std = g / sqrt(wrong fan);  off by sqrt(true fan / wrong fan)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -86,6 +86,7 @@ class EpsilonDominates(Rule):
 
     code = "NRM604"
     name = "epsilon-dominates"
+    formula = "output scale = sqrt(v / (v + eps))"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH})

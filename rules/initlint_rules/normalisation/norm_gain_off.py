@@ -102,6 +102,7 @@ class NormGainOff(Rule):
 
     code = "NRM601"
     name = "norm-gain-off"
+    formula = "trunk variance v = k gamma^2 - eps (k about 0.6):  collapses at gamma^2 < eps / k"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH})

@@ -76,6 +76,7 @@ class NormGainZeroOnTrunk(Rule):
 
     code = "NRM602"
     name = "norm-gain-zero-on-trunk"
+    formula = "y = gamma x + beta,  gamma = 0  =>  dL/dx = 0"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = (

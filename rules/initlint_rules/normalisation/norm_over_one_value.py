@@ -69,6 +69,7 @@ class NormOverOneValue(Rule):
 
     code = "NRM605"
     name = "norm-over-one-value"
+    formula = "k = 1:  x - mean(x) = 0;   k = 2:  +-1 whatever x is"
     needs = frozenset({Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     folds = (

@@ -81,6 +81,7 @@ class RunningStatsInvalid(Rule):
 
     code = "NRM603"
     name = "running-stats-invalid"
+    formula = "y = (x - mean) / sqrt(var + eps):  not a number for var < -eps"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = ("variance-profile", "saturation", "dead-relu", "correlation-collapse")

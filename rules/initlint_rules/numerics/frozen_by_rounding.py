@@ -79,6 +79,7 @@ class FrozenByRounding(Rule):
 
     code = "NUM953"
     name = "frozen-by-rounding"
+    formula = "lr < |w| 2^-9 (bfloat16):  w - lr rounds to w"
     stages = frozenset({Stage.FRESH})
     options = {
         "lr": Option(

@@ -98,6 +98,7 @@ class HalfPrecisionRange(Rule):
 
     code = "NUM952"
     name = "half-precision-range"
+    formula = "|w| > 65504 / 8  or  rms(w) < 128 * 6e-8 in float16"
     needs = frozenset({Need.WEIGHTS})
     optional = frozenset({Need.PROBE})
     stages = frozenset(Stage)

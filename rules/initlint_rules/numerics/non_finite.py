@@ -64,6 +64,7 @@ class NonFinite(Rule):
 
     code = "NUM951"
     name = "non-finite"
+    formula = "w is NaN or infinite"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = (

@@ -85,6 +85,7 @@ class UninitialisedMemory(Rule):
 
     code = "NUM954"
     name = "uninitialised-memory"
+    formula = "log10(max|w| / median|w|) > 10,  subnormals >= 1 %,  ..."
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = (

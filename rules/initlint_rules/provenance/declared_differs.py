@@ -124,6 +124,7 @@ class DeclaredDiffers(Rule):
 
     code = "PRV103"
     name = "declared-differs"
+    formula = "|ln(std / declared)| > 4 SE + 0.01,  SE = sqrt((kurtosis - 1) / 4n)"
     stages = frozenset({Stage.FRESH})
     options = {
         "expect": Option(

@@ -148,6 +148,9 @@ class FrameworkDefaultLeft(Rule):
 
     code = "PRV101"
     name = "framework-default-left"
+    formula = (
+        "max|w| = 1 / sqrt(fan_in), Var = 1 / (3 fan_in), against He: 2 / fan_in, LeCun: 1 / fan_in"
+    )
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH})

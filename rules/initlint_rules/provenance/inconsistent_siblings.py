@@ -123,6 +123,7 @@ class InconsistentSiblings(Rule):
 
     code = "PRV102"
     name = "inconsistent-siblings"
+    formula = "|ln std_l - law(l)| > max(0.1, 6 standard errors)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

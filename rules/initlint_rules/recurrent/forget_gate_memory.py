@@ -101,6 +101,7 @@ class ForgetGateMemory(Rule):
 
     code = "REC403"
     name = "forget-gate-memory"
+    formula = "dc_T / dc_0 = s(b_f)^T"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     options = {

@@ -96,6 +96,7 @@ class GateOrder(Rule):
 
     code = "REC404"
     name = "gate-order"
+    formula = "mean(b_g) in {1, 2} for exactly one g that is not the forget gate"
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     folds = ("forget-gate-memory",)
 

@@ -69,6 +69,7 @@ class PackedOrthogonal(Rule):
 
     code = "REC402"
     name = "packed-orthogonal"
+    formula = "[W_1; ...; W_G]^T [W_1; ...; W_G] = 1  =>  |W_g|_F^2 / h = 1 / G"
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
 
     def check(self, context: Context) -> Iterator[Finding]:

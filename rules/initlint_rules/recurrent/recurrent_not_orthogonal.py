@@ -94,6 +94,7 @@ class RecurrentNotOrthogonal(Rule):
 
     code = "REC406"
     name = "recurrent-not-orthogonal"
+    formula = "|W W^T - g^2 1| > 0.005 g^2;  gradient over T steps: (rho(W) sqrt(E[phi'^2]))^T"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = (

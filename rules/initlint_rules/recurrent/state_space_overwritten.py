@@ -130,6 +130,7 @@ class StateSpaceOverwritten(Rule):
 
     code = "REC405"
     name = "state-space-overwritten"
+    formula = "step = softplus(b) in [1e-4, 0.5];  decay exp(-exp(A_log) step)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
 

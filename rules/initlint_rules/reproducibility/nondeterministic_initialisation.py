@@ -76,6 +76,7 @@ class NondeterministicInitialisation(Rule):
 
     code = "REP101"
     name = "nondeterministic-initialisation"
+    formula = "|ln(rms / rms')| > 4 / sqrt(n) for another scale"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
 

@@ -72,6 +72,7 @@ class SeedInsensitive(Rule):
 
     code = "REP102"
     name = "seed-insensitive"
+    formula = "W(seed 0) = W(seed 1) = ..."
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
 

@@ -131,6 +131,7 @@ class DepthScaleWrongProjection(Rule):
 
     code = "RES503"
     name = "depth-scale-wrong-projection"
+    formula = "std(inner) / std(siblings) = 1 / sqrt(2 L) while std(last) is not scaled"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("missing-depth-scale",)

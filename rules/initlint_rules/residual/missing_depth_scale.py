@@ -118,6 +118,7 @@ class MissingDepthScale(Rule):
 
     code = "RES502"
     name = "missing-depth-scale"
+    formula = "q_L = q_0 + sum q_branch;  wanted: std / sqrt(2 L) on what writes to the stream"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
 

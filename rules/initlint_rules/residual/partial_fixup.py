@@ -111,6 +111,7 @@ class PartialFixup(Rule):
 
     code = "RES504"
     name = "partial-fixup"
+    formula = "Fixup: last layer 0, others He * L^(-1 / (2 m - 2)), m layers per branch"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH})
 

@@ -108,6 +108,7 @@ class PostNormDeep(Rule):
 
     code = "RES505"
     name = "post-norm-deep"
+    formula = "gradient on the skip path: prod (1 + r_l)^(-1/2);  DeepNorm alpha = (2 N)^(1/4)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE, Need.BACKWARD})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -107,6 +107,7 @@ class ResidualBranchUnscaled(Rule):
 
     code = "RES501"
     name = "residual-branch-unscaled"
+    formula = "q_{l+1} = q_l (1 + r_l);  D = sum of 0.5 log10(1 + r_l)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

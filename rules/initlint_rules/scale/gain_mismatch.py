@@ -125,6 +125,7 @@ class GainMismatch(Rule):
 
     code = "SCL203"
     name = "gain-mismatch"
+    formula = "wanted gain g = 1 / sqrt(E[phi(z)^2]), z ~ N(0, 1)"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

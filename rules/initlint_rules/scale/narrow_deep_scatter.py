@@ -78,6 +78,7 @@ class NarrowDeepScatter(Rule):
 
     code = "SCL207"
     name = "narrow-deep-scatter"
+    formula = "Var(ln q_L) = sum kappa_l / n_l,  kappa = 5 for ReLU"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     stages = frozenset({Stage.FRESH})
     folds = ("variance-profile", "gradient-profile")

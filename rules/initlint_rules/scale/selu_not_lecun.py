@@ -99,6 +99,7 @@ class SeluNotLecun(Rule):
 
     code = "SCL204"
     name = "selu-not-lecun"
+    formula = "Var(W) = 1 / fan_in;  ln q* = 4.6 ln(fan_in Var(W))"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -91,6 +91,7 @@ class SigmoidStack(Rule):
 
     code = "SCL205"
     name = "sigmoid-stack"
+    formula = "chi = fan_out Var(W) E[s'(z)^2] <= 1/16 at gain 1: 0.6 decades per layer"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = (

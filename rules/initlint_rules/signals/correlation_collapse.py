@@ -126,6 +126,7 @@ class CorrelationCollapse(Rule):
 
     code = "PRB106"
     name = "correlation-collapse"
+    formula = "c' = (sqrt(1 - c^2) + c (pi - arccos c)) / pi for a ReLU;  1 - c -> 9 pi^2 / (2 L^2)"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
 

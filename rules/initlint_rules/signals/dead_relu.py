@@ -87,6 +87,7 @@ class DeadRelu(Rule):
 
     code = "PRB103"
     name = "dead-relu"
+    formula = "chance = integral of pdf(t) Phi(-t sqrt(c / (1 - c)))^N dt"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset(Stage)
     folds = (

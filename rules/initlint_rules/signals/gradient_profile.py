@@ -96,6 +96,7 @@ class GradientProfile(Rule):
 
     code = "PRB102"
     name = "gradient-profile"
+    formula = "D = log10(|g| of the first layer) - log10(|g| of the last),  |g| = rms sqrt(units)"
     needs = frozenset({Need.GRAPH, Need.BACKWARD})
     stages = frozenset({Stage.FRESH})
     folds = ("correlation-collapse",)

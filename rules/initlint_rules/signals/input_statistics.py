@@ -121,6 +121,7 @@ class InputStatistics(Rule):
 
     code = "PRB107"
     name = "input-statistics"
+    formula = "E[x^2] = std^2 (1 + (mean / std)^2),  wanted: 1"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
     folds = ("forward-drift", "variance-profile", "saturation", "head-excess-loss")

@@ -77,6 +77,7 @@ class Saturation(Rule):
 
     code = "PRB104"
     name = "saturation"
+    formula = "share of units with |phi'(z)| < 0.06;  tanh: |z| > 2.09"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("gradient-profile",)

@@ -89,6 +89,7 @@ class VarianceProfile(Rule):
 
     code = "PRB101"
     name = "variance-profile"
+    formula = "D = log10(rms at the last layer) - log10(rms at the second)"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
     folds = ("gradient-profile", "correlation-collapse")

@@ -104,6 +104,7 @@ class ZeroGradient(Rule):
 
     code = "PRB109"
     name = "zero-gradient"
+    formula = "dL/dtheta = 0 at step 0, 1, 2, ..."
     needs = frozenset({Need.GRAPH, Need.BACKWARD})
     stages = frozenset(Stage)
 

@@ -105,6 +105,7 @@ class BlockedParameters(Rule):
 
     code = "SYM103"
     name = "blocked-parameters"
+    formula = "y = a B x, a = 0 and B = 0  =>  dL/da = 0 and dL/dB = 0 at every step"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.PROBE, Need.BACKWARD})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

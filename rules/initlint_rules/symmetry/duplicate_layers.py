@@ -99,6 +99,7 @@ class DuplicateLayers(Rule):
 
     code = "SYM104"
     name = "duplicate-layers"
+    formula = "W_1 = ... = W_L = W  =>  Jacobian W^L: its top direction grows exponentially"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("shared-random-stream",)

@@ -77,6 +77,7 @@ class IdenticalIncoming(Rule):
 
     code = "SYM102"
     name = "identical-incoming"
+    formula = "w_i = w_j for all i, j  =>  the first update of W has rank one"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
 

@@ -112,6 +112,9 @@ class MeanShiftedWeights(Rule):
 
     code = "SYM106"
     name = "mean-shifted-weights"
+    formula = (
+        "|mean| sqrt(n m) > std (sqrt(n) + sqrt(m)): the spike leaves the bulk (Marchenko-Pastur)"
+    )
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

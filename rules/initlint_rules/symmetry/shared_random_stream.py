@@ -103,6 +103,7 @@ class SharedRandomStream(Rule):
 
     code = "SYM105"
     name = "shared-random-stream"
+    formula = "b_k = r a_k for all k,  |b_k / a_k - r| < 1e-4 |r|"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
 

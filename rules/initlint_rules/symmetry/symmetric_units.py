@@ -86,6 +86,7 @@ class SymmetricUnits(Rule):
 
     code = "SYM101"
     name = "symmetric-units"
+    formula = "w_i = w_j and v_i = v_j  =>  their gradients are equal at every step"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("identical-incoming", "zero-gradient", "gradient-profile", "correlation-collapse")

@@ -89,6 +89,7 @@ class ZeroWeight(Rule):
 
     code = "SYM108"
     name = "zero-weight"
+    formula = "W = 0  =>  output = bias,  dL/dx = W^T delta = 0"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     folds = (
