@@ -123,6 +123,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "model": _TEXT,
     "stage": _one_of(*STAGES),
     "jobs": _COUNT,
+    "cache": _FLAG,
     "plot": _FLAG,
     "quiet": _FLAG,
     "verbose": _FLAG,

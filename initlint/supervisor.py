@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from initlint.process import Process, spawn, worker_command, worker_environment
@@ -97,6 +98,7 @@ class Job:
         options: what this task alone is told.
         walled: raise the second wall (`initlint.sandbox`) around a data file; a task that writes a
             file or runs the network more than once cannot work behind it.
+        traced: tell which files are opened, for a result that is to be kept.
     """
 
     target: str
@@ -108,6 +110,7 @@ class Job:
     preload: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     walled: bool = True
+    traced: bool = False
 
     def record(self) -> Record:
         """The job as it travels."""
@@ -116,6 +119,7 @@ class Job:
             "target": self.target,
             "task": self.task,
             "isolated": self.walled and not self.python,
+            "traced": self.traced,
             "options": self.options,
             "settings": self.settings,
             "load": self.load,
@@ -285,6 +289,7 @@ class _Run:
     job: Job
     worker: Worker
     deadline: float | None
+    heard: Callable[[Record], None] = lambda record: None
     decoder: Decoder = field(default_factory=Decoder)
     stage: str = "start"
     static: Record | None = None
@@ -292,6 +297,9 @@ class _Run:
     wall_missing: tuple[str, ...] = ()
     stderr: bytearray = field(default_factory=bytearray)
 
+
+Reading = Callable[[int, Job, Record], None]
+"""Told what a traced job reads: its number, the job, and what `initlint.load.files` tells."""
 
 Progress = Callable[[int, int, str, str], None]
 """Told how many jobs are done, of how many, a target and its stage."""
@@ -303,6 +311,8 @@ def run(
     parallel: int = 1,
     progress: Progress | None = None,
     meanwhile: Callable[[], None] | None = None,
+    reading: Reading | None = None,
+    finished: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Run the jobs, at most ``parallel`` at once; outcomes in the order of the jobs.
 
@@ -311,6 +321,8 @@ def run(
         parallel: workers at once.
         progress: called on every change.
         meanwhile: called once, when the first workers are busy.
+        reading: called whenever a traced job opens a file.
+        finished: called with the number and the outcome of every job that has ended.
     """
     outcomes: dict[int, Outcome] = {}
     waiting = deque(enumerate(jobs))
@@ -321,6 +333,8 @@ def run(
             while waiting and len(runs) < max(parallel, 1):
                 index, job = waiting.popleft()
                 runs[index] = _start(index, job, _worker_for(job), inbox)
+                if reading is not None:
+                    runs[index].heard = partial(reading, index, job)
             if meanwhile is not None:
                 meanwhile()
                 meanwhile = None
@@ -335,6 +349,8 @@ def run(
                 if outcome is not None:
                     outcomes[index] = replace(outcome, wall_missing=current.wall_missing)
                     runs.pop(index).worker.stop()
+                    if finished is not None:
+                        finished(index, outcomes[index])
                 if progress is not None:
                     progress(len(outcomes), len(jobs), current.job.target, current.stage)
     finally:
@@ -389,6 +405,8 @@ def _take(current: _Run, record: Record) -> Outcome | None:
     target = record.get("target")
     if kind == "stage":
         current.stage = str(record.get("stage"))
+    elif kind == "read":
+        current.heard(record)
     elif kind == "wall" and isinstance(record.get("missing"), list):
         current.wall_missing = tuple(map(str, record["missing"]))
     elif kind == "static" and isinstance(target, dict):

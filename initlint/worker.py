@@ -156,6 +156,10 @@ def serve(job: Record, emit: Emit) -> None:
         stage[0] = name
         emit({"type": "stage", "stage": name})
 
+    if job.get("traced"):
+        from initlint.load.files import observe
+
+        observe(lambda seen: emit({"type": "read", **seen}))
     try:
         emit({"type": "done", "target": _TASKS[job["task"]](job, enter, emit)})
     except MemoryError:

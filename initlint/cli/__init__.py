@@ -1,3 +1,14 @@
 """The command line: one file per command."""
 
-COMMANDS = ("baseline", "check", "compare", "describe", "diff", "explain", "fix", "report", "rules")
+COMMANDS = (
+    "baseline",
+    "cache",
+    "check",
+    "compare",
+    "describe",
+    "diff",
+    "explain",
+    "fix",
+    "report",
+    "rules",
+)

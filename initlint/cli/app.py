@@ -12,6 +12,7 @@ import typer
 from initlint import __version__
 from initlint.cli import COMMANDS
 from initlint.cli.baseline import baseline
+from initlint.cli.cache import cache
 from initlint.cli.check import EXAMPLES, check
 from initlint.cli.compare import EXAMPLES as COMPARE_EXAMPLES
 from initlint.cli.compare import compare
@@ -64,6 +65,7 @@ app.command(cls=GroupedCommand, epilog=FIX_EXAMPLES)(fix)
 app.command(cls=GroupedCommand, epilog=REPORT_EXAMPLES)(report)
 app.command(cls=GroupedCommand)(rules)
 app.add_typer(baseline)
+app.add_typer(cache)
 
 
 def _print_version(wanted: bool) -> None:

@@ -335,6 +335,16 @@ def check(
             metavar="N", min=1, rich_help_panel=RUN, help="Models at once [default: processors]."
         ),
     ] = None,
+    cache: Annotated[
+        FlagOption,
+        typer.Option(
+            "--cache/--no-cache",
+            rich_help_panel=RUN,
+            show_default=False,
+            help="Keep results, and take them again while files, options and rules stay the same "
+            "[default: off].",
+        ),
+    ] = None,
     timeout: Annotated[
         NumberOption,
         typer.Option(
@@ -357,6 +367,7 @@ def check(
     given["no_probe"] = None
     given["set_no_probe"] = None if probe is None else not probe
     given["set_preview"] = preview
+    given["set_cache"] = cache
     raise typer.Exit(check_targets(targets, given, config))
 
 

@@ -48,6 +48,8 @@ def start_early(arguments: Sequence[str]) -> tuple[Process, bool] | None:
         command = worker_command(_PYTHON_PRELOAD, python=True)
         return spawn(command, worker_environment(python=True)), True
     words = [word for word in arguments if not word.startswith("-") and os.path.isfile(word)]
+    if "--cache" in arguments or os.environ.get("INITLINT_CACHE"):
+        return None  # most likely there is nothing to do
     files = [word for word in words if word.endswith((".onnx", ".safetensors", ".pt", ".pth"))]
     if not files or "--model" in arguments:
         return None

@@ -50,6 +50,7 @@ class Options:
     model: str | None = None
     stage: str = "auto"
     jobs: int = 0
+    cache: bool = False
     quiet: bool = False
     plot: bool = False
     verbose: bool = False
@@ -118,6 +119,15 @@ class Options:
         }
 
 
+def from_environment(name: str) -> bool | None:
+    """A switch in the environment: 0, false, no and off are off; unset or empty is None.
+
+    Above the configuration, as it is about this machine, and below the command line.
+    """
+    value = os.environ.get(name, "").strip().lower()
+    return value not in ("0", "false", "no", "off") if value else None
+
+
 _SELECTORS = ("select", "ignore", "extend_select")
 
 
@@ -127,7 +137,9 @@ def merge(given: Mapping[str, Any], config: Config) -> Options:
     for option in fields(Options):
         name = option.name
         value = given.get(name)
-        if value is None or value is False or value == []:
+        if name == "cache":
+            value = from_environment("INITLINT_CACHE")
+        if value is None or value == [] or (value is False and name != "cache"):
             value = config.options.get(name.replace("_", "-"))
         if given.get(f"set_{name}") is not None:
             value = given[f"set_{name}"]

@@ -56,9 +56,7 @@ def carry_out(
     progress = Progress(enabled=not options.quiet)
     with _exports(options) as folder:
         jobs = [_job(target, task, options, folder) for target in unique]
-        outcomes = supervisor.run(
-            jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
-        )
+        outcomes = _outcomes(jobs, options, progress, meanwhile)
     progress.clear()
     found: list[Target] = []
     for outcome in outcomes:
@@ -87,6 +85,29 @@ def carry_out(
         fail_on=options.fail_on,
         min_severity=options.min_severity,
         rules={name: text for target in found for name, text in target.documentation.items()},
+    )
+
+
+def _outcomes(
+    jobs: Sequence[supervisor.Job],
+    options: Options,
+    progress: Progress,
+    meanwhile: Callable[[], None] | None,
+) -> list[supervisor.Outcome]:
+    """How the jobs end: from the cache where it is on and knows, else from workers."""
+    if not options.cache:
+        return supervisor.run(
+            jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
+        )
+    from initlint.cache.results import ResultCache, carry_out_with
+
+    cache = ResultCache.open()
+    if cache is None:
+        return supervisor.run(
+            jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
+        )
+    return carry_out_with(
+        cache, jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
     )
 
 

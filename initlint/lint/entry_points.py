@@ -47,7 +47,7 @@ def entry_points(group: str, path: Sequence[str] | None = None) -> list[EntryPoi
     seen: set[str] = set()
     found: list[EntryPoint] = []
     for folder in sys.path if path is None else path:
-        for entry in _distributions(folder or "."):
+        for entry in distributions(folder or "."):
             name = re.sub(r"[-_.]+", "_", os.path.splitext(entry)[0].partition("-")[0]).lower()
             if name not in seen:
                 seen.add(name)
@@ -55,7 +55,8 @@ def entry_points(group: str, path: Sequence[str] | None = None) -> list[EntryPoi
     return found
 
 
-def _distributions(folder: str) -> list[str]:
+def distributions(folder: str) -> list[str]:
+    """Names of the metadata folders of what is installed in a folder."""
     try:
         return sorted(entry for entry in os.listdir(folder) if entry.endswith(_FOLDERS))
     except OSError:  # the search path may name what is not there, or a zip file

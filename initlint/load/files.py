@@ -12,7 +12,7 @@ import re
 import stat
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,25 @@ def shown(name: object) -> str:
     if len(text) > _LONGEST_NAME:
         text = f"{text[: _LONGEST_NAME // 3]}…{text[-(_LONGEST_NAME * 2 // 3) :]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+Observer = Callable[[dict[str, Any]], None]
+
+_observers: list[Observer] = []
+
+
+def observe(observer: Observer) -> None:
+    """Have every file that is opened, listed or looked for told, for the rest of this process.
+
+    ``{"kind": "file", "path", "identity"}``, ``{"kind": "names", "path"}`` of a folder, and
+    ``{"kind": "has", "path", "found"}``: what a result that is kept depends on.
+    """
+    _observers.append(observer)
+
+
+def _tell(kind: str, path: str, **more: Any) -> None:
+    for observer in _observers:
+        observer({"kind": kind, "path": path, **more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,8 @@ class File:
         descriptor = opener()
         self._identity = _Identity.of(descriptor)
         self.size = self._identity.size
+        if _observers:
+            _tell("file", name, identity=list(astuple(self._identity)))
         self._descriptor: int | None = None
         self._closer: Callable[[], Any] = lambda: None
         if hold:
@@ -232,11 +253,15 @@ class Folder:
             parts = _components(relative)
             os.stat("/".join(parts), dir_fd=self._descriptor, follow_symlinks=False)
         except (LoadError, OSError, ValueError):
-            return False
-        return True
+            found = False
+        else:
+            found = True
+        _tell("has", os.path.join(self.path, relative), found=found)
+        return found
 
     def names(self) -> tuple[str, ...]:
         """Names of the entries of this folder, sorted."""
+        _tell("names", self.path)
         return tuple(sorted(os.listdir(self._descriptor)))
 
     def _descend(self, parts: tuple[str, ...], name: str) -> int:
