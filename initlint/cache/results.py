@@ -103,7 +103,7 @@ class ResultCache:
         held = self.folder.read("results", key)
         if not isinstance(held, list):
             return []
-        return [variant for variant in held if isinstance(variant, dict)]
+        return [variant for variant in held if _well_formed(variant)]
 
     def _keep(self, key: str, variant: Mapping[str, Any], drop: int | None = None) -> None:
         with self.folder.locked():
@@ -164,6 +164,13 @@ class ResultCache:
         }
         if None not in facts and _unchanged(variant, _base(job), glance=True) is not None:
             self._keep(self.key(job), variant)
+
+
+def _well_formed(variant: Any) -> bool:
+    try:
+        return all(map(Fact.parse, variant["files"]))
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _cacheable(job: Job) -> bool:
