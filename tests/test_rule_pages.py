@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from initlint.cli.catalogue import installed_rules
+from initlint.cli.rule_page import Block, markdown_page, parse, terminal_page
 from initlint.cli.rules import pages
-from initlint.report.rule_page import Block, markdown_page, parse, terminal_page
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "rules"
@@ -70,8 +70,8 @@ def test_markdown_keeps_what_it_says():
 
 
 def test_pages_are_written_and_old_ones_removed(tmp_path):
+    from initlint.cli.rule_page import MARK
     from initlint.cli.rules import write_pages
-    from initlint.report.rule_page import MARK
 
     (tmp_path / "gone.md").write_text(MARK, encoding="utf-8")
     (tmp_path / "mine.md").write_text("# Mine", encoding="utf-8")

@@ -15,7 +15,7 @@ def explain(
     """Print what a rule is about: why it matters, how it decides, what to do."""
     from initlint.cli.catalogue import RuleInfo, installed_rules
     from initlint.cli.console import complain, write
-    from initlint.report.rule_page import terminal_page
+    from initlint.cli.rule_page import terminal_page
     from initlint.selection import UnknownRule, find
 
     try:

@@ -56,7 +56,7 @@ def rules(
 
         write(dump({"schema": 1, "rules": [rule.to_dict() for rule in known]}) + "\n")
     elif format is CatalogueFormat.MARKDOWN:
-        from initlint.report.rule_page import markdown_table
+        from initlint.cli.rule_page import markdown_table
 
         write(markdown_table(known))
     else:
@@ -77,7 +77,7 @@ def as_text(known: Sequence[RuleInfo]) -> str:
 
 def pages(known: Sequence[RuleInfo], pictures: Path) -> dict[str, str]:
     """The Markdown pages by file name; a rule has a picture where ``pictures`` holds one."""
-    from initlint.report.rule_page import markdown_index, markdown_page
+    from initlint.cli.rule_page import markdown_index, markdown_page
 
     found = {"index.md": markdown_index(known)}
     for rule in known:
@@ -92,8 +92,8 @@ def write_pages(known: Sequence[RuleInfo], folder: Path) -> int:
     Raises:
         OSError: the folder cannot be written to.
     """
+    from initlint.cli.rule_page import MARK, PICTURES
     from initlint.output import write_atomically
-    from initlint.report.rule_page import MARK, PICTURES
 
     folder.mkdir(parents=True, exist_ok=True)
     found = pages(known, folder / PICTURES)
