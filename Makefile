@@ -6,7 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .PHONY: fuzz demo test lint types contracts format corpus pages pictures clean
 
-$(VENV)/.base: pyproject.toml constraints.txt
+COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h
+
+$(VENV)/.base: pyproject.toml constraints.txt $(COMPILED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	touch $@

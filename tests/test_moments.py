@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from initlint.load.decode import BytesSource
+from initlint.measure import moments as road
 from initlint.measure.moments import (
     EMPTY,
     PIECE,
-    SHAPE_ALL,
-    SHAPE_STEP,
     SMALL,
     SPAN,
     array_moments,
@@ -219,28 +220,138 @@ def test_one_non_finite_value_in_a_large_piece_is_seen(value: float) -> None:
     assert (found.count, found.min, found.max) == (x.size, kept.min(), kept.max())
 
 
-def test_the_shape_of_a_large_tensor_is_that_of_every_fourth_piece() -> None:
-    x = np.random.default_rng(3).standard_exponential(SHAPE_ALL + PIECE, dtype=np.float32)
-    found = array_moments(x)
-    pieces = [x[start : start + PIECE] for start in range(0, x.size, PIECE)][::SHAPE_STEP]
-    sampled = array_moments(np.concatenate(pieces)[:SHAPE_ALL])
-    assert found.shape_count == sampled.count < found.count
-    assert (found.skew, found.kurtosis) == pytest.approx((sampled.skew, sampled.kurtosis), rel=1e-5)
-    assert found.mean == pytest.approx(x.mean(dtype=np.float64), rel=1e-6)
-    assert found.std == pytest.approx(x.std(dtype=np.float64), rel=1e-6)
-    assert (found.min, found.max) == (x.min(), x.max())
-
-
-def test_up_to_a_size_the_shape_is_that_of_all() -> None:
-    x = np.random.default_rng(4).standard_normal(SHAPE_ALL, dtype=np.float32)
-    assert array_moments(x).shape_count == 0
-
-
-def test_a_large_tensor_that_varies_only_between_sampled_pieces_has_its_true_shape() -> None:
-    x = np.zeros(SHAPE_ALL + PIECE, np.float32)
+def test_a_large_tensor_that_varies_in_few_pieces_has_its_true_shape() -> None:
+    x = np.zeros(SPAN + PIECE, np.float32)
     x[PIECE : 2 * PIECE] = 1.0
     found = array_moments(x)
     share = PIECE / x.size
-    assert found.shape_count == 0
     assert found.std == pytest.approx(math.sqrt(share * (1 - share)))
     assert found.kurtosis == pytest.approx(found.skew**2 + 1)
+
+
+native = pytest.mark.skipif(road._native is None, reason="no compiler when initlint was installed")
+
+
+def as_stored(values: np.ndarray, dtype: str) -> tuple[Tensor, np.ndarray]:
+    """A tensor over encoded values, and what they decode to as float64."""
+    if dtype == "bfloat16":
+        stored = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        decoded = (stored.astype(np.uint32) << 16).view(np.float32)
+    else:
+        stored = decoded = values.astype(dtype)
+    source = BytesSource(stored.tobytes(), dtype, stored.size)
+    return Tensor("w", dtype, values.shape, source), decoded.astype(np.float64)
+
+
+@pytest.fixture(params=["compiled", "common vectors", "numpy"])
+def each_road(request, monkeypatch):
+    if request.param == "numpy":
+        monkeypatch.setattr(road, "_native", None)
+    elif road._native is None:
+        pytest.skip("no compiler when initlint was installed")
+    else:
+        road._native.use_vectors(request.param == "compiled")
+    yield request.param
+    if road._native is not None:
+        road._native.use_vectors(True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "uint8"])
+@pytest.mark.parametrize("size", [5, SMALL + 19, PIECE + 1031])
+def test_every_road_and_dtype_gives_the_moments(each_road: str, dtype: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    if dtype in ("int8", "uint8"):
+        values = rng.integers(-128 if dtype == "int8" else 0, 128, size)
+    else:
+        values = rng.gamma(2.0, 0.01, size) - 0.03
+        values[::3] = 0.0
+        values[1::1000] = 3e-5
+    tensor, decoded = as_stored(values, dtype)
+    found = moments(tensor)
+    mean, std, skew, kurtosis = reference(decoded)
+    assert found.mean == pytest.approx(mean, abs=1e-6 * std)
+    assert found.std == pytest.approx(std, rel=1e-6)
+    assert found.skew == pytest.approx(skew, abs=1e-4)
+    assert found.kurtosis == pytest.approx(kurtosis, rel=1e-4)
+    assert (found.count, found.min, found.max) == (size, decoded.min(), decoded.max())
+    assert found.zeros == np.count_nonzero(decoded == 0)
+    below = np.abs(decoded) < smallest_normal(dtype)
+    assert found.subnormals == np.count_nonzero(below & (decoded != 0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [40, SMALL + 19])
+def test_every_road_counts_non_finite_elements(each_road: str, dtype: str, size: int) -> None:
+    values = np.random.default_rng(5).standard_normal(size)
+    values[[3, 17]], values[[5, 6, 7]] = np.nan, (np.inf, -np.inf, np.inf)
+    tensor, decoded = as_stored(values, dtype)
+    found = moments(tensor)
+    kept = decoded[np.isfinite(decoded)]
+    assert (found.count, found.nan, found.inf) == (size, 2, 3)
+    assert (found.min, found.max) == (kept.min(), kept.max())
+    assert found.mean == pytest.approx(kept.mean(), abs=1e-6)
+    assert found.std == pytest.approx(kept.std(), rel=1e-6)
+
+
+@native
+def test_vector_widths_give_the_same_bits() -> None:
+    x = np.random.default_rng(6).standard_normal(PIECE + 77, dtype=np.float32)
+    found = {}
+    for dtype, stored in (
+        ("float32", x),
+        ("float16", x.astype(np.float16)),
+        ("bfloat16", (x.view(np.uint32) >> 16).astype(np.uint16)),
+        ("int8", (30 * x).clip(-128, 127).astype(np.int8)),
+        ("uint8", (30 * x).clip(-128, 127).astype(np.int8).view(np.uint8)),
+    ):
+        for wide in (True, False):
+            road._native.use_vectors(wide)
+            found[dtype, wide] = road._native.sums(stored, dtype, smallest_normal(dtype))
+        assert found[dtype, True] == found[dtype, False]
+    road._native.use_vectors(True)
+
+
+@native
+def test_integers_are_summed_exactly() -> None:
+    values = np.random.default_rng(7).integers(-128, 128, (1 << 22) + 999).astype(np.int8)
+    n, mean, m2, m3, m4, *_ = road._native.sums(values[: 1 << 22], "int8", 0.0)
+    sums = [int((values[:n].astype(np.int64) ** power).sum()) for power in (1, 2, 3, 4)]
+    a, b, c, d = sums
+    assert mean == a / n
+    assert m2 == pytest.approx((n * b - a * a) / n, rel=1e-15)
+    assert m3 == pytest.approx((n * n * c - 3 * n * a * b + 2 * a**3) / n**2, rel=1e-15)
+    fourth = (n**3 * d - 4 * n * n * a * c + 6 * n * a * a * b - 3 * a**4) / n**3
+    assert m4 == pytest.approx(fourth, rel=1e-15)
+
+
+@native
+def test_all_half_precision_numbers_decode(each_road: str) -> None:
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    tensor = Tensor("w", "float16", codes.shape, BytesSource(codes.tobytes(), "float16", 1 << 16))
+    found, values = moments(tensor), codes.view(np.float16)
+    assert found.nan == np.count_nonzero(np.isnan(values))
+    assert found.inf == 2
+    kept = values[np.isfinite(values)].astype(np.float64)
+    assert (found.min, found.max) == (kept.min(), kept.max())
+    assert found.std == pytest.approx(kept.std(), rel=1e-6)
+    assert (found.zeros, found.subnormals) == (2, 2 * 1023)
+
+
+@native
+def test_the_compiled_sums_refuse_what_they_cannot_read() -> None:
+    with pytest.raises(ValueError, match="int3"):
+        road._native.sums(b"12", "int3", 0.0)
+    with pytest.raises(ValueError, match="float32"):
+        road._native.sums(b"12345", "float32", 0.0)
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch) -> None:
+    x = np.random.default_rng(8).standard_normal(2 * SPAN + 9, dtype=np.float32)
+    several = array_moments(x)
+    monkeypatch.setattr(road, "_cores", lambda: 1)
+    assert array_moments(x) == several
+
+
+def test_without_a_compiled_module_numpy_is_used(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "initlint.measure._moments", None)
+    assert road._compiled() is None

@@ -221,6 +221,22 @@ def _e5m2() -> Array:
     return _with_nan(values, [0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF])
 
 
+_STORED = {
+    "float32": "<f4",
+    "float64": "<f8",
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "int8": "i1",
+    "uint8": "u1",
+}
+
+
+def _stored(dtype: str, raw: bytes | memoryview | Bytes) -> tuple[str, Array] | None:
+    """Elements as they are stored, for `initlint.model.StoredSource`."""
+    layout = _STORED.get(dtype)
+    return None if layout is None else (dtype, np.frombuffer(raw, dtype=layout))
+
+
 def _check_elements(start: int, stop: int, count: int, where: str) -> None:
     if not 0 <= start <= stop <= count:
         raise LoadError(f"{shown(where)}: elements {start} to {stop} of {count} do not exist")
@@ -287,6 +303,12 @@ class FileSource:
         raw = self.file.read_array(self.offset + first, length)
         return decode(self.dtype, raw, skip + stop - start)[skip:]
 
+    def read_stored(self, start: int, stop: int) -> tuple[str, Array] | None:
+        """Elements ``start`` to ``stop`` as they are stored."""
+        _check_elements(start, stop, self.count, self.file.name)
+        first, length, _ = _span(self.dtype, start, stop)
+        return _stored(self.dtype, self.file.read_array(self.offset + first, length))
+
 
 @dataclass(frozen=True, slots=True)
 class BytesSource:
@@ -320,3 +342,9 @@ class BytesSource:
         first, length, skip = _span(self.dtype, start, stop)
         raw = memoryview(self.data).cast("B")[first : first + length]
         return decode(self.dtype, raw, skip + stop - start)[skip:]
+
+    def read_stored(self, start: int, stop: int) -> tuple[str, Array] | None:
+        """Elements ``start`` to ``stop`` as they are stored."""
+        _check_elements(start, stop, self.count, "tensor data")
+        first, length, _ = _span(self.dtype, start, stop)
+        return _stored(self.dtype, memoryview(self.data).cast("B")[first : first + length])

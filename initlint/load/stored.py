@@ -163,6 +163,14 @@ class Part:
             raise LoadError(f"elements {start} to {stop} of {self.count} do not exist")
         return self.source.read(self.offset + start, self.offset + stop)
 
+    def read_stored(self, start: int, stop: int) -> tuple[str, Array] | None:
+        """Elements ``start`` to ``stop`` as they are stored."""
+        read = getattr(self.source, "read_stored", None)
+        if read is None or not 0 <= start <= stop <= self.count:
+            return None
+        found: tuple[str, Array] | None = read(self.offset + start, self.offset + stop)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Gathered:

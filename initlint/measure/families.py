@@ -150,7 +150,7 @@ def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) ->
     centre = moments.mean if abs(moments.mean) * sqrt(n) > SIGMAS * std else 0.0
     if centre and matrix and abs(moments.mean) < 0.5 * std and n < SHIFTED_LEAST:
         return Fit(Family.UNKNOWN, centre=centre, failed="mean")
-    if abs(moments.skew) * sqrt(moments.shape_count or n) > SIGMAS * _skew_limit(moments):
+    if abs(moments.skew) * sqrt(n) > SIGMAS * _skew_limit(moments):
         return Fit(Family.UNKNOWN, centre=centre, failed="skew")
     if centre and moments.kurtosis < BOUNDED_KURTOSIS:
         # The middle of the range of n uniform values is right to 1/n, their mean only to 1/√n.
@@ -191,9 +191,8 @@ def _shapes(
     grid: float,
 ) -> tuple[tuple[Family, ...], str]:
     """The families whose shape the values have, and the first test that left none."""
-    shaped = moments.shape_count or moments.count
     tests: tuple[tuple[str, Callable[[Family], bool]], ...] = (
-        ("kurtosis", lambda family: _kurtosis_fits(family, moments.kurtosis, shaped, cut)),
+        ("kurtosis", lambda family: _kurtosis_fits(family, moments.kurtosis, moments.count, cut)),
         ("distribution", lambda family: _distribution_fits(family, array, moments, centre, cut)),
         ("edge", lambda family: _edge_is_hard(family, array, largest, centre, cut, grid)),
     )

@@ -18,7 +18,6 @@ class Moments:
         zeros: exact zeros.
         subnormals: non-zero magnitudes below the storage dtype's smallest normal number.
         nan, inf: non-finite elements.
-        shape_count: finite elements that ``skew`` and ``kurtosis`` are of; 0: all.
     """
 
     count: int
@@ -32,7 +31,6 @@ class Moments:
     subnormals: int
     nan: int
     inf: int
-    shape_count: int = 0
 
     @property
     def non_finite(self) -> int:

@@ -16,7 +16,15 @@ from initlint.model.op import (
     WEIGHTED,
     Op,
 )
-from initlint.model.tensor import ArraySource, ConstantSource, Source, Tensor, View, from_array
+from initlint.model.tensor import (
+    ArraySource,
+    ConstantSource,
+    Source,
+    StoredSource,
+    Tensor,
+    View,
+    from_array,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -42,6 +50,7 @@ __all__ = [
     "Redrawn",
     "Role",
     "Source",
+    "StoredSource",
     "Tensor",
     "View",
     "Where",

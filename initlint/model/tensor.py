@@ -28,6 +28,18 @@ class Source(Protocol):
         ...
 
 
+class StoredSource(Source, Protocol):
+    """A source that can also give its elements undecoded, for sums that decode as they go."""
+
+    def read_stored(self, start: int, stop: int) -> tuple[str, Array] | None:
+        """Element type and the elements ``start`` to ``stop`` as they are stored, 1-D.
+
+        bfloat16 comes as unsigned integers of 16 bits. None for types that NumPy and the hardware
+        have no use for.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySource:
     """A source that is already in memory."""
@@ -155,6 +167,19 @@ class Tensor:
         flat = self.read().reshape(-1)
         for start in range(0, flat.size, elements):
             yield flat[start : start + elements]
+
+    def stored_chunks(self, elements: int) -> Iterator[tuple[str, Array]] | None:
+        """Element type and pieces of the elements as they are stored, in any order.
+
+        None where views change them or the source does not give them.
+        """
+        read = getattr(self.source, "read_stored", None)
+        if read is None or any(view.kind not in ("reshape", "transpose") for view in self.views):
+            return None
+        if read(0, 0) is None:
+            return None
+        total = prod(self.stored_shape)
+        return (read(start, min(start + elements, total)) for start in range(0, total, elements))
 
     def reshape(self, *shape: int) -> Tensor:
         """This tensor seen with another shape of the same size."""
