@@ -12,6 +12,7 @@ from initlint.lint.finding import Finding
 from initlint.lint.fold import fold
 from initlint.lint.registry import all_rules, family, summary
 from initlint.lint.rule import Context, Need, Rule
+from initlint.measure.kept import Kept
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import Kind, Layer, LoadError, Model, Param, Where, fans
@@ -79,9 +80,9 @@ class Evidence:
     profile: Profile | None = None
 
 
-def measure(model: Model, settings: Settings) -> Measures:
+def measure(model: Model, settings: Settings, kept: Kept | None = None) -> Measures:
     """The measurements of a model, with the stage the user says, if any."""
-    return Measures(model, None if settings.stage == "auto" else Stage(settings.stage))
+    return Measures(model, None if settings.stage == "auto" else Stage(settings.stage), kept)
 
 
 def gather(
@@ -212,7 +213,12 @@ def _uses_probe(rules: Iterable[type[Rule]]) -> bool:
     return any((rule.needs | rule.optional) & wanted for rule in rules)
 
 
-def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None = None) -> Record:
+def lint(
+    model: Model,
+    settings: Settings,
+    emit: Callable[[Record], None] | None = None,
+    kept: Kept | None = None,
+) -> Record:
     """Lint one model: the target object of the JSON report.
 
     Before the probe runs, ``emit`` is given ``{"type": "static", "target": {...}}``, so that a
@@ -231,7 +237,7 @@ def lint(model: Model, settings: Settings, emit: Callable[[Record], None] | None
         extend_select=settings.extend_select,
         preview=settings.preview,
     )
-    measures = measure(model, settings)
+    measures = measure(model, settings, kept)
     rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
     needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
     if settings.profile:

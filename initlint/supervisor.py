@@ -89,7 +89,7 @@ class Job:
 
     Attributes:
         target: as the user wrote it.
-        task: ``lint``, ``describe``, ``fix``, ``compare`` or ``diff``.
+        task: ``lint``, ``measure``, ``describe``, ``fix``, ``compare`` or ``diff``.
         python: the target is the user's code: no isolation.
         settings, load: keyword arguments of `initlint.engine.Settings` and
             `initlint.load.LoadOptions`.
@@ -98,7 +98,8 @@ class Job:
         options: what this task alone is told.
         walled: raise the second wall (`initlint.sandbox`) around a data file; a task that writes a
             file or runs the network more than once cannot work behind it.
-        traced: tell which files are opened, for a result that is to be kept.
+        traced: tell which files are opened and what was measured, for a result that is to be kept.
+        known: measurements of large tensors by name (`initlint.measure.kept`), not to be repeated.
     """
 
     target: str
@@ -111,6 +112,7 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
     walled: bool = True
     traced: bool = False
+    known: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> Record:
         """The job as it travels."""
@@ -120,6 +122,7 @@ class Job:
             "task": self.task,
             "isolated": self.walled and not self.python,
             "traced": self.traced,
+            "known": self.known,
             "options": self.options,
             "settings": self.settings,
             "load": self.load,

@@ -209,7 +209,36 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
         if record["type"] == "static":
             enter("probe")
 
-    return _annotate(engine.lint(model, settings, pass_on), model, settings)
+    return _annotate(engine.lint(model, settings, pass_on, _kept(job, emit)), model, settings)
+
+
+def _kept(job: Record, emit: Emit) -> Any:
+    """Measurements that the parent knows, and a way to tell it more where it keeps them."""
+    from initlint.measure.kept import Kept
+
+    def tell(file: str, name: str, value: Any) -> None:
+        told = {"type": "read", "kind": "measured", "path": file, "name": name, "value": value}
+        emit(told)
+
+    return Kept(job.get("known") or {}, tell if job.get("traced") else None)
+
+
+def _measure(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
+    """Measure a share of a checkpoint's large tensors: what a later ``lint`` need not read."""
+    from initlint import engine
+    from initlint.measure.kept import Kept
+
+    enter("read")
+    model = _load(job)
+    enter("measure")
+    found: dict[str, Any] = {}
+
+    def tell(file: str, name: str, value: Any) -> None:
+        found[name] = value
+
+    measures = engine.measure(model, _settings(job), Kept({}, tell))
+    measures.measure_part(job["options"]["part"], job["options"]["parts"])
+    return {"measured": found}
 
 
 def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: Emit) -> Record:
@@ -277,6 +306,7 @@ def _diff(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
 
 _TASKS: dict[str, Callable[[Record, Callable[[str], None], Emit], Record]] = {
     "lint": _lint,
+    "measure": _measure,
     "describe": _describe,
     "fix": _fix,
     "compare": _compare,

@@ -348,3 +348,82 @@ def test_commands_tell_the_folder_and_clean_it(kept, capsys):
     assert "files removed" in capsys.readouterr().out
     assert not [path for path in kept.rglob("*") if path.is_file() and path.name != "lock"]
     assert main(["cache", "clean"]) == 0
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(kept, capsys, monkeypatch):
+    rng = np.random.default_rng(3)
+    path = Path("large.safetensors")
+    save_file(
+        {f"layers.{n}.weight": rng.normal(size=(512, 640)).astype("f4") for n in range(4)}, path
+    )
+    os.utime(path, (OLD, OLD))
+    whole = lint(capsys, str(path))
+    measured: list[str] = []
+    original = ResultCache._measured
+
+    def watch(self, seen, job, file, record):
+        measured.append(record["name"])
+        original(self, seen, job, file, record)
+        if len(measured) == stop_after:
+            raise supervisor.Interrupted
+
+    monkeypatch.setattr(ResultCache, "_measured", watch)
+    stop_after = 3
+    assert main([str(path), "--cache", "--no-probe"]) == 2
+    first = set(measured)
+    measured.clear()
+    stop_after = -1
+    (journal,) = [path for path in (kept / "v1" / "measured").rglob("*") if path.is_file()]
+    with open(journal, "ab") as file:
+        file.write(b"torn lin")
+    resumed = lint(capsys, str(path), "--cache", "--no-probe")
+    assert len(first) == 3
+    assert not first & set(measured)
+    assert len(first | set(measured)) == 8  # moments and scheme of four tensors
+    assert resumed["targets"][0]["findings"] == whole["targets"][0]["findings"]
+    assert not journal.exists()
+
+
+def test_measurements_of_a_file_that_changed_are_not_used(kept, capsys, monkeypatch):
+    path = Path("large.safetensors")
+    for seed in (0, 1):
+        weight = np.random.default_rng(seed).normal(size=(512, 640)).astype("f4")
+        save_file({"layers.0.weight": weight}, path)
+        os.utime(path, (OLD + seed, OLD + seed))
+        known: list[int] = []
+        original = ResultCache.resume
+        monkeypatch.setattr(
+            ResultCache,
+            "resume",
+            lambda self, job, original=original, known=known: (
+                known.append(len((told := original(self, job)).known)) or told
+            ),
+        )
+        monkeypatch.setattr(ResultCache, "store", lambda *_: None)  # as if it had been killed
+        lint(capsys, str(path), "--cache")
+        assert known == [0]
+        monkeypatch.setattr(ResultCache, "resume", original)
+
+
+def test_measurements_survive_json_exactly():
+    from initlint.measure.kept import _identification, _moments
+    from initlint.measure.result import Family, Identification, Match, Moments
+
+    moments = Moments(7, 0.1, 1 / 3, float("nan"), 3.0000000000000004, -1e-300, 2.0, 1, 0, 2, 1, 5)
+    value = json.loads(json.dumps([7, 0.1, 1 / 3, float("nan"), 3.0000000000000004, -1e-300, 2.0]))
+    assert repr(_moments([*value, 1, 0, 2, 1, 5])) == repr(moments)
+    match = Match("he_normal", 2**0.5, 0.1, "fan_in", True)
+    found = Identification(Family.NORMAL, (match,), 7, 0.1, 0.2, 0.0)
+    stored = ["normal", [["he_normal", 2**0.5, 0.1, "fan_in", True]], 7, 0.1, 0.2, 0.0]
+    assert _identification(json.loads(json.dumps(stored))) == found
+    for wrong in (
+        None,
+        [],
+        "x",
+        stored[:3],
+        ["no family", *stored[1:]],
+        [*stored[:2], "7", 1, 2, 3],
+    ):
+        assert _identification(wrong) is None
+    assert _moments(value) is None
+    assert _moments(["7", *value[1:], 1, 0, 2, 1, 5]) is None

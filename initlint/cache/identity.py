@@ -6,7 +6,7 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -89,13 +89,16 @@ class Fact:
         return cls(path, size, None if marks is None else tuple(map(int, marks)), sample, content)
 
 
-def read_fact(path: str, shown: str, *, whole: bool) -> Fact | None:
+def read_fact(
+    path: str, shown: str, *, whole: bool, stop: Callable[[], bool] = lambda: False
+) -> Fact | None:
     """Read what identifies a file; None when it is not regular or changes meanwhile.
 
     Args:
         path: where it is.
         shown: how the entry names it.
         whole: digest all of it, not only some pages.
+        stop: True when the answer is not wanted any more.
     """
     now = time.time()
     before = Status.of(path)
@@ -104,10 +107,10 @@ def read_fact(path: str, shown: str, *, whole: bool) -> Fact | None:
     try:
         with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", 0) as file:
             sample = _sample(file.fileno(), before.size)
-            content = _digest(file) if whole else None
+            content = _digest(file, stop) if whole else None
     except OSError:
         return None
-    if Status.of(path) != before:
+    if Status.of(path) != before or stop():
         return None
     marks = before.marks if before.settled(now) else None
     return Fact(shown, before.size, marks, sample, content)
@@ -139,10 +142,10 @@ def _sample(descriptor: int, size: int) -> str:
     return digest.hexdigest()
 
 
-def _digest(file: Any) -> str:
+def _digest(file: Any, stop: Callable[[], bool]) -> str:
     digest = blake2b(digest_size=20)
     buffer = memoryview(bytearray(_PIECE))
-    while got := file.readinto(buffer):
+    while not stop() and (got := file.readinto(buffer)):
         digest.update(buffer[:got])
     return digest.hexdigest()
 

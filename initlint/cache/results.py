@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 from initlint.cache.folder import Folder, location
@@ -20,6 +22,7 @@ from initlint.cache.identity import (
     read_fact,
     still_holds,
 )
+from initlint.cache.journal import Journal, read_journal
 from initlint.records import RecordError, Target
 from initlint.supervisor import Job, Outcome, Progress, run
 
@@ -42,6 +45,7 @@ class _Seen:
     presence: dict[str, bool] = field(default_factory=dict)
     bytes: int = 0
     doubtful: bool = False
+    journal: Journal | None = None
 
 
 class ResultCache:
@@ -57,6 +61,7 @@ class ResultCache:
         self._seen: dict[int, _Seen] = {}
         self._pool = ThreadPoolExecutor(1)
         self._wrote = False
+        self._stop = Event()
 
     @classmethod
     def open(cls) -> ResultCache | None:
@@ -66,6 +71,10 @@ class ResultCache:
 
     def close(self) -> None:
         """Wait for nothing, and keep the folder within its size."""
+        for seen in self._seen.values():
+            if seen.journal is not None:
+                seen.journal.close()
+        self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._wrote:
             with self.folder.locked():
@@ -74,7 +83,7 @@ class ResultCache:
     def key(self, job: Job) -> str:
         """Digest of what is asked and of the code that answers, whatever the files hold."""
         asked = job.record()
-        del asked["limits"], asked["traced"]
+        del asked["limits"], asked["traced"], asked["known"]
         text = json.dumps([asked, self._code], sort_keys=True, default=str)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 
@@ -125,7 +134,9 @@ class ResultCache:
         seen = self._seen.setdefault(number, _Seen())
         kind, name = record.get("kind"), record.get("path")
         path = _inside(name, job)
-        if path is None or len(seen.facts) + len(seen.presence) > MOST_FILES:
+        if kind == "measured":
+            self._measured(seen, job, path, record)
+        elif path is None or len(seen.facts) + len(seen.presence) > MOST_FILES:
             seen.doubtful = True
         elif kind == "names":
             seen.listings.setdefault(path, names_digest(os.path.join(_base(job), path)))
@@ -141,13 +152,46 @@ class ResultCache:
             seen.bytes += status.size
             whole = seen.bytes <= HASHED_BYTES
             absolute = os.path.join(_base(job), path)
-            seen.facts[path] = self._pool.submit(read_fact, absolute, path, whole=whole)
+            seen.facts[path] = self._pool.submit(
+                read_fact, absolute, path, whole=whole, stop=self._stop.is_set
+            )
+
+    def resume(self, job: Job) -> Job:
+        """The job, told what an interrupted run has measured of the same files."""
+        if not _cacheable(job):
+            return job
+        held = read_journal(self._journal_path(job), lambda fact: self._same(fact, job))
+        return replace(job, traced=True, known=held)
+
+    def _journal_path(self, job: Job) -> Path:
+        return self.folder.path("measured", self.key(job))
+
+    def _same(self, fact: Fact, job: Job) -> bool:
+        return still_holds(fact, os.path.join(_base(job), fact.path)) is not None
+
+    def _measured(self, seen: _Seen, job: Job, path: str | None, record: Mapping[str, Any]) -> None:
+        """Write down a measurement at once: what an interrupted run has done is not done again."""
+        name, value = record.get("name"), record.get("value")
+        if path not in seen.facts or not isinstance(name, str):
+            return
+        if seen.journal is None:
+            seen.journal = Journal.open(self._journal_path(job))
+            self._wrote = True
+        if path not in seen.journal.files:
+            absolute = os.path.join(_base(job), path)
+            fact = read_fact(absolute, path, whole=False)
+            seen.journal.add_file(path, fact)
+        seen.journal.add(path, name, value)
 
     def store(self, number: int, outcome: Outcome) -> None:
         """Keep a result that would be the same again."""
         seen, record = self._seen.pop(number, None), outcome.record
         job = outcome.job
-        if seen is None or record is None or seen.doubtful or not seen.facts:
+        if seen is None:
+            return
+        if seen.journal is not None:
+            seen.journal.close()
+        if record is None or seen.doubtful or not seen.facts:
             return
         probe = record.get("probe") or {}
         if record.get("failures") or probe.get("status") not in _LASTING or not _cacheable(job):
@@ -164,6 +208,7 @@ class ResultCache:
         }
         if None not in facts and _unchanged(variant, _base(job), glance=True) is not None:
             self._keep(self.key(job), variant)
+            self.folder.remove("measured", self.key(job))
 
 
 def _well_formed(variant: Any) -> bool:
@@ -243,7 +288,7 @@ def carry_out_with(
         meanwhile()
     try:
         ended = run(
-            [replace(jobs[number], traced=_cacheable(jobs[number])) for number in rest],
+            [cache.resume(jobs[number]) for number in rest],
             parallel=parallel,
             progress=progress,
             meanwhile=meanwhile,

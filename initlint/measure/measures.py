@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from initlint.measure import moments as _moments
 from initlint.measure import spectrum, symmetry
+from initlint.measure.kept import LEAST_KEPT, Kept
 from initlint.measure.result import Family, Identification, Moments, Stage
 from initlint.measure.scheme import identify
 from initlint.measure.spectrum import Orthogonality
@@ -71,14 +72,18 @@ class Measures:
     Args:
         model: what to measure.
         stage_override: stage the user declared; it replaces what the numbers say, for every tensor.
+        kept: measurements of these files known from elsewhere.
 
     Attributes:
         whole_elements: tensors up to this many elements are judged whole, larger ones by their
             leading rows (`leading`); `WHOLE_ELEMENTS` unless the model is very large.
     """
 
-    def __init__(self, model: Model, stage_override: Stage | None = None) -> None:
+    def __init__(
+        self, model: Model, stage_override: Stage | None = None, kept: Kept | None = None
+    ) -> None:
         self.model = model
+        self._kept = kept or Kept()
         self._override = stage_override
         self._layers: dict[str, Layer] = {}
         self._by_identity: dict[int, Layer] = {}
@@ -146,11 +151,15 @@ class Measures:
             return None
         key = self._key(tensor)
         if key not in self._moments:
-            array = self.read(param) if tensor.size <= self.whole_elements else None
-            if array is None:
-                self._moments[key] = _moments.moments(tensor)
-            else:
-                self._moments[key] = _moments.array_moments(array, tensor.dtype)
+            found = self._kept.moments(tensor)
+            if found is None:
+                array = self.read(param) if tensor.size <= self.whole_elements else None
+                if array is None:
+                    found = _moments.moments(tensor)
+                else:
+                    found = _moments.array_moments(array, tensor.dtype)
+                self._kept.keep_moments(tensor, found)
+            self._moments[key] = found
         return self._moments[key]
 
     def _key(self, tensor: Tensor) -> Any:
@@ -175,11 +184,22 @@ class Measures:
         if key not in self._identified and not self._prepared:
             self._prepare()
         if key not in self._identified:
+            use = self._use_name(layer, param)
+            known = self._kept.identification(param.tensor, use)
+            if known is not None:
+                self._identified[key] = known
+                return known
             block = self._block(param, param.tensor)
             if param.tensor.size > self.whole_elements:
                 moments = _moments.array_moments(block, param.tensor.dtype)
             self._identified[key] = identify(layer, param, block, moments)
+            self._kept.keep_identification(param.tensor, use, self._identified[key])
         return self._identified[key]
+
+    def _use_name(self, layer: Layer, param: Param) -> str:
+        """What an identification depends on beside the tensor, as text."""
+        (op, settings, weight), (role, *rest) = _use(layer, param)
+        return repr((op.value, settings, weight, role.value, *rest, self.whole_elements))
 
     def _prepare(self) -> None:
         """Judge the large tensors of a module, or of a very large checkpoint, together.
@@ -218,16 +238,47 @@ class Measures:
         """One thread judges leading rows while this one reads on, in the order of the files."""
         order = sorted(tasks.items(), key=lambda task: _position(task[1][2]))
         waiting: deque[tuple[Any, Future[Identification]]] = deque()
+
+        def take() -> None:
+            key, future = waiting.popleft()
+            layer, param, tensor = tasks[key]
+            self._identified[key] = future.result()
+            use = self._use_name(layer, param)
+            self._kept.keep_identification(tensor, use, self._identified[key])
+
         with ThreadPoolExecutor(1) as pool:
             for key, (layer, param, tensor) in order:
-                block = _leading_block(tensor, self.whole_elements)
-                waiting.append((key, pool.submit(_judge_block, layer, param, block)))
+                known = self._kept.identification(tensor, self._use_name(layer, param))
+                if known is not None:
+                    self._identified[key] = known
+                else:
+                    block = _leading_block(tensor, self.whole_elements)
+                    waiting.append((key, pool.submit(_judge_block, layer, param, block)))
                 self.moments(param)
                 while len(waiting) > HELD_BLOCKS:
-                    done, future = waiting.popleft()
-                    self._identified[done] = future.result()
-            for done, future in waiting:
-                self._identified[done] = future.result()
+                    take()
+            while waiting:
+                take()
+
+    def measure_part(self, part: int, parts: int) -> None:
+        """Measure every ``parts``-th share of the large tensors, from the ``part``-th on.
+
+        Shares are runs of neighbours on disk of about equal size; each tensor is in one share.
+        """
+        tasks = sorted(self._large(LEAST_KEPT, None).values(), key=lambda t: _position(t[2]))
+        total = sum(param.size for _, param, _ in tasks)
+        before = 0
+        mine: dict[Any, tuple[Layer, Param, Tensor]] = {}
+        for layer, param, tensor in tasks:
+            if before * parts // max(total, 1) == part:
+                mine[(*_use(layer, param), self._key(tensor))] = layer, param, tensor
+            before += param.size
+        self._prepared = True
+        self._judge_while_reading(
+            {key: task for key, task in mine.items() if task[1].size > self.whole_elements}
+        )
+        for _, param, _ in mine.values():
+            self.identify(param)
 
     def stage(self, param: Param) -> Stage:
         """Stage of one tensor, in the light of its model.
