@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from initlint.lint.code import pasteable
 from initlint.lint.finding import Finding
 from initlint.lint.fold import fold
 from initlint.lint.registry import all_rules, family, summary
@@ -171,8 +172,13 @@ def _complete(finding: Finding, rule: type[Rule], model: Model) -> Finding:
     if where is None:
         places = (model.graph[key].where for key in layers if key in model.graph)
         where = next((place for place in places if place.file or place.node), None)
+    fix = finding.fix
+    if fix is not None and fix.code:
+        names = (p.name for key in layers if key in model.graph for p in model.graph[key].params)
+        fix = replace(fix, code=pasteable(fix.code, names))
     return replace(
         finding,
+        fix=fix,
         code=finding.code or rule.code,
         name=finding.name or rule.name,
         layers=layers,
