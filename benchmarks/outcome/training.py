@@ -1,0 +1,191 @@
+"""Real training of the zoo, and what became of every model.
+
+All starts of one architecture are trained side by side, as one stack of weights: the variants, the
+learning rates and the seeds cost little more than one of them, and see the same batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from statistics import mean
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+from benchmarks.outcome.models import Entry
+from benchmarks.outcome.tasks import TASKS, chance
+
+STEPS = 100
+"""Steps of a run; tasks that take longer to learn get `LONG_STEPS`."""
+
+LONG_STEPS = 200
+LONG = frozenset({"memory-30", "text", "parity", "picture", "generate"})
+BATCH = 32
+TAIL = 0.2
+"""Share of the steps, at the end, whose mean loss is the result of a run."""
+
+RATES: tuple[tuple[str, float], ...] = (
+    ("sgd", 0.1),
+    ("sgd", 0.01),
+    ("adam", 0.01),
+    ("adam", 0.001),
+)
+"""Optimisers (SGD with momentum 0.9, Adam) and their learning rates."""
+
+SEEDS = (0, 1)
+
+Losses = dict[str, float | None]
+"""Loss by optimiser and learning rate (``sgd 0.1``); None where the run diverged."""
+
+FINE, HARMED, FAILS = "fine", "harmed", "fails"
+
+FINE_PROGRESS = 0.9
+"""Progress relative to the healthy twin from which a model counts as fine: what a drift of one
+decade costs (rules of severity: at most 9 %)."""
+
+FAILS_PROGRESS = 0.5
+"""Below this it counts as failing: on average over the optimisers not half of what the twin does,
+at the best learning rate of each."""
+
+LEARNS = 0.3
+"""An optimiser judges only where the twin itself comes so far with it, relative to its best."""
+
+TOGETHER = 64
+"""Starts trained in one stack."""
+
+LOSSES = Path(__file__).resolve().parent / "losses.json"
+
+
+class _Optimiser:
+    """SGD with momentum and Adam on stacked weights, each with its learning rate."""
+
+    def __init__(self, weights: Mapping[str, Tensor], rates: Sequence[tuple[str, float]]) -> None:
+        self.first = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self.second = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        self.rates = torch.tensor([rate for _, rate in rates])
+        self.adam = torch.tensor([name == "adam" for name, _ in rates])
+        self.decay = torch.where(self.adam, 0.1, 1.0)
+        self.steps = 0
+
+    def step(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        self.steps += 1
+        for name, weight in weights.items():
+            shape = (-1,) + (1,) * (weight.ndim - 1)
+            gradient, first, second = gradients[name], self.first[name], self.second[name]
+            first.mul_(0.9).add_(gradient * self.decay.view(shape))
+            second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            size = (second / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
+            adam = first / (1 - 0.9**self.steps) / size
+            update = torch.where(self.adam.view(shape), adam, first)
+            weight.sub_(update * self.rates.view(shape))
+
+
+def runs(
+    models: Sequence[nn.Module], rates: Sequence[tuple[str, float]], task: str
+) -> list[float | None]:
+    """Mean loss of every model over the last steps; None for one that left the finite numbers."""
+    source = TASKS[task]
+    weights, buffers = stack_module_state(list(models))
+    trained = {
+        name: weights[name].detach()
+        for name, parameter in models[0].named_parameters()
+        if parameter.requires_grad
+    }
+    frozen = {name: weights[name].detach() for name in weights if name not in trained}
+
+    def loss(
+        own: dict[str, Tensor],
+        fixed: dict[str, Tensor],
+        state: dict[str, Tensor],
+        inputs: Tensor,
+        targets: Tensor,
+    ) -> Tensor:
+        outputs = functional_call(models[0], ({**own, **fixed}, state), (inputs,))
+        return source.loss(outputs, targets)
+
+    step = vmap(grad_and_value(loss), in_dims=(0, 0, 0, None, None))
+    optimiser = _Optimiser(trained, rates)
+    generator = torch.Generator().manual_seed(1000)
+    steps = LONG_STEPS if task in LONG else STEPS
+    tail = []
+    for number in range(steps):
+        inputs, targets = source.draw(BATCH, generator)
+        gradients, values = step(trained, frozen, buffers, inputs, targets)
+        optimiser.step(trained, gradients)
+        if number >= steps * (1 - TAIL):
+            tail.append(values.detach())
+    ends = torch.stack(tail).mean(0).tolist()
+    return [round(value, 5) if isfinite(value) else None for value in ends]
+
+
+def train(entries: Sequence[Entry], seed: int) -> dict[str, Losses]:
+    """Every optimiser and learning rate from the starts of one architecture, by entry name."""
+    jobs = [(entry, kind, rate) for entry in entries for kind, rate in RATES]
+    found: dict[str, Losses] = {entry.name: {} for entry in entries}
+    for start in range(0, len(jobs), TOGETHER):
+        part = jobs[start : start + TOGETHER]
+        models = [entry.build(seed) for entry, _, _ in part]
+        ends = runs(models, [(kind, rate) for _, kind, rate in part], part[0][0].task)
+        for (entry, kind, rate), end in zip(part, ends, strict=True):
+            found[entry.name][f"{kind} {rate:g}"] = end
+    return found
+
+
+def best(losses: Losses, kind: str) -> float:
+    """Lowest loss over the learning rates of one optimiser; infinite when all diverged."""
+    ends = [loss for key, loss in losses.items() if key.startswith(kind) and loss is not None]
+    return min(ends, default=float("inf"))
+
+
+def progress(losses: Losses, twin: Losses, task: str) -> float:
+    """What was gained on chance, relative to the healthy twin; mean over the optimisers.
+
+    Every optimiser's best learning rate counts, between 0 and 1.2.
+    """
+    guess = chance(task)
+    kinds = dict.fromkeys(kind for kind, _ in RATES)
+    gained = {kind: guess - best(losses, kind) for kind in kinds}
+    twins = {kind: guess - best(twin, kind) for kind in kinds}
+    most = max(twins.values())
+    return mean(
+        min(max(gained[kind] / twins[kind], 0.0), 1.2)
+        for kind in kinds
+        if twins[kind] > LEARNS * most
+    )
+
+
+def outcome(score: float) -> str:
+    """What a mean relative progress is called."""
+    return FINE if score >= FINE_PROGRESS else HARMED if score >= FAILS_PROGRESS else FAILS
+
+
+def scores(record: Mapping[str, Losses], entries: Sequence[Entry]) -> dict[str, float]:
+    """Mean relative progress over the seeds that were trained, by entry name."""
+    found = {}
+    for entry in entries:
+        seeds = [
+            progress(
+                record[f"{entry.name}#{seed}"], record[f"{entry.twin.name}#{seed}"], entry.task
+            )
+            for seed in SEEDS
+            if f"{entry.name}#{seed}" in record and f"{entry.twin.name}#{seed}" in record
+        ]
+        if seeds:
+            found[entry.name] = mean(seeds)
+    return found
+
+
+def load() -> dict[str, Losses]:
+    """The losses of all runs so far, by ``entry#seed``."""
+    found: dict[str, Losses] = json.loads(LOSSES.read_text()) if LOSSES.exists() else {}
+    return found
+
+
+def save(record: Mapping[str, Losses]) -> None:
+    """Write the losses, one start per line."""
+    lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
+    LOSSES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
