@@ -294,3 +294,42 @@ def test_a_header_length_that_looks_like_another_format_is_still_safetensors(tmp
     header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'.ljust(length)
     (tmp_path / "m.bin").write_bytes(struct.pack("<Q", length) + header + bytes(8))
     assert set(load_checkpoint(str(tmp_path / "m.bin")).metadata["tensors"]) == {"w"}
+
+
+@pytest.mark.parametrize("wrapped", ["optimizer_state_dict", "optimizer_states"])
+def test_the_optimisers_memory_is_read(torch, tmp_path, wrapped):
+    from initlint.engine import Settings, lint
+
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16))
+    extra = torch.nn.Parameter(torch.zeros(16, 16))
+    net.register_parameter("stuck", extra)
+    optimiser = torch.optim.Adam(net.parameters())
+    for _ in range(12):
+        optimiser.zero_grad()
+        x = torch.randn(4, 8)
+        (net(x).square().mean() + (extra * 0).sum()).backward()
+        optimiser.step()
+    state = optimiser.state_dict()
+    content = {"state_dict": net.state_dict(), wrapped: [state] if wrapped[-1] == "s" else state}
+    torch.save(content, tmp_path / "m.pt")
+    model = load_checkpoint(str(tmp_path / "m.pt"))
+    memories = model.metadata["optimiser"].parameters
+    assert [memory.name for memory in memories] == list(net.state_dict())
+    assert {memory.step for memory in memories} == {12.0}
+    assert {memory.kind for memory in memories} == {"exp_avg_sq"}
+    (finding,) = lint(model, Settings(select=("optimiser-state-empty",)))["findings"]
+    assert finding["severity"] == "error"
+    assert finding["evidence"]["parameters"] == ["stuck"]
+
+
+def test_parameters_of_split_groups_are_named_by_their_shape(torch, tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Linear(16, 4))
+    groups = [{"params": [net[1].weight, net[0].weight]}, {"params": [net[0].bias, net[1].bias]}]
+    optimiser = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    net(torch.randn(4, 8)).square().mean().backward()
+    optimiser.step()
+    content = {"model": net.state_dict(), "optimizer": optimiser.state_dict()}
+    torch.save(content, tmp_path / "m.pt")
+    memories = load_checkpoint(str(tmp_path / "m.pt")).metadata["optimiser"].parameters
+    assert [memory.name for memory in memories] == ["1.weight", "0.weight", "0.bias", "1.bias"]
+    assert {memory.kind for memory in memories} == {"momentum_buffer"}

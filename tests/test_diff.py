@@ -63,7 +63,7 @@ def test_the_same_state_twice(tmp_path, fresh):
 def test_a_forgotten_layer(tmp_path, fresh):
     after = {**trained(fresh), "layers.2.weight": fresh["layers.2.weight"]}
     record = compared(tmp_path, fresh, after)
-    assert names(record) == {"not-moved": "warning"}
+    assert names(record) == {"unchanged-between": "warning"}
     assert record["findings"][0]["params"] == ["layers.2.weight"]
 
 

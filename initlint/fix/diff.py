@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan, log10, nan, sqrt
 from statistics import median
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.engine import location_record
+from initlint.engine import Settings, lint, location_record
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import BUFFERS, Layer, Model, Op, Param, Role
@@ -91,6 +91,8 @@ def diff(before: Model, after: Model, steps: int | None = None) -> Record:
             moves.append(move)
     findings += _gone(old, new)
     findings += _moved(moves, measures, steps)
+    if any(not move.equal for move in moves):
+        findings += _unmoved(after, old, str(after.metadata.get("prefix") or ""))
     order = {"error": 0, "warning": 1, "info": 2}
     findings.sort(key=lambda item: (order[item["severity"]], item["code"], item["layer"]))
     counts = {name: sum(item["severity"] == name for item in findings) for name in order}
@@ -213,7 +215,6 @@ def _moved(moves: list[Move], measures: Measures, steps: int | None) -> Iterator
             count=len(weights),
         )
         return
-    yield from _unmoved(still)
     ratios = [
         move.ratio
         for move in weights
@@ -226,27 +227,20 @@ def _moved(moves: list[Move], measures: Measures, steps: int | None) -> Iterator
             yield from _size(move, measures, typical, steps)
 
 
-def _unmoved(still: list[Move]) -> Iterator[Record]:
-    """Parameters at their old values; constants that may rest (a mask, a zero bias) are named."""
-    for severity, items in (
-        ("warning", [move for move in still if move.param.trainable]),
-        ("info", [move for move in still if not move.param.trainable]),
-    ):
-        if not items:
-            continue
-        first = items[0]
-        why = "frozen or forgotten" if severity == "warning" else "frozen"
-        more = f" and {len(items) - 1} more" if len(items) > 1 else ""
-        found = _finding(
-            "DIF202",
-            "not-moved",
-            severity,
-            first.layer,
-            first.param,
-            f"{first.param.key}{more} did not move at all ({why})",
-            count=len(items),
-        )
-        yield {**found, "params": [move.param.key for move in items]}
+def _unmoved(after: Model, old: Mapping[str, tuple[Layer, Param]], prefix: str) -> Iterator[Record]:
+    """What rests while the rest moved, as the rule about it (unchanged-between) says."""
+    earlier = {
+        param.key: was.tensor
+        for param in (*(param for _, param in after.graph.params), *after.loose)
+        if (was := old.get(param.key.removeprefix(prefix), (None, None))[1]) is not None
+        and was.tensor is not None
+    }
+    both = replace(after, metadata={**after.metadata, "earlier": earlier})
+    settings = Settings(select=("unchanged-between",), probe=False)
+    for found in lint(both, settings)["findings"]:
+        keys = ("code", "name", "severity", "layer", "message", "evidence", "location")
+        params = list(found["evidence"]["params"])
+        yield {**{key: found[key] for key in keys}, "param": params[0], "params": params}
 
 
 def _broken(move: Move) -> Iterator[Record]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from initlint.load.files import shown
+from initlint.load.optimiser import optimiser_state
 from initlint.load.pickle_file import Pickled
 from initlint.load.pickle_globals import numpy_tensor
 from initlint.load.pickle_machine import Record
@@ -78,10 +79,16 @@ def find_weights(pickled: Pickled, name: str) -> Contents:
         raise LoadError(f"{shown(name)}: no tensors in it: nothing to check")
     named = _named(weights)
     check_overlap(named, pickled.stored_bytes)
+    metadata: dict[str, object] = {}
+    if averaged:
+        metadata["averaged"] = sorted({path[0] for path in averaged})
+    remembered = optimiser_state(root, named) if left_out else None
+    if remembered is not None:
+        metadata["optimiser"] = remembered
     return Contents(
         named,
         tuple(notices),
-        metadata={"averaged": sorted({path[0] for path in averaged})} if averaged else {},
+        metadata=metadata,
         producer=pickled.producer,
         ordered=True,
     )

@@ -16,6 +16,7 @@ from initlint.model.op import (
     WEIGHTED,
     Op,
 )
+from initlint.model.optimiser import GradientMemory, OptimiserState
 from initlint.model.tensor import (
     ArraySource,
     ConstantSource,
@@ -40,12 +41,14 @@ __all__ = [
     "Draws",
     "Edge",
     "Fans",
+    "GradientMemory",
     "Kind",
     "Layer",
     "LayerGraph",
     "LoadError",
     "Model",
     "Op",
+    "OptimiserState",
     "Param",
     "Redrawn",
     "Role",

@@ -43,7 +43,9 @@ class Model:
             constructed here), False when it knows they were not, None when only the numbers tell.
         metadata: what else the road knows: ``opsets``, ``sequence_length`` (steps of recurrent
             layers that the graph or the user told), ``inputs_file`` (inputs for an export's probe),
-            ``draws`` (a `Draws`, where the target was built several times).
+            ``draws`` (a `Draws`, where the target was built several times), ``optimiser`` (an
+            `OptimiserState`, where a checkpoint holds one), ``earlier`` (tensors of an earlier
+            state by parameter key, in a comparison of two states).
     """
 
     target: str
