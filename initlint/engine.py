@@ -225,7 +225,17 @@ def lint(
     emit: Callable[[Record], None] | None = None,
     kept: Kept | None = None,
 ) -> Record:
-    """Lint one model: the target object of the JSON report.
+    """Lint one model: the target object of the JSON report; see `lint_observed`."""
+    return lint_observed(model, settings, emit, kept)[0]
+
+
+def lint_observed(
+    model: Model,
+    settings: Settings,
+    emit: Callable[[Record], None] | None = None,
+    kept: Kept | None = None,
+) -> tuple[Record, Activations]:
+    """Lint one model: the target object of the JSON report, and what running it measured.
 
     Before the probe runs, ``emit`` is given ``{"type": "static", "target": {...}}``, so that a
     probe that takes the process down loses nothing. Beyond the contract the object holds
@@ -261,14 +271,15 @@ def lint(
     if emit is not None:
         emit({"type": "static", "target": record})
     if not probing:
-        return record
+        return record, pending
     observed = run_probe(model, settings, evidence.stage)
     if observed.status is ProbeStatus.OK:
         evidence = replace(evidence, probe=observed)
     findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=False)
     if observed.invalid:
         failures.insert(0, f"the graph contradicts itself: {observed.detail}")
-    return _record(model, settings, evidence, observed, findings, skipped, failures, started)
+    record = _record(model, settings, evidence, observed, findings, skipped, failures, started)
+    return record, observed
 
 
 def describe(model: Model, settings: Settings) -> Record:

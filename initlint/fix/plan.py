@@ -16,7 +16,7 @@ import numpy as np
 
 from initlint.fix.balance import DEEP, balanced_gain
 from initlint.fix.changes import Change, Untouched, unwritable
-from initlint.fix.recipes import Network
+from initlint.fix.network import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.measure.measures import Measures
@@ -165,14 +165,24 @@ class Planner:
         graph = self.model.graph
         if wanted:
             for layer, param in graph.params:
-                if {param.key, param.name} & wanted and param.tied_to is None:
-                    yield layer, param
+                if {param.key, param.name} & wanted:
+                    yield from self._owner(layer, param)
             return
         for key in finding["layers"]:
             for layer in self._weighted(key):
                 for param in layer.with_role(*roles):
-                    if param.tied_to is None and param.trainable:
-                        yield layer, param
+                    if param.trainable:
+                        yield from self._owner(layer, param)
+
+    def _owner(self, layer: Layer, param: Param) -> Iterator[tuple[Layer, Param]]:
+        """Where a parameter is stored: a tied one is changed through the layer that owns it."""
+        if param.tied_to is None:
+            yield layer, param
+            return
+        for other, owner in self.model.graph.params:
+            if owner.tied_to is None and param.tied_to in (owner.key, owner.name):
+                yield other, owner
+                return
 
     def _weighted(self, key: str) -> tuple[Layer, ...]:
         graph = self.model.graph

@@ -2,88 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from math import sqrt
 from typing import Any
 
-import numpy as np
-
-from initlint.fix.balance import DEEP, balanced_gain, saturating_depth
-from initlint.fix.draws import Array, orthogonal
-from initlint.fix.schemes import SCHEMES, default_value, fill, find, layer_scale_value
-from initlint.fix.slot import WEIGHT_ROLES, Slot, slot_of
+from initlint.fix.balance import DEEP, balanced_gain
+from initlint.fix.draws import orthogonal
+from initlint.fix.network import Drawn, Network
+from initlint.fix.schemes import SCHEMES, default_value, find, layer_scale_value
+from initlint.fix.slot import WEIGHT_ROLES
+from initlint.fix.textbook import textbook
 from initlint.model import RECURRENT, SATURATING, Layer, LayerGraph, Op, Param, Role
-from initlint.model.residual import Residual, residual_branches
-from initlint.model.structure import heads
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """New values of one parameter block, with the scheme that made them."""
-
-    layer: Layer
-    param: Param
-    values: Array
-    scheme: str
-    arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Network:
-    """A layer graph with what composite schemes ask of it.
-
-    Attributes:
-        graph: the layers.
-        residuals: residual additions, in order.
-        heads: ids of the layers whose output goes to the loss.
-        seed: of all draws; every parameter has a generator of its own.
-        saturating: longest run of saturating activations.
-    """
-
-    graph: LayerGraph
-    residuals: tuple[Residual, ...]
-    heads: frozenset[str]
-    seed: int
-    saturating: int = 0
-
-    @classmethod
-    def of(cls, graph: LayerGraph, seed: int) -> Network:
-        """The structure of a graph."""
-        found = frozenset(layer.id for layer in heads(graph))
-        return cls(graph, residual_branches(graph), found, seed, saturating_depth(graph))
-
-    def slot(self, layer: Layer, param: Param) -> Slot:
-        """What a scheme is told about a parameter."""
-        return slot_of(self.graph, layer, param, head=layer.id in self.heads)
-
-    def rng(self, param: Param) -> np.random.Generator:
-        """A generator that depends on the seed and the parameter's identity alone."""
-        return np.random.default_rng([self.seed, zlib.crc32(param.key.encode("utf-8", "replace"))])
-
-    def draw(self, name: str, layer: Layer, param: Param, **arguments: Any) -> Drawn:
-        """One parameter filled by a tensor scheme."""
-        values = fill(name, self.slot(layer, param), self.rng(param), **arguments)
-        return Drawn(layer, param, values, name, arguments)
-
-    def scaled(self, name: str, factor: float, layer: Layer, param: Param, **more: Any) -> Drawn:
-        """The same times a factor."""
-        drawn = self.draw(name, layer, param, **more)
-        return Drawn(layer, param, drawn.values * factor, name, {**more, "factor": factor})
-
-    def params(self) -> Iterator[tuple[Layer, Param]]:
-        """Trainable parameters, each stored block once."""
-        seen: set[str] = set()
-        for layer, param in self.graph.params:
-            if param.trainable and param.tied_to is None and param.key not in seen:
-                seen.add(param.key)
-                yield layer, param
-
+from initlint.model.residual import Residual
 
 Recipe = Callable[[Network], Iterator[Drawn]]
 
-RECIPES: dict[str, Recipe] = {}
+RECIPES: dict[str, Recipe] = {"textbook": textbook}
 """Composite schemes by name; every tensor scheme is one too (see `impose`)."""
 
 NEEDS_RUN = frozenset({"lsuv"})
@@ -115,15 +49,21 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*RECIPES, *(name for name in SCHEMES if name not in PER_TENSOR)}))
 
 
-def impose(graph: LayerGraph, name: str, seed: int) -> list[Drawn]:
+def impose(graph: LayerGraph, name: str, seed: int, steps: int | None = None) -> list[Drawn]:
     """Every trainable parameter of a network under one scheme.
+
+    Args:
+        graph: the network.
+        name: the scheme.
+        seed: of the draws.
+        steps: length of the sequences that recurrent layers see, where known.
 
     Raises:
         UnknownSchemeError: there is no such scheme.
         ValueError: the scheme is no law for a network.
     """
     key = name.replace("-", "_")
-    network = Network.of(graph, seed)
+    network = Network.of(graph, seed, steps)
     if key in RECIPES:
         return list(RECIPES[key](network))
     chosen = find(key).name

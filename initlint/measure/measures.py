@@ -319,10 +319,26 @@ class Measures:
             return self._override
         if self.model.fresh_hint is True:
             return Stage.FRESH
-        found = model_stage(self._verdicts())
-        if self.model.fresh_hint is False and found is Stage.UNKNOWN:
+        verdicts = self._verdicts()
+        found = model_stage(verdicts)
+        if found is Stage.UNKNOWN and self.model.fresh_hint is False:
             return Stage.TRAINED
+        if found is Stage.UNKNOWN and not verdicts and self._all_constant():
+            return Stage.FRESH
         return found
+
+    def _all_constant(self) -> bool:
+        """True when every weight matrix of a network of several layers holds one value.
+
+        Training does not leave that behind: the gradients of different layers differ.
+        """
+        weights = [
+            param
+            for layer, param in self.model.graph.params
+            if param.role in WEIGHT_ROLES and param.trainable and len(param.shape) > 1
+        ]
+        families = {self.identify(param).family for param in weights}
+        return len(weights) > 1 and families <= {Family.CONSTANT, Family.ONES, Family.ZEROS}
 
     def _verdicts(self) -> list[Verdict]:
         verdicts: list[Verdict] = []
@@ -337,13 +353,20 @@ class Measures:
                     continue
                 seen.add(key)
                 identification = self.identify(param)
-                if identification.family in UNINFORMATIVE:
+                if identification.family in UNINFORMATIVE or self._mostly_copies(param):
                     continue
                 stage = tensor_stage(identification, moments, layer, param)
                 certain = stage is Stage.FRESH and is_certain(identification, param)
                 head = certain and self.model.connected and self.model.graph.is_head(layer.id)
                 verdicts.append(Verdict(stage, param.size, certain, head))
         return verdicts
+
+    def _mostly_copies(self, param: Param) -> bool:
+        """True when at least half of the units equal another one: their draws decide nothing."""
+        if self.identify(param).family is not Family.UNKNOWN or len(param.shape) < 2:
+            return False
+        copies = sum(len(group) - 1 for group in self.duplicates(param))
+        return 2 * copies >= param.shape[0]
 
     def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
         """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`.

@@ -1,0 +1,287 @@
+"""The search for a cure: the smallest changes first, the textbook for the whole network last."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from initlint import engine
+from initlint.engine import Settings
+from initlint.fix.changes import Change, Untouched, applied, merged
+from initlint.fix.lsuv import SCALED, Scaled, scale
+from initlint.fix.plan import Plan, Planner
+from initlint.fix.recipes import impose
+from initlint.measure.result import Stage
+from initlint.model import Model, Param
+from initlint.probe.result import Activations, ProbeStatus
+
+Record = dict[str, Any]
+
+SMALL_ROUNDS = 3
+"""Rounds that change as little as may be: a scale that is cured lets the next fault show itself
+(a head too wide behind a trunk that overflowed), and chains of three have been seen."""
+
+THOROUGH_ROUNDS = 2
+"""Rounds that draw again what was rescaled and scale layers by running the network."""
+
+RISKY = 0.5
+"""Predicted probability of harm from which a network is treated although no finding names its
+fault, and above which a repair is not called good: harm is likelier than not."""
+
+RANKS = {"info": 0, "warning": 1, "error": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class FixOptions:
+    """What a repair is told.
+
+    Attributes:
+        scheme: scheme to impose on the whole network; None: cure the findings.
+        seed: of the draws.
+        include_trained: also change trained weights.
+        only: fingerprints of the findings to cure; None: all of them.
+    """
+
+    scheme: str | None = None
+    seed: int = 0
+    include_trained: bool = False
+    only: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Changes that were tried, and what linter and run say of the network with them.
+
+    Attributes:
+        changes: by parameter key.
+        record: the target object of the JSON report.
+        seen: what running the network measured.
+    """
+
+    changes: Mapping[str, Change]
+    record: Record
+    seen: Activations
+
+    @property
+    def weight(self) -> tuple[int, int, float, int]:
+        """Errors, warnings, risk where it is high, and infos: smaller is better."""
+        counts = self.record["summary"]
+        risk = self.record.get("risk") or 0.0
+        return (
+            counts.get("error", 0),
+            counts.get("warning", 0),
+            round(risk, 2) if risk >= RISKY else 0.0,
+            counts.get("info", 0),
+        )
+
+    @property
+    def sound(self) -> bool:
+        """True without warnings, errors, or a high risk."""
+        return not any(self.weight[:3])
+
+
+def wanted(record: Mapping[str, Any], only: Collection[str] | None) -> list[Record]:
+    """The findings to cure, worst first."""
+    found = [item for item in record["findings"] if only is None or item["fingerprint"] in only]
+    return sorted(found, key=lambda item: -RANKS[item["severity"]])
+
+
+@dataclass(slots=True)
+class Search:
+    """The search for changes that cure one model's findings.
+
+    Attributes:
+        model: as it was loaded; it is left as it was.
+        settings: of the linter.
+        options: of the repair.
+        best: the best state so far.
+        untouched, notes: what stays as it is and why; what happened on the way.
+    """
+
+    model: Model
+    settings: Settings
+    options: FixOptions
+    best: State
+    untouched: dict[str, Untouched] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _start: State | None = None
+
+    def run(self) -> State:
+        """Smallest changes, thorough ones, then the whole network, until the linter is content."""
+        self._start = self.best
+        self._rounds(SMALL_ROUNDS, thorough=False)
+        if not self.best.sound and self._findings(self.best, serious=True):
+            self._rounds(THOROUGH_ROUNDS, thorough=True)
+        if not self.best.sound and self._whole_is_meant():
+            self._whole()
+        changed = {change.param.key for change in self.best.changes.values()}
+        for name in [name for name in self.untouched if name in changed]:
+            del self.untouched[name]
+        return self.best
+
+    def _rounds(self, count: int, *, thorough: bool) -> None:
+        """Rounds of planning and trying; goes on from what cured its findings and showed others."""
+        state = self.best
+        for attempt in range(count):
+            findings = self._findings(state, serious=thorough or attempt > 0)
+            if not findings:
+                return
+            plan = self._plan(state, findings, thorough=thorough)
+            if not plan.changes and not plan.scaled:
+                return
+            tried = self._try({**state.changes, **self._on_original(plan.changes)}, plan.scaled)
+            if tried.weight < self.best.weight:
+                self.best = state = tried
+            elif _cures(findings, tried):
+                state = tried
+            else:
+                self.notes.append(_useless(plan, thorough=thorough))
+                return
+
+    def _whole(self) -> None:
+        """The textbook's weights for every layer, then scaled by running the network."""
+        drawn = impose(self.model.graph, "textbook", self.options.seed, self._steps())
+        spared = self._spared()
+        planner = self._planner(self.model, thorough=True)
+        plan = planner.impose([item for item in drawn if item.layer.id not in spared], "textbook")
+        if not plan.changes:
+            return
+        changes = self._on_original(plan.changes)
+        layers = tuple({change.layer: None for change in changes.values() if change.values.any()})
+        for scaled in ((), layers):
+            tried = self._try(changes, scaled)
+            if tried.weight < self.best.weight:
+                self.best = tried
+                self.untouched.update({item.name: item for item in plan.untouched})
+            if self.best.sound:
+                return
+        if self.best.changes is not changes:
+            self.notes.append("the textbook's weights for the whole network: no better, not kept")
+
+    def _whole_is_meant(self) -> bool:
+        """True when something to be cured is left, or the risk is high for no named reason."""
+        left = self._findings(self.best, serious=True)
+        return bool(left) or self.best.weight[2] > 0
+
+    def _steps(self) -> int | None:
+        length = self.settings.sequence_length or self.model.metadata.get("sequence_length")
+        return int(length) if length else None
+
+    def _spared(self) -> frozenset[str]:
+        """Layers of findings that are not to be cured: the user allows them."""
+        if self.options.only is None or self._start is None:
+            return frozenset()
+        allowed = [
+            item
+            for item in self._start.record["findings"]
+            if item["fingerprint"] not in self.options.only
+        ]
+        return frozenset(key for item in allowed for key in item["layers"])
+
+    def _findings(self, state: State, *, serious: bool) -> list[Record]:
+        found = wanted(state.record, self._only(state))
+        return [item for item in found if item["severity"] != "info"] if serious else found
+
+    def _only(self, state: State) -> frozenset[str] | None:
+        """Fingerprints to look at: those chosen, and what the changes brought."""
+        if self.options.only is None or self._start is None or state is self._start:
+            return self.options.only
+        known = {item["fingerprint"] for item in self._start.record["findings"]}
+        new = {item["fingerprint"] for item in state.record["findings"]} - known
+        return self.options.only | new
+
+    def _plan(self, state: State, findings: Sequence[Record], *, thorough: bool) -> Plan:
+        with applied(self.model, merged(state.changes.values())) as now:
+            plan = self._planner(now, thorough=thorough).plan(findings)
+        self.untouched.update({item.name: item for item in plan.untouched})
+        return plan
+
+    def _planner(self, model: Model, *, thorough: bool) -> Planner:
+        return Planner(
+            model,
+            engine.measure(model, self.settings),
+            self.options.seed,
+            self.options.include_trained,
+            thorough,
+        )
+
+    def _on_original(self, changes: Sequence[Change]) -> dict[str, Change]:
+        """The changes with the parameters of the model as it was loaded."""
+        original: dict[str, Param] = {}
+        for _, param in self.model.graph.params:
+            original.setdefault(param.key, param)
+        return {
+            change.param.key: replace(change, param=original[change.param.key])
+            for change in changes
+        }
+
+    def _try(self, changes: Mapping[str, Change], layers: Sequence[str]) -> State:
+        if layers:
+            changes, ended = scaled_by_running(self.model, self.settings, changes, layers)
+            if ended.reason:
+                self.notes.append(f"scaling by running the network: {ended.reason}")
+        return judged(self.model, self.settings, changes)
+
+
+def _cures(findings: Sequence[Record], tried: State) -> bool:
+    """True when the worst of the findings are gone, whatever came into view behind them."""
+    left = {item["fingerprint"] for item in tried.record["findings"]}
+    return not any(
+        item["fingerprint"] in left for item in findings if item["severity"] != "info"
+    ) and any(item["severity"] != "info" for item in findings)
+
+
+def _useless(plan: Plan, *, thorough: bool) -> str:
+    schemes = sorted({change.scheme for change in plan.changes}) or ["lsuv"]
+    how = "drawing again and scaling" if thorough else "the smallest change"
+    return f"{how} ({', '.join(schemes)}) was tried and did not lower the findings: not kept"
+
+
+def scaled_by_running(
+    model: Model, settings: Settings, changes: Mapping[str, Change], layers: Sequence[str]
+) -> tuple[dict[str, Change], Scaled]:
+    """The changes with layers scaled to unit output variance by running the network."""
+
+    def with_factors(factors: Mapping[str, float]) -> dict[str, Change]:
+        found = dict(changes)
+        for key, factor in factors.items():
+            weight = model.graph[key].weight
+            if weight is None or weight.tensor is None or factor == 1:
+                continue
+            held = changes.get(weight.key)
+            values = weight.tensor.read() if held is None else held.values
+            arguments = {**(held.arguments if held else {}), "factor": factor}
+            found[weight.key] = Change(
+                key,
+                weight,
+                values * factor,
+                held.scheme if held and held.scheme != "rescale" else "lsuv",
+                arguments,
+                held.cures if held else ("variance-profile",),
+            )
+        return found
+
+    def run(factors: Mapping[str, float]) -> Activations:
+        with applied(model, merged(with_factors(factors).values())) as now:
+            return run_fresh(now, settings)
+
+    chosen = tuple(key for key in layers if model.graph[key].op in SCALED)
+    ended = scale(model.graph, chosen, run)
+    return with_factors(ended.factors), ended
+
+
+def judged(model: Model, settings: Settings, changes: Mapping[str, Change]) -> State:
+    """The model with changes, linted and run once."""
+    with applied(model, merged(changes.values())) as now:
+        record, seen = engine.lint_observed(now, settings)
+        if settings.probe and seen.status is ProbeStatus.SKIPPED and now.runnable is not None:
+            seen = run_fresh(now, settings)  # no selected rule needed the run, but the report does
+    return State(changes, record, seen)
+
+
+def run_fresh(model: Model, settings: Settings) -> Activations:
+    """One run of the network as at the start of training."""
+    if not settings.probe:
+        return Activations(ProbeStatus.SKIPPED, "not asked for")
+    return engine.run_probe(model, settings, Stage.FRESH)

@@ -1,0 +1,157 @@
+"""The textbook's re-initialisation of a whole network, layer by layer of its own kind.
+
+Each weight gets what the literature prescribes for the place where it stands: the scale that keeps
+the second moment through the activation behind it, over true fans; orthogonal matrices in deep
+saturating stacks and in recurrences; SIREN's ranges before sines; memory gates open over the length
+of the sequence; the last layer of each residual branch zero, so that every block starts as the
+identity. A linter's findings name single faults; this is for networks whose faults add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from initlint.fix.balance import DEEP, balanced_gain
+from initlint.fix.network import Drawn, Network
+from initlint.fix.schemes import default_value
+from initlint.fix.slot import WEIGHT_ROLES
+from initlint.model import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Layer, Op, Param, Role
+
+SIGMOID_SLOPE = 0.25
+"""Derivative of the sigmoid at 0. σ(z) = 1/2 + tanh(z/2)/2, so weights W behind sigmoids with
+biases -½ΣW before the next act as W/4 between tanh units: the sigmoid is treated as that tanh."""
+
+SHORT = 10
+"""Steps below which a cell needs no open gate: σ(0)¹⁰ still keeps 10⁻³ of the gradient."""
+
+WRITING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE})
+"""Layers that may start at zero: a recurrent layer or a table may not."""
+
+CONSTANT_ROLES = (Role.BIAS, Role.RECURRENT_BIAS, Role.GAIN, Role.SHIFT)
+"""Parameters that start at a constant; PReLU slopes, tables and states stay as they are."""
+
+
+def textbook(network: Network) -> Iterator[Drawn]:
+    """Every trainable weight, bias, gain and shift of a network as the textbook starts it."""
+    silent = silent_writers(network)
+    sines = sine_frequencies(network)
+    for layer, param in network.params():
+        if "lora_" in param.name.lower() and param.role is Role.WEIGHT:
+            writes = "lora_b" in param.name.lower() or "embedding_a" in param.name.lower()
+            yield network.draw("lora_b" if writes else "lora_a", layer, param)
+        elif layer.id in silent and param.role in (*WEIGHT_ROLES, Role.BIAS):
+            yield network.draw("zeros", layer, param)
+        elif layer.id in sines and param.role is Role.WEIGHT:
+            yield _sine(network, layer, param, sines[layer.id])
+        elif param.role in WEIGHT_ROLES:
+            yield weight(network, layer, param)
+        elif param.role in CONSTANT_ROLES:
+            yield from constant(network, layer, param)
+
+
+def weight(network: Network, layer: Layer, param: Param) -> Drawn:
+    """One weight, for the activation behind it and the depth it stands in."""
+    slot = network.slot(layer, param)
+    if layer.op is Op.EMBEDDING:
+        return network.draw("embedding_scaled", layer, param)
+    if param.role is Role.RECURRENT_WEIGHT:
+        return network.draw("orthogonal", layer, param, gain=1.0)
+    if layer.op in RECURRENT or param.gate in ("query", "key", "value"):
+        return network.draw("xavier_normal", layer, param)
+    if slot.activation is Op.SIGMOID and not _is_gate(network, layer):
+        gain = balanced_gain(Op.TANH, max(network.saturating, 2))
+        before = SIGMOID_SLOPE if _behind_sigmoids(network, layer) else 2 * SIGMOID_SLOPE
+        return network.draw("orthogonal", layer, param, gain=gain / before)
+    if network.saturating >= DEEP and slot.activation in SATURATING:
+        gain = balanced_gain(slot.activation, network.saturating)
+        return network.draw("orthogonal", layer, param, gain=gain)
+    return network.draw("scale_preserving", layer, param)
+
+
+def constant(network: Network, layer: Layer, param: Param) -> Iterator[Drawn]:
+    """One parameter that is not drawn; the gate that keeps the state opens over the sequence."""
+    keeps = {Op.LSTM: "forget", Op.GRU: "update"}.get(layer.op)
+    if keeps and param.role is Role.BIAS:
+        yield memory(network, layer, param)
+        return
+    if param.role is Role.BIAS and layer.op in (Op.LINEAR, Op.CONV):
+        own = layer.weight
+        if own is not None and own.trainable and _behind_sigmoids(network, layer):
+            drawn = weight(network, layer, own).values
+            values = -0.5 * drawn.reshape(len(drawn), -1).sum(1)
+            if values.shape == param.shape:
+                yield Drawn(layer, param, values, "centred", {})
+                return
+    yield network.draw("constant", layer, param, value=default_value(param.role))
+
+
+def memory(network: Network, layer: Layer, param: Param) -> Drawn:
+    """The biases of a gated cell: chrono over the sequence (Tallec, Ollivier 2018), 1 if short.
+
+    A GRU's update gate keeps the old state as an LSTM's forget gate does.
+    """
+    steps = network.steps or 0
+    keeps = param.gate in ("forget", "update")
+    if steps <= SHORT:
+        return network.draw("constant", layer, param, value=1.0 if keeps else 0.0)
+    return network.draw("chrono", layer, param, steps=steps)
+
+
+def silent_writers(network: Network) -> frozenset[str]:
+    """The weighted layers that close a residual branch and may start at zero.
+
+    Not where a normaliser stands between them and the sum (it would divide zero by zero), where a
+    gate is at zero already (zero times zero has no gradient), or where the layer also writes
+    elsewhere.
+    """
+    found: set[str] = set()
+    for branch in network.residuals:
+        if branch.closing_norm is None and branch.gate is None:
+            found.update(key for key in branch.writers if network.graph[key].op in WRITING)
+    kept = {key for branch in network.residuals for key in (branch.projection,) if key}
+    return frozenset(found - kept - network.heads)
+
+
+def sine_frequencies(network: Network) -> dict[str, tuple[float, bool]]:
+    """For each layer that feeds a sine: the frequency between them, and whether it is the first."""
+    graph = network.graph
+    found: dict[str, tuple[float, bool]] = {}
+    for sine in graph:
+        if sine.op is not Op.SIN:
+            continue
+        frequency = 1.0
+        above = graph.effective_producers(sine.id)
+        while len(above) == 1 and above[0].op is Op.MUL and "constant" in above[0].attrs:
+            value = np.asarray(above[0].attrs["constant"], dtype=np.float64)
+            frequency *= float(np.abs(value).mean()) if value.size else 1.0
+            above = graph.effective_producers(above[0].id)
+        for layer in above:
+            if layer.op is Op.LINEAR:
+                behind = graph.effective_producers(layer.id)
+                hidden = any(producer.op is Op.SIN for producer in behind)
+                found[layer.id] = (frequency, not hidden)
+    return found
+
+
+def _sine(network: Network, layer: Layer, param: Param, place: tuple[float, bool]) -> Drawn:
+    frequency, first = place
+    if first:
+        return network.draw("siren_first", layer, param)
+    return network.draw("siren", layer, param, omega=max(frequency, 1.0))
+
+
+def _behind_sigmoids(network: Network, layer: Layer) -> bool:
+    producers = network.graph.effective_producers(layer.id)
+    return bool(producers) and all(item.op is Op.SIGMOID for item in producers)
+
+
+def _is_gate(network: Network, layer: Layer) -> bool:
+    """True when what the activation behind a layer gives is a factor, not a layer's input."""
+    graph = network.graph
+    bend = graph.activation(layer.id)
+    if bend is None:
+        return False
+    readers = graph.effective_consumers(bend.id)
+    return not readers or any(item.op not in WEIGHTED | NORMALISERS for item in readers)
