@@ -1,0 +1,147 @@
+"""Of the models that start badly, how many train like their healthy twins once they are repaired?
+
+    python -m benchmarks.repair                # fix and train what is not in the file yet, and report
+    python -m benchmarks.repair --only lstm    # architectures whose names hold this
+    python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
+
+Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
+of its task, and trained again beside its healthy twin with the same batches, optimisers and learning
+rates. Losses are kept in ``repair.json`` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import initlint
+from benchmarks.outcome import training
+from benchmarks.outcome.models import ARCHITECTURES, ZOO, Entry
+
+LOSSES = Path(__file__).resolve().parent / "repair.json"
+
+WORSE = 0.05
+"""Relative progress by which a start that was fine may fall before it counts as made worse: the
+spread of one start over seeds (`docs/evaluation.md`)."""
+
+Record = dict[str, Any]
+
+
+class Repaired:
+    """An entry of the zoo after ``initlint.fix``: builds the repaired start."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry, self.name, self.task = entry, entry.name, entry.task
+        self.reports: dict[int, Record] = {}
+
+    def build(self, seed: int) -> nn.Module:
+        """The repaired model; the report of the repair is kept."""
+        model = self.entry.build(seed)
+        if seed not in self.reports:
+            began = time.process_time()
+            report = initlint.fix(model, *self.entry.inputs(seed)).to_dict()
+            self.reports[seed] = {
+                "status": report["verdict"]["status"],
+                "schemes": dict(Counter(change["scheme"] for change in report["changes"])),
+                "risk": report["risk"],
+                "findings": [
+                    [f"{item['severity']} {item['name']}" for item in report[when]["findings"]]
+                    for when in ("before", "after")
+                ],
+                "seconds": round(time.process_time() - began, 2),
+            }
+            self._states = {**getattr(self, "_states", {}), seed: model.state_dict()}
+        model.load_state_dict(self._states[seed])
+        return model
+
+
+def load() -> dict[str, Record]:
+    """What was repaired and trained so far, by ``entry#seed``."""
+    found: dict[str, Record] = json.loads(LOSSES.read_text()) if LOSSES.exists() else {}
+    return found
+
+
+def save(record: Mapping[str, Record]) -> None:
+    """Write it, one start per line."""
+    lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
+    LOSSES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def repair(architecture: str, seed: int, record: dict[str, Record], *, train: bool) -> None:
+    """Repair every start of an architecture, and train what a repair changed."""
+    entries = [entry for entry in ZOO if entry.architecture == architecture]
+    repaired = [Repaired(entry) for entry in entries if f"{entry.name}#{seed}" not in record]
+    for item in repaired:
+        item.build(seed)
+        print(f"{item.name}#{seed}: {json.dumps(item.reports[seed])}", flush=True)
+    if not train:
+        return
+    changed = [item for item in repaired if item.reports[seed]["schemes"]]
+    losses = training.train(changed, seed) if changed else {}  # type: ignore[arg-type]
+    for item in repaired:
+        record[f"{item.name}#{seed}"] = {**item.reports[seed], "losses": losses.get(item.name)}
+
+
+def rows(record: Mapping[str, Record], trained: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    """Entry, outcome before, relative progress before and after, and what was done."""
+    for entry in ZOO:
+        before, after, done = [], [], []
+        for seed in training.SEEDS:
+            key, twin = f"{entry.name}#{seed}", f"{entry.twin.name}#{seed}"
+            if key not in record or key not in trained or twin not in trained:
+                continue
+            was = training.progress(trained[key], trained[twin], entry.task)
+            losses = record[key]["losses"]
+            now = was if losses is None else training.progress(losses, trained[twin], entry.task)
+            before.append(was)
+            after.append(now)
+            done.append(f"{record[key]['status']} {record[key]['schemes'] or ''}")
+        if before:
+            was, now = sum(before) / len(before), sum(after) / len(after)
+            yield entry.name, training.outcome(was), f"{was:.2f}", f"{now:.2f}", done[0]
+
+
+def report(record: Mapping[str, Record], trained: Mapping[str, Any]) -> None:
+    """The table, and the two shares that count."""
+    table = list(rows(record, trained))
+    for row in table:
+        print(f"{row[0]:<42}{row[1]:<8}{row[2]:>6} -> {row[3]:<6}{row[4]}")
+    bad = [row for row in table if row[1] != training.FINE]
+    cured = [row for row in bad if training.outcome(float(row[3])) == training.FINE]
+    fine = [row for row in table if row[1] == training.FINE]
+    worse = [row for row in fine if float(row[3]) < min(float(row[2]), 1.0) - WORSE]
+    if bad:
+        share = len(cured) / len(bad)
+        print(f"train like their twins after fix: {len(cured)} of {len(bad)} ({share:.0%})")
+    print(f"fine before and worse after: {len(worse)} of {len(fine)}")
+    for row in worse:
+        print(f"  {row[0]} {row[2]} -> {row[3]}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="part of the names of the architectures")
+    parser.add_argument("--fix-only", action="store_true", help="repair without training")
+    parser.add_argument("--report", action="store_true", help="only print what is in the file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    record = load()
+    for seed in () if arguments.report else training.SEEDS:
+        for architecture in ARCHITECTURES:
+            if arguments.only in architecture:
+                repair(architecture, seed, record, train=not arguments.fix_only)
+                if not arguments.fix_only:
+                    save(record)
+    report(record, training.load())
+
+
+if __name__ == "__main__":
+    main()
