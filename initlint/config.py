@@ -124,6 +124,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "stage": _one_of(*STAGES),
     "jobs": _COUNT,
     "cache": _FLAG,
+    "cluster": _TEXT,
     "plot": _FLAG,
     "quiet": _FLAG,
     "verbose": _FLAG,

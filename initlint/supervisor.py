@@ -100,6 +100,7 @@ class Job:
             file or runs the network more than once cannot work behind it.
         traced: tell which files are opened and what was measured, for a result that is to be kept.
         known: measurements of large tensors by name (`initlint.measure.kept`), not to be repeated.
+        folder: working directory of the worker, where it is not ours (on another machine).
     """
 
     target: str
@@ -113,6 +114,7 @@ class Job:
     walled: bool = True
     traced: bool = False
     known: dict[str, Any] = field(default_factory=dict)
+    folder: str | None = None
 
     def record(self) -> Record:
         """The job as it travels."""
@@ -123,6 +125,7 @@ class Job:
             "isolated": self.walled and not self.python,
             "traced": self.traced,
             "known": self.known,
+            "folder": self.folder,
             "options": self.options,
             "settings": self.settings,
             "load": self.load,

@@ -31,6 +31,8 @@ def main() -> None:
     job = _read_job()
     if job is None:
         os._exit(0)
+    if job.get("folder") and not _enter_folder(job["folder"], emit):
+        os._exit(0)
     if job.get("isolated"):
         emit({"type": "wall", "missing": isolate(job)})
     else:
@@ -75,6 +77,19 @@ def _read_job() -> Record | None:
             return None
         for record in decoder.feed(data):
             return record
+
+
+def _enter_folder(folder: str, emit: Emit) -> bool:
+    """Work where the command was called, on a machine that should see the same files."""
+    try:
+        os.chdir(folder)
+    except OSError:
+        from socket import gethostname
+
+        message = f"the folder {folder} is not there on {gethostname()}: files must be shared"
+        emit({"type": "error", "stage": "start", "message": message})
+        return False
+    return True
 
 
 def _follow_parent() -> None:

@@ -83,7 +83,7 @@ class ResultCache:
     def key(self, job: Job) -> str:
         """Digest of what is asked and of the code that answers, whatever the files hold."""
         asked = job.record()
-        del asked["limits"], asked["traced"], asked["known"]
+        del asked["limits"], asked["traced"], asked["known"], asked["folder"]
         text = json.dumps([asked, self._code], sort_keys=True, default=str)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=20).hexdigest()
 

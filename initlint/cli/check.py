@@ -345,6 +345,15 @@ def check(
             "[default: off].",
         ),
     ] = None,
+    cluster: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="URL",
+            rich_help_panel=RUN,
+            help="Work on the machines of dask://host:port or ray://host:port, which see the "
+            "same files.",
+        ),
+    ] = None,
     timeout: Annotated[
         NumberOption,
         typer.Option(

@@ -51,6 +51,7 @@ class Options:
     stage: str = "auto"
     jobs: int = 0
     cache: bool = False
+    cluster: str | None = None
     quiet: bool = False
     plot: bool = False
     verbose: bool = False

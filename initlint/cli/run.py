@@ -13,7 +13,7 @@ from initlint import __version__, supervisor
 from initlint.cli import COMMANDS
 from initlint.cli.console import Progress
 from initlint.cli.early import preload_for
-from initlint.cli.options import Options
+from initlint.cli.options import Options, UsageError
 from initlint.lint.allow import Ledger, remarks, suppress, unknown_rules
 from initlint.lint.baseline import (
     BaselineError,
@@ -56,7 +56,8 @@ def carry_out(
     progress = Progress(enabled=not options.quiet)
     with _exports(options) as folder:
         jobs = [_job(target, task, options, folder) for target in unique]
-        outcomes = _outcomes(jobs, options, progress, meanwhile)
+        sizes = [target.size for target in unique]
+        outcomes = _outcomes(jobs, sizes, options, progress, meanwhile)
     progress.clear()
     found: list[Target] = []
     for outcome in outcomes:
@@ -90,11 +91,27 @@ def carry_out(
 
 def _outcomes(
     jobs: Sequence[supervisor.Job],
+    sizes: Sequence[int],
     options: Options,
     progress: Progress,
     meanwhile: Callable[[], None] | None,
 ) -> list[supervisor.Outcome]:
-    """How the jobs end: from the cache where it is on and knows, else from workers."""
+    """How the jobs end: on the cluster, from the cache where it is on and knows, else here."""
+    if options.cluster is not None:
+        from initlint.cluster.engines import ClusterError
+        from initlint.cluster.running import run_on_cluster
+
+        try:
+            return run_on_cluster(
+                jobs,
+                sizes,
+                options.cluster,
+                parallel=options.parallel,
+                progress=progress,
+                meanwhile=meanwhile,
+            )
+        except ClusterError as error:
+            raise UsageError(str(error)) from error
     if not options.cache:
         return supervisor.run(
             jobs, parallel=options.parallel, progress=progress, meanwhile=meanwhile
