@@ -8,6 +8,7 @@ from initlint.lint.finding import Confidence, Finding, Fix, Severity
 from initlint.lint.harm import backward_severity, drift_severity, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
 from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
+from initlint.measure.precision import distinct, median
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
 from initlint.measure.symmetry import STREAM_MOST, SharedStream, content_key, same_stream
 from initlint.model import (
@@ -122,6 +123,7 @@ __all__ = [
     "blocks",
     "content_key",
     "correlation_harm",
+    "distinct",
     "dominators",
     "drift_severity",
     "drift_share",
@@ -135,6 +137,7 @@ __all__ = [
     "heads",
     "input_rms",
     "measured_drift",
+    "median",
     "recurrent_harm",
     "recurrent_weights",
     "residual_branches",

@@ -81,11 +81,13 @@ def search_path(*, python: bool) -> list[str]:
     return [here, *path] if python else path
 
 
-def worker_command(preload: Sequence[str], *, python: bool) -> list[str]:
+def worker_command(
+    preload: Sequence[str], *, python: bool, module: str = "initlint.worker"
+) -> list[str]:
     """The command line of a worker, which begins with a session of its own."""
     boot = (
         f"import os, sys; os.setsid(); sys.path[:] = {search_path(python=python)!r}; "
-        "from initlint.worker import main; main()"
+        f"from {module} import main; main()"
     )
     options = [] if python else ["-I"]
     if sys.dont_write_bytecode:  # isolation ignores the variable that may have said so

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -16,10 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from initlint.process import Process, spawn, worker_command, worker_environment
 from initlint.wire import Decoder, GarbledRecord, Record, encode
+
+if TYPE_CHECKING:
+    from initlint.nursery import Nursery
 
 STDERR_LIMIT = 64 << 10
 """Bytes kept of what a worker writes to standard error."""
@@ -42,6 +46,9 @@ MEMORY_PER_WEIGHT_BYTE = 3
 
 OPEN_FILES = 64
 """Descriptors beyond one per weight file: libraries, pipes, the model's folder."""
+
+LEAST_FORKS = 2
+"""Workers to start from which a process that forks them costs less than starting each."""
 
 _ALIVE: set[Worker] = set()
 
@@ -248,10 +255,38 @@ def adopt(process: Process, *, python: bool) -> None:
     _EARLY.append(Worker(process, python=python))
 
 
-def _worker_for(job: Job) -> Worker:
+def _worker_for(job: Job, nursery: Nursery | None) -> Worker:
     if _EARLY and _EARLY[0].python == job.python:
         return _EARLY.pop()
+    if nursery is not None and not job.python:
+        with suppress(OSError):
+            return Worker(nursery.start(), python=False)
     return start_worker(job.preload, python=job.python)
+
+
+@contextmanager
+def _nursery(jobs: Sequence[Job]) -> Iterator[Nursery | None]:
+    """A process that forks the workers of a call with several data files; None where none pays."""
+    files = [job for job in jobs if not job.python]
+    if len(files) - len(_EARLY) < LEAST_FORKS or sys.platform != "linux":
+        yield None
+        return
+    from initlint.nursery import PROBE_PRELOAD, Nursery
+
+    probed = any(
+        job.task == "lint" and job.settings.get("probe", True) and job.target.endswith(".onnx")
+        for job in files
+    )
+    modules = dict.fromkeys(name for job in files for name in job.preload)
+    try:
+        nursery = Nursery((*modules, *(PROBE_PRELOAD if probed else ())))
+    except OSError:
+        yield None
+        return
+    try:
+        yield nursery
+    finally:
+        nursery.close()
 
 
 def stop_all() -> None:
@@ -330,6 +365,19 @@ def run(
         reading: called whenever a traced job opens a file.
         finished: called with the number and the outcome of every job that has ended.
     """
+    with _nursery(jobs) as nursery:
+        return _run(jobs, nursery, parallel, progress, meanwhile, reading, finished)
+
+
+def _run(
+    jobs: Sequence[Job],
+    nursery: Nursery | None,
+    parallel: int,
+    progress: Progress | None,
+    meanwhile: Callable[[], None] | None,
+    reading: Reading | None,
+    finished: Callable[[int, Outcome], None] | None,
+) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     waiting = deque(enumerate(jobs))
     runs: dict[int, _Run] = {}
@@ -338,7 +386,7 @@ def run(
         while waiting or runs:
             while waiting and len(runs) < max(parallel, 1):
                 index, job = waiting.popleft()
-                runs[index] = _start(index, job, _worker_for(job), inbox)
+                runs[index] = _start(index, job, _worker_for(job, nursery), inbox)
                 if reading is not None:
                     runs[index].heard = partial(reading, index, job)
             if meanwhile is not None:

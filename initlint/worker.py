@@ -21,20 +21,36 @@ Emit = Callable[[Record], None]
 
 def main() -> None:
     """Serve one job, then leave without waiting for anybody's exit handlers."""
-    records = os.dup(1)
-    os.dup2(2, 1)  # whatever a library or the user's code prints must not look like a record
-    emit = _emitter(records)
+    records = guard_records()
     gc.disable()  # what is imported stays; collecting meanwhile walks it in vain
-    _preload(sys.argv[1:])
+    preload(sys.argv[1:])
     gc.freeze()
     gc.enable()
+    work(records)
+
+
+def guard_records() -> int:
+    """The pipe for records, out of reach of whatever a library or the user's code prints."""
+    records = os.dup(1)
+    os.dup2(2, 1)
+    return records
+
+
+def work(records: int, *, forked: bool = False) -> None:
+    """Serve one job with the modules that are there; does not return.
+
+    Args:
+        records: the pipe for records.
+        forked: this process is the fork of one that has imported what a probe needs, too.
+    """
+    emit = _emitter(records)
     job = _read_job()
     if job is None:
         os._exit(0)
     if job.get("folder") and not _enter_folder(job["folder"], emit):
         os._exit(0)
     if job.get("isolated"):
-        emit({"type": "wall", "missing": isolate(job)})
+        emit({"type": "wall", "missing": isolate(job, forked=forked)})
     else:
         apply_limits(job.get("limits") or {})
     _follow_parent()
@@ -53,7 +69,7 @@ def _emitter(descriptor: int) -> Emit:
     return emit
 
 
-def _preload(modules: list[str]) -> None:
+def preload(modules: list[str]) -> None:
     """Import what most jobs need; a failure shows again, with a name, when the job needs it."""
     from importlib import import_module
 
@@ -104,7 +120,7 @@ def _follow_parent() -> None:
     Thread(target=watch, daemon=True).start()
 
 
-def isolate(job: Record) -> list[str]:
+def isolate(job: Record, *, forked: bool = False) -> list[str]:
     """Raise the wall around this process for a data file; the parts that the system lacks.
 
     The probe's process is started before, because no process can be started after.
@@ -117,7 +133,7 @@ def isolate(job: Record) -> list[str]:
     if job["task"] == "lint" and settings.get("probe", True) and _may_run(job["target"]):
         from initlint.probe.child import start_early
 
-        child = start_early()
+        child = start_early(fork=forked)
     apply_limits(job.get("limits") or {})
     files = [*reach(job["target"])]
     if settings.get("input"):

@@ -178,6 +178,7 @@ def test_outcomes_keep_the_order_of_the_jobs(monkeypatch, tmp_path):
     jobs = [
         Job(name, "lint", False, {}, {}, Limits(30.0, 30.0)) for name in ("a", "b", "c", "d", "e")
     ]
+    monkeypatch.setattr(supervisor, "LEAST_FORKS", len("abcde") + 1)  # a script cannot fork
     seen: list[int] = []
     outcomes = run(jobs, parallel=3, progress=lambda done, total, target, stage: seen.append(done))
     assert [outcome.record["target"] for outcome in outcomes if outcome.record] == list("abcde")

@@ -66,6 +66,14 @@ def distinct(values: Array) -> int:
     return int(np.count_nonzero(np.diff(ordered))) + 1 if ordered.size else 0
 
 
+def median(values: Array) -> float:
+    """Middle value, NaN of nothing; unlike `numpy.median` it does not load `numpy.ma`."""
+    ordered = np.sort(values, axis=None)
+    if ordered.size == 0:
+        return float("nan")
+    return float((ordered[(ordered.size - 1) // 2] + ordered[ordered.size // 2]) / 2)
+
+
 def is_quantised(array: Array) -> bool:
     """True when the values lie on an 8-bit (or coarser) grid, whole or row by row.
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from initlint.measure.scattered import scattered
+
 Array = NDArray[Any]
 
 EXACT_FLOPS = 1e9
@@ -123,7 +125,7 @@ def leading_singular_value(matrix: Array, sweeps: int) -> float:
     """A lower bound of the largest singular value after some sweeps of block power iteration.
 
     An outlier above the bulk is found within a few sweeps, the edge of the bulk needs more
-    (Halko, Martinsson & Tropp 2011, §4.5). The start is seeded: the same matrix, the same answer.
+    (Halko, Martinsson & Tropp 2011, §4.5). The start is fixed: the same matrix, the same answer.
     """
     wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float32)
     scale = float(np.abs(wide).max()) if wide.size else 0.0
@@ -131,7 +133,7 @@ def leading_singular_value(matrix: Array, sweeps: int) -> float:
         return 0.0 if scale == 0.0 else float("nan")
     wide = wide / np.float32(scale)
     width = min(BLOCK, wide.shape[0])
-    block = np.random.default_rng(0).standard_normal((wide.shape[0], width), dtype=np.float32)
+    block = scattered(wide.shape[0], width).astype(np.float32)
     for _ in range(sweeps):
         block, _ = np.linalg.qr(wide @ (wide.T @ block))
     projected = (wide.T @ block).astype(np.float64)
@@ -161,7 +163,7 @@ def spectral_radius(square: Array) -> float:
 def _hessenberg(matrix: Array, steps: int) -> Array:
     size = matrix.shape[0]
     basis = np.zeros((steps + 1, size))
-    basis[0] = np.random.default_rng(0).standard_normal(size)
+    basis[0] = scattered(size, 1)[:, 0]
     basis[0] /= np.linalg.norm(basis[0])
     small = np.zeros((steps + 1, steps))
     for step in range(steps):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.measure.precision import distinct, unit_roundoff
+from initlint.measure.precision import distinct, median, unit_roundoff
+from initlint.measure.scattered import scattered
 
 Array = NDArray[Any]
 
@@ -67,7 +68,7 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     roundoff = unit_roundoff(dtype or str(array.dtype))
     tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
     features = matrix.shape[1]
-    probes = _probes(features)
+    probes = scattered(features, 2)
     shadows = np.empty((matrix.shape[0], 2))
     step = max(1, (1 << 20) // features)
     for start in range(0, matrix.shape[0], step):
@@ -81,19 +82,6 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
         for close in _runs(shadows[candidates, 1], candidates, slack):
             groups.extend(_verified(matrix, close, tolerance))
     return tuple(sorted(groups))
-
-
-def _probes(features: int) -> Array:
-    """Two vectors of numbers between -1/2 and 1/2 that no weights are aligned with, as columns.
-
-    SplitMix64 (Steele, Lea & Flood 2014) of the index: as good here as draws from `numpy.random`,
-    whose import takes longer than all else that most tensors need.
-    """
-    state = np.arange(1, 2 * features + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return ((state >> np.uint64(11)) * 2.0**-53 - 0.5).reshape(features, 2)
 
 
 def _runs(values: Array, indices: Array, slack: float) -> list[Array]:
@@ -153,8 +141,8 @@ def same_stream(a: Array, b: Array) -> SharedStream | None:
     if distinct(np.abs(x)) < STREAM_LEAST // 2:
         return None
     ratios = x / y
-    ratio = float(np.median(ratios))
-    spread = float(np.median(np.abs(ratios - ratio))) / abs(ratio)
+    ratio = median(ratios)
+    spread = median(np.abs(ratios - ratio)) / abs(ratio)
     return SharedStream(ratio, spread, int(x.size)) if spread < STREAM_SPREAD else None
 
 

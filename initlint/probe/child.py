@@ -43,17 +43,52 @@ _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[1:]); from initlint.probe.child import main; main()"
 )
 
-_IDLE: list[subprocess.Popen[bytes]] = []
+
+class _Fork:
+    """A child that is a fork of this process: what `subprocess.Popen` is to a program."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int) -> None:
+        self.pid = pid
+        self.stdin: IO[bytes] | None = os.fdopen(stdin, "wb")
+        self.stdout: IO[bytes] | None = os.fdopen(stdout, "rb")
+        self._status: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status; raises `subprocess.TimeoutExpired` when it takes longer."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while self._status is None:
+            pid, status = os.waitpid(self.pid, 0 if until is None else os.WNOHANG)
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+            elif until is not None and time.monotonic() >= until:
+                raise subprocess.TimeoutExpired("probe", timeout or 0.0)
+            else:
+                time.sleep(0.005)
+        return self._status
+
+    def kill(self) -> None:
+        """End it, unless it has been waited for."""
+        if self._status is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
-def start_early() -> int | None:
+_Child = subprocess.Popen[bytes] | _Fork
+
+_IDLE: list[_Child] = []
+
+
+def start_early(*, fork: bool = False) -> int | None:
     """Start the child of the next `run_in_child` now, while this process still may.
+
+    Args:
+        fork: fork this process, which has imported what the child needs, instead of starting an
+            interpreter. It must have no other thread and must have read nothing of the model.
 
     Returns:
         Its process number; None when it could not be started.
     """
     try:
-        process = _start()
+        process = _fork() if fork else _start()
     except OSError:
         return None
     _IDLE.append(process)
@@ -118,10 +153,29 @@ def _start() -> subprocess.Popen[bytes]:
     )
 
 
+def _fork() -> _Fork:
+    """A child that shares what this process has imported; it keeps none of its pipes."""
+    requests, answers = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(os.sep)
+            os.dup2(requests[0], 0)
+            os.dup2(answers[1], 1)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            main()
+        finally:
+            os._exit(1)
+    os.close(requests[0])
+    os.close(answers[1])
+    return _Fork(pid, requests[1], answers[0])
+
+
 def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
     """The child's answer, or a stand-in that says why there is none."""
     try:
-        process = _IDLE.pop() if _IDLE else _start()
+        process: _Child = _IDLE.pop() if _IDLE else _start()
     except OSError as error:
         return _failed(f"the probe's process could not be started: {error.strerror}")
     assert process.stdin is not None
@@ -177,7 +231,7 @@ def _receive(stream: IO[bytes], answer: list[bytes]) -> None:
         return
 
 
-def _end(process: subprocess.Popen[bytes], graceful: bool) -> int:
+def _end(process: _Child, graceful: bool) -> int:
     """Wait for a child that answered; kill it otherwise. Returns its exit status."""
     if not graceful:
         with suppress(subprocess.TimeoutExpired):

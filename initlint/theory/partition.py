@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from initlint.measure.precision import distinct
 from initlint.model.layer import Layer, Param, Role
 from initlint.model.model import Model
 from initlint.model.op import RECURRENT, Op
@@ -178,7 +179,7 @@ def _refine(first: Labels, second: Labels) -> Labels:
 
 
 def _repeats(labels: Labels) -> bool:
-    return len(np.unique(labels)) < len(labels)
+    return distinct(labels) < len(labels)
 
 
 def _classes(labels: Labels) -> list[tuple[int, ...]]:
@@ -211,7 +212,7 @@ class _Search:
                 if not _repeats(labels):
                     continue
                 finer = self._step(units.spaces[root], labels)
-                if len(np.unique(finer)) > len(np.unique(labels)):
+                if distinct(finer) > distinct(labels):
                     self._labels[root], changed = finer, True
 
     def groups(self, incoming: Mapping[str, Labels]) -> tuple[SymmetricGroup, ...]:

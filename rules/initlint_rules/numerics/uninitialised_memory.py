@@ -7,7 +7,7 @@ from math import log10
 
 import numpy as np
 
-from initlint.api import Context, Finding, Fix, Need, Rule, Severity, Stage
+from initlint.api import Context, Finding, Fix, Need, Rule, Severity, Stage, median
 
 SPREAD_DECADES = 10.0
 """log10(max|w| / median|w|) beyond which no distribution anyone draws from remains.
@@ -145,7 +145,7 @@ def _signs(values: np.ndarray, subnormals: int) -> list[str]:
     nonzero = finite[finite > 0]
     signs: list[str] = []
     if nonzero.size:
-        spread = log10(float(nonzero.max())) - log10(float(np.median(nonzero)))
+        spread = log10(float(nonzero.max())) - log10(median(nonzero))
         if spread > SPREAD_DECADES:
             signs.append(f"the largest value is 10^{spread:.0f} times the median")
         extreme = (nonzero > EXTREME) | (nonzero < EXTREME**-3)

@@ -24,6 +24,7 @@ from initlint.api import (
     Stage,
     blocks,
     drift_share,
+    median,
 )
 
 LEAST_BLOCKS = 4
@@ -43,6 +44,9 @@ mixture of block types is a design."""
 DECADE = 1.0
 """Ratio, in decades, from which no scheme's variants differ: PyTorch's default, Xavier, He and the
 fixed 0.02 lie within half a decade of each other at common widths."""
+
+ALL_PAIRS = 256
+"""Blocks up to which the slope is the median over all pairs: 32,640 of them."""
 
 _RANDOM = frozenset(
     {Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL, Family.ORTHOGONAL, Family.SPARSE}
@@ -174,10 +178,10 @@ def _odd_ones(siblings: Sequence[_Sibling]) -> Iterator[_Odd]:
     index = np.arange(1, len(siblings) + 1, dtype=float)
     best = min(
         (_residuals(values, law) for law in (np.zeros_like(index), np.log(index), index)),
-        key=lambda residual: float(np.median(np.abs(residual))),
+        key=lambda residual: median(np.abs(residual)),
     )
     limits = np.array([max(LEAST_RATIO, SIGMAS * item.error) for item in siblings])
-    scatter = 1.4826 * float(np.median(np.abs(best)))
+    scatter = 1.4826 * median(np.abs(best))
     far = np.abs(best) > np.maximum(limits, SIGMAS * scatter)
     if np.count_nonzero(far) > FEW * len(siblings):
         return
@@ -187,13 +191,20 @@ def _odd_ones(siblings: Sequence[_Sibling]) -> Iterator[_Odd]:
 
 
 def _residuals(values: np.ndarray, law: np.ndarray) -> np.ndarray:
-    """Deviations from a line over ``law`` with the median slope of all pairs (Theil and Sen)."""
-    rise = values[:, None] - values[None, :]
-    run = law[:, None] - law[None, :]
+    """Deviations from a line over ``law`` with the median slope of all pairs (Theil and Sen).
+
+    In a stack of more than `ALL_PAIRS` each is paired with the one half a stack away (Theil 1950,
+    the incomplete method): work linear in the blocks, and as deaf to a few odd ones.
+    """
+    count = len(values)
+    if count > ALL_PAIRS:
+        half = (count + 1) // 2
+        rise, run = values[half:] - values[: count - half], law[half:] - law[: count - half]
+    else:
+        rise, run = values[:, None] - values[None, :], law[:, None] - law[None, :]
     slopes = rise[run > 0] / run[run > 0]
-    slope = float(np.median(slopes)) if slopes.size else 0.0
-    rest = values - slope * law
-    residuals: np.ndarray = rest - np.median(rest)
+    rest = values - (median(slopes) if slopes.size else 0.0) * law
+    residuals: np.ndarray = rest - median(rest)
     return residuals
 
 
