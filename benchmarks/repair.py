@@ -1,12 +1,12 @@
 """Of the models that start badly, how many train like their healthy twins once they are repaired?
 
-    python -m benchmarks.repair                # fix and train what is not in the file yet, and report
+    python -m benchmarks.repair                # fix and train what the file lacks, and report
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
 
 Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
-of its task, and trained again beside its healthy twin with the same batches, optimisers and learning
-rates. Losses are kept in ``repair.json`` beside this file.
+of its task, and trained again beside its healthy twin with the same batches, optimisers and
+learning rates. Losses are kept in ``repair.json`` beside this file.
 """
 
 from __future__ import annotations
