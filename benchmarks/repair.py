@@ -1,6 +1,6 @@
 """Of the models that start badly, how many train like their healthy twins once they are repaired?
 
-    python -m benchmarks.repair                # fix and train what the file lacks, and report
+    python -m benchmarks.repair                # fix and train what is not in the file, and report
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
 
@@ -131,10 +131,11 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of the names of the architectures")
     parser.add_argument("--fix-only", action="store_true", help="repair without training")
     parser.add_argument("--report", action="store_true", help="only print what is in the file")
+    parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record = load()
-    for seed in () if arguments.report else training.SEEDS:
+    for seed in () if arguments.report else training.SEEDS[: arguments.seeds]:
         for architecture in ARCHITECTURES:
             if arguments.only in architecture:
                 repair(architecture, seed, record, train=not arguments.fix_only)

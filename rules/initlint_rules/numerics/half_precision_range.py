@@ -12,6 +12,7 @@ from initlint.api import (
     Moments,
     Need,
     Option,
+    OutputStats,
     Param,
     Rule,
     Severity,
@@ -169,7 +170,17 @@ def _activations(context: Context, converted: bool) -> list[_Found]:
     return [
         _Found(Severity.WARNING, key, f"outputs of {key}", f"|x| reaches {top:.3g}")
         for key, stats in context.probe.outputs.items()
-        if (top := max(abs(stats.min), abs(stats.max))) > LARGEST / HEADROOM
+        if (top := _reach(stats)) > LARGEST / HEADROOM
         and key in context.model.graph
         and context.model.graph.producers(key)
     ]
+
+
+def _reach(stats: OutputStats) -> float:
+    """Largest magnitude of a signal; 0 for masks, which are the same for every input.
+
+    A lowest value at the end of the range is what a mask added to attention logits leaves there.
+    """
+    if not stats.row_std > 0:
+        return 0.0
+    return abs(stats.max) if stats.min <= -LARGEST else max(abs(stats.min), abs(stats.max))
