@@ -179,8 +179,9 @@ def _activations(context: Context, converted: bool) -> list[_Found]:
 def _reach(stats: OutputStats) -> float:
     """Largest magnitude of a signal; 0 for masks, which are the same for every input.
 
-    A lowest value at the end of the range is what a mask added to attention logits leaves there.
+    A lowest value near the end of the range is what a mask added to attention logits leaves there;
+    a signal as large would show on the positive side too.
     """
     if not stats.row_std > 0:
         return 0.0
-    return abs(stats.max) if stats.min <= -LARGEST else max(abs(stats.min), abs(stats.max))
+    return abs(stats.max) if stats.min <= -LARGEST / 2 else max(abs(stats.min), abs(stats.max))
