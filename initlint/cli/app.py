@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -100,9 +101,39 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _group() -> Any:
-    """What Typer makes of all the commands."""
-    return typer.main.get_command(app)
+def _group(chosen: str | None) -> Any:
+    """What Typer makes of the commands: one of them whole, the others by name and summary.
+
+    Typer evaluates every annotation of every option that it is given, twice; an overview shows none
+    of them, and a call needs those of its own command.
+    """
+    sparse = copy(app)
+    sparse.registered_commands = [
+        info if _name(info) == chosen else _without_options(info)
+        for info in app.registered_commands
+    ]
+    sparse.registered_groups = []
+    for info in app.registered_groups:
+        entry, inner = copy(info), copy(info.typer_instance)
+        assert inner is not None
+        if inner.info.name != chosen:
+            inner.registered_commands = []
+        entry.typer_instance = inner
+        sparse.registered_groups.append(entry)
+    return typer.main.get_command(sparse)
+
+
+def _name(info: Any) -> str:
+    return str(info.name or info.callback.__name__)
+
+
+def _without_options(info: Any) -> Any:
+    def nothing() -> None: ...
+
+    nothing.__name__, nothing.__doc__ = info.callback.__name__, info.callback.__doc__
+    entry = copy(info)
+    entry.callback = nothing
+    return entry
 
 
 def help_page(arguments: Sequence[str]) -> str | None:
@@ -114,7 +145,7 @@ def help_page(arguments: Sequence[str]) -> str | None:
     overview = not arguments or arguments[0] in _HELP
     if not overview and (not set(words) & set(_HELP) or words[0] not in COMMANDS):
         return None
-    command = _group()
+    command = _group(None if overview else words[0])
     context = command.context_class(command, info_name="initlint", help_option_names=list(_HELP))
     if overview:
         return str(command.get_help(context))
@@ -133,7 +164,7 @@ def call_quickly(words: Sequence[str]) -> int | None:
     functions: dict[str, Callable[..., None]] = {"check": check, "describe": describe}
     if words[0] not in functions:
         return None
-    group = _group()
+    group = _group(words[0])
     context = group.context_class(group, info_name="initlint")
     command = group.get_command(context, words[0])
     context = command.context_class(command, parent=context, info_name=words[0])

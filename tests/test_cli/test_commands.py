@@ -6,9 +6,11 @@ import json
 
 import jsonschema
 import pytest
+import typer
 
 from initlint import __version__
-from initlint.cli.app import with_default_command
+from initlint.cli import COMMANDS
+from initlint.cli.app import app, help_page, with_default_command
 from tests.test_report_json import SCHEMA
 
 
@@ -100,3 +102,14 @@ def test_defect_is_one_line(call, monkeypatch):
     assert result.code == 2
     assert result.err.startswith("initlint: a defect of initlint at test_commands.py:")
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["baseline", "prune"]])
+def test_help_pages_are_those_of_all_commands_together(words):
+    whole = typer.main.get_command(app)
+    context = whole.context_class(whole, info_name="initlint", help_option_names=["-h", "--help"])
+    command = whole
+    for word in words:
+        command = command.get_command(context, word)
+        context = command.context_class(command, context, info_name=word)
+    assert help_page([*words, "--help"]) == command.get_help(context)
