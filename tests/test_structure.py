@@ -333,3 +333,14 @@ def test_random_networks_do_not_break_it():
         for residual in residual_branches(net.graph):
             assert residual.last is None or residual.last in residual.branch
             assert residual.trunk not in residual.branch
+
+
+def test_an_input_read_again_is_a_way_around() -> None:
+    net = Network()
+    x = net.input(16)
+    inner = net.relu(net.linear(x, normal(net.rng, 16, 16), name="inner"))
+    last = net.linear(inner, np.zeros((16, 16), np.float32), name="last")
+    net.output(net.linear(net.add(x, last), normal(net.rng, 4, 16), name="head"))
+    crossed = dominators(net.model().graph)
+    assert "head" in crossed
+    assert "last" not in crossed

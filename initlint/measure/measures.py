@@ -23,6 +23,7 @@ from initlint.measure.stage import (
     Verdict,
     is_certain,
     model_stage,
+    never_stepped,
     tensor_stage,
 )
 from initlint.model import Kind, Layer, Model, Param, Tensor
@@ -100,6 +101,7 @@ class Measures:
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
         self._model_stage: Stage | None = None
+        self._unmoved = False
         self._prepared = False
         self.whole_elements = _whole_elements(model)
         # What was asked about an object before; the object is kept, so that its id stays its own.
@@ -303,9 +305,8 @@ class Measures:
         whole = self.model_stage
         if own is Stage.FRESH and whole in (Stage.TRAINED, Stage.MIXED):
             return own if is_certain(identification, param) else Stage.UNKNOWN
-        if own is Stage.TRAINED and self.model.fresh_hint:
-            return Stage.FRESH
-        return own
+        surely_fresh = self.model.fresh_hint or self._unmoved
+        return Stage.FRESH if own is Stage.TRAINED and surely_fresh else own
 
     @property
     def model_stage(self) -> Stage:
@@ -325,7 +326,17 @@ class Measures:
             return Stage.TRAINED
         if found is Stage.UNKNOWN and not verdicts and self._all_constant():
             return Stage.FRESH
+        if found is not Stage.FRESH and verdicts and self._never_stepped():
+            self._unmoved = True
+            return Stage.FRESH
         return found
+
+    def _never_stepped(self) -> bool:
+        if self.model.fresh_hint is False:
+            return False
+        quantised = any(param.quantised for _, param in self.model.graph.params)
+        stored = self.model.kind is not Kind.ONNX
+        return not quantised and never_stepped(self.model.graph, self.moments, stored=stored)
 
     def _all_constant(self) -> bool:
         """True when every weight matrix of a network of several layers holds one value.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import prod, sqrt
 
 from initlint.measure.candidates import is_common
 from initlint.measure.families import LEAST
 from initlint.measure.precision import is_float
 from initlint.measure.result import Family, Identification, Moments, Stage
-from initlint.model import Layer, Param, Role
+from initlint.model import NORMALISERS, Layer, Param, Role
 
 WEIGHT_ROLES = frozenset({Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION})
 """The parameters whose elements decide the stage of a model."""
@@ -144,3 +145,67 @@ def model_stage(verdicts: Iterable[Verdict]) -> Stage:
         return Stage.MIXED if certain >= MIXED_SHARE * decided else Stage.TRAINED
     trunk = len(failed) >= TRUNK_TENSORS and trained >= TRUNK_SHARE * decided
     return Stage.MIXED if trunk else Stage.FRESH
+
+
+LEAST_VECTOR = 8
+"""Values of a vector that are all exactly 1 or 0: training moves each of them by its own amount, so
+that not even eight keep one value."""
+
+LEAST_BIASES = 3
+"""Layers whose biases are all exactly zero before that counts as evidence: one or two may belong to
+layers that nothing trains."""
+
+_BIASES = frozenset({Role.BIAS, Role.RECURRENT_BIAS})
+_VECTORS = frozenset({Role.GAIN, Role.SHIFT}) | _BIASES
+_STATISTICS = frozenset({Role.RUNNING_MEAN, Role.RUNNING_VAR})
+
+
+def never_stepped(
+    layers: Iterable[Layer], moments_of: Callable[[Param], Moments | None], *, stored: bool
+) -> bool:
+    """True when the small parameters show that no step was ever taken.
+
+    Weights that were put together (repeated over frames, an identity with noise, masked) fit no
+    distribution though they are fresh. Then the vectors beside them tell: training moves every
+    gain, shift and bias, and the statistics of every batch norm. So none may be anything but
+    constant (a bias may also lie inside PyTorch's default bound), and a normaliser or the biases of
+    several layers must be there to speak.
+
+    Args:
+        layers: all layers of the model.
+        moments_of: moments of a parameter; None where its values are not known.
+        stored: True when every vector that exists is a trainable parameter. In an ONNX graph a
+            gain of ones or a bias of zeros may stand for one that the network never had, and only
+            the statistics of a batch norm speak.
+    """
+    speaking = False
+    zero_biases: set[str] = set()
+    for layer in layers:
+        for param in layer.params:
+            if param.role not in _VECTORS | _STATISTICS:
+                continue
+            moments = moments_of(param)
+            if moments is None:
+                return False
+            if not moments.constant:
+                bound = _default_bound(layer) if param.role in _BIASES else 0.0
+                if moments.max_abs > bound:
+                    return False
+                continue
+            if param.size < LEAST_VECTOR or moments.mean not in (0.0, 1.0):
+                continue
+            normalises = layer.op in NORMALISERS and (param.trainable and stored)
+            speaking = speaking or normalises or param.role in _STATISTICS
+            if stored and param.role in _BIASES and param.trainable:
+                zero_biases.add(layer.id)
+    return speaking or len(zero_biases) >= LEAST_BIASES
+
+
+def _default_bound(layer: Layer) -> float:
+    """1/sqrt(fan_in), or 1/sqrt(hidden) for recurrent layers: where PyTorch draws biases."""
+    weight = layer.weight
+    if weight is None or len(weight.shape) < 2:
+        return 0.0
+    recurrent = layer.with_role(Role.RECURRENT_WEIGHT)
+    values = recurrent[0].shape[-1] if recurrent else prod(weight.shape[1:])
+    return 1.0 / sqrt(values) if values else 0.0

@@ -7,7 +7,7 @@ additions are in `initlint.model.residual`, and offered here as well.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from initlint.model.graph import Edge, LayerGraph
@@ -251,7 +251,7 @@ def dominators(graph: LayerGraph) -> tuple[str, ...]:
             for edge in _value_inputs(graph, key)
         )
     ]
-    furthest = max((position[key] for key in roots), default=-1)
+    furthest = max([-1, *(position[key] for key in (*roots, *_past_roots(graph, roots, carrying)))])
     found: list[str] = []
     for key in order:
         if graph[key].op is Op.INPUT:
@@ -261,6 +261,23 @@ def dominators(graph: LayerGraph) -> tuple[str, ...]:
         targets = [edge.target for edge in graph.outputs(key) if edge.target in carrying]
         furthest = max([furthest, *(position[target] for target in targets)])
     return tuple(key for key in found if graph[key].op is not Op.OUTPUT)
+
+
+def _past_roots(graph: LayerGraph, roots: Sequence[str], carrying: set[str]) -> list[str]:
+    """Layers that read an input of a root again: a skip path, or an image that is sampled later.
+
+    A product is no path of its own: it is zero when its other factor is.
+    """
+    starts = {edge.source for key in roots for edge in _value_inputs(graph, key)}
+    return [
+        edge.target
+        for start in starts
+        if graph[start].op is Op.INPUT
+        for edge in graph.outputs(start)
+        if edge.target in carrying
+        and graph[edge.target].op not in (Op.MUL, Op.DIV, Op.MATMUL)
+        and edge in _value_inputs(graph, edge.target)
+    ]
 
 
 def _value_inputs(graph: LayerGraph, key: str) -> tuple[Edge, ...]:

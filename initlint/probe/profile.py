@@ -32,7 +32,8 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
     """Decades of rms between what enters the first and the last of these layers.
 
     With the right gain the input of every layer has the same second moment (He et al. 2015,
-    equation 9), so the intended value is 0.
+    equation 9), so the intended value is 0. Growth counts from 1 upwards: a signal that enters
+    small (a codebook, a hash grid, coordinates) and reaches unit scale does no harm.
 
     Returns:
         None when fewer than two inputs were observed, or one was not finite.
@@ -46,7 +47,9 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
     ]
     if len(seen) < 2 or not all(isfinite(rms) for rms in seen) or seen[0] <= 0:
         return None
-    return log10(max(seen[-1], _FLOOR)) - log10(seen[0])
+    end = log10(max(seen[-1], _FLOOR))
+    drift = end - log10(seen[0])
+    return drift if drift <= 0 else max(min(drift, end), 0.0)
 
 
 def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:

@@ -51,6 +51,7 @@ class _Layer:
     silent: int
     units: int
     by_sign: bool
+    shifted: bool
 
     @property
     def share(self) -> float:
@@ -75,7 +76,9 @@ class UnitCannotFire(Rule):
     Bias plus mean more than four standard deviations below zero, with the spread of the weighted
     sum from each row's own norm and the measured or predicted rms of the input; or, exactly: no
     positive weight, no positive bias, inputs of a ReLU, sigmoid or softmax. From 1 % of a layer's
-    units a warning, from 50 % an error. What the probe saw firing overrules the prediction.
+    units a warning, from 50 % an error; an info where every such bias lies inside PyTorch's default
+    bound 1 / sqrt(fan_in), because then the input is small (a codebook, a hash grid) rather than
+    the bias large. What the probe saw firing overrules the prediction.
 
     What it does not flag
     ---------------------
@@ -143,8 +146,9 @@ class UnitCannotFire(Rule):
                 if found.by_sign
                 else f"the bias lies more than {TAIL:g} standard deviations below zero"
             )
+            severity = Severity.ERROR if found.share >= ERROR_SHARE else Severity.WARNING
             yield Finding(
-                severity=Severity.ERROR if found.share >= ERROR_SHARE else Severity.WARNING,
+                severity=severity if found.shifted else Severity.INFO,
                 confidence=Confidence.HIGH,
                 layer=layer.id,
                 param=bias.name if bias is not None and not found.by_sign else _name(layer),
@@ -199,7 +203,12 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     stats = context.probe.outputs.get(activation.id) if context.probe else None
     if stats is not None and stats.units == len(rows) and stats.dead_units < 0.5 * count:
         return None
-    return _Layer(layer, count, len(rows), int(by_sign.sum()) * 2 >= count) if count else None
+    fan_in = rows.shape[1]
+    beyond = offsets[silent] < -1.0 / np.sqrt(fan_in)
+    shifted = bool(by_sign.any() or beyond.any())
+    return (
+        _Layer(layer, count, len(rows), int(by_sign.sum()) * 2 >= count, shifted) if count else None
+    )
 
 
 def _constant(context: Context, layer: Layer) -> bool:

@@ -39,6 +39,10 @@ CONSTANT = 1e-6
 rounding errors of one sum."""
 
 
+TINY_TABLE = 0.02
+"""Rms of a table whose rows soon part: hash grids start at 1e-4, codebooks at 1/K, and an optimiser
+with step size 1e-3 moves each row that far in twenty steps."""
+
 _MIXING = frozenset({Op.ATTENTION, Op.MATMUL})
 
 
@@ -84,7 +88,8 @@ class CorrelationCollapse(Rule):
     Networks that average over positions (global pooling, attention) unless they are constant: noise
     averages out there, images do not. Layers whose mean a batch normaliser removes later. Batches
     of inputs that were alike to begin with, fewer than four samples, representations of fewer than
-    eight units, trained models.
+    eight units, trained models. Small trainable tables (codebooks, hash grids), whose rows soon
+    part, are an info.
 
     Example
     -------
@@ -143,6 +148,8 @@ class CorrelationCollapse(Rule):
             if entering is None:
                 continue
             severity = _severity(entering, head, averaged=_averages(graph, head))
+            if severity is not None and _reads_tiny_table(graph, probe, head):
+                severity = Severity.INFO
             if severity is not None:
                 found.append((severity, -entering.distance, entering, head))
         if not found:
@@ -173,6 +180,17 @@ def _entering(graph: LayerGraph, probe: Activations, head: Layer) -> _Seen | Non
     """What a last layer reads, when that is the output of one layer."""
     producers = graph.effective_producers(head.id)
     return _measured(producers[0], probe) if len(producers) == 1 else None
+
+
+def _reads_tiny_table(graph: LayerGraph, probe: Activations, head: Layer) -> bool:
+    """True when inputs are told apart by trainable rows that start near zero on purpose."""
+    return any(
+        graph[key].op is Op.EMBEDDING
+        and (stats := probe.outputs.get(key)) is not None
+        and stats.rms <= TINY_TABLE
+        and any(param.trainable for param in graph[key].params)
+        for key in _ancestors(graph, head.id)
+    )
 
 
 def _averages(graph: LayerGraph, head: Layer) -> bool:

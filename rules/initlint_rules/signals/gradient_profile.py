@@ -7,12 +7,14 @@ from itertools import pairwise
 from math import isfinite, log10, prod, sqrt
 
 from initlint.api import (
+    ACTIVATIONS,
     Activations,
     Context,
     Finding,
     Fix,
     LayerGraph,
     Need,
+    Op,
     Rule,
     Severity,
     Stage,
@@ -127,7 +129,7 @@ def _profile(
     found = []
     for key in layers:
         rms, shape = probe.backward.get(key), graph[key].output_shape
-        if rms is None or not shape or _waits(key, graph, probe):
+        if rms is None or not shape or _waits(key, graph, probe) or _is_gated(key, graph):
             continue
         if not isfinite(rms):
             return []
@@ -141,6 +143,24 @@ def _waits(key: str, graph: LayerGraph, probe: Activations) -> bool:
     weight = graph[key].weight
     stats = probe.gradients.get(weight.key) if weight is not None else None
     return stats is not None and stats.unlocks is True
+
+
+def _is_gated(key: str, graph: LayerGraph) -> bool:
+    """True for a layer whose product with a gate joins a skip path (highway, squeeze-excite).
+
+    Its gradient is the trunk's times the gate, which says nothing of the trunk.
+    """
+    for layer in graph.effective_consumers(key):
+        gates = [layer] if layer.op is Op.MUL else []
+        if layer.op in ACTIVATIONS:
+            gates += [item for item in graph.effective_consumers(layer.id) if item.op is Op.MUL]
+        for gate in gates:
+            joins = graph.effective_consumers(gate.id)
+            if any(
+                item.op in (Op.ADD, Op.SUB) and len(graph.inputs(item.id)) > 1 for item in joins
+            ):
+                return True
+    return False
 
 
 def _finding(
