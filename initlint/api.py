@@ -35,6 +35,7 @@ from initlint.model import (
     Role,
     Tensor,
     Where,
+    WidthScaling,
     fans,
 )
 from initlint.model.structure import (
@@ -118,6 +119,7 @@ __all__ = [
     "SymmetricGroup",
     "Tensor",
     "Where",
+    "WidthScaling",
     "backward_severity",
     "blocked_harm",
     "blocks",

@@ -119,6 +119,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "input": _TEXT,
     "seed": _COUNT,
     "seeds": _COUNT,
+    "widths": _TEXT,
     "sequence-length": _COUNT,
     "model": _TEXT,
     "stage": _one_of(*STAGES),

@@ -45,6 +45,8 @@ class Settings:
         seed: seed of synthesised inputs.
         seeds: how many builds of a module to lint, each with a seed of its own
             (`initlint.draws`; one call of `lint` is about one build).
+        widths: values of one constructor argument by its name, to build a module with each of them
+            (`initlint.widths`).
         sequence_length: sequence length for recurrent layers; None: the graph's, else 50.
         loss: name of the loss for a module's probe; None: guessed from the output.
         rule_options: options by rule name.
@@ -63,6 +65,7 @@ class Settings:
     input: str | None = None
     seed: int = 0
     seeds: int = 1
+    widths: Mapping[str, Sequence[int]] | None = None
     sequence_length: int | None = None
     loss: str | None = None
     rule_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

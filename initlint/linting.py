@@ -10,6 +10,7 @@ from initlint.lint.finding import Severity
 
 if TYPE_CHECKING:
     from initlint.engine import Settings
+    from initlint.model import Model
 
 
 class InitialisationError(AssertionError):
@@ -166,6 +167,13 @@ def _lint_path(path: str, loading: Mapping[str, Any], settings: Settings) -> dic
     from initlint.load import LoadOptions, is_spec, load
 
     options = LoadOptions(**loading)
+    if settings.widths:
+        from initlint.widths import with_widths
+
+        def load_with(arguments: Mapping[str, Any]) -> Model:
+            return load(path, replace(options, arguments={**options.arguments, **arguments}))
+
+        return lint(with_widths(load_with, settings, is_spec=is_spec(path)), settings)
     if settings.seeds < 2 or not is_spec(path):
         return lint(load(path, options), settings)
     from initlint.draws import lint_seeds

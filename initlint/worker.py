@@ -229,7 +229,16 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     if settings.seeds > 1 and is_spec(job["target"]):
         return _lint_seeds(job, settings, enter, emit)
     enter("read")
-    model = _load(job)
+    if settings.widths:
+        from initlint.widths import with_widths
+
+        model = with_widths(
+            lambda arguments: _load(_with_arguments(job, arguments)),
+            settings,
+            is_spec=is_spec(job["target"]),
+        )
+    else:
+        model = _load(job)
     if settings.seeds > 1:
         notice = "--seeds: a file holds one draw; only modules are built again"
         model = replace(model, notices=(*model.notices, notice))
@@ -270,6 +279,12 @@ def _measure(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     measures = engine.measure(model, _settings(job), Kept({}, tell))
     measures.measure_part(job["options"]["part"], job["options"]["parts"])
     return {"measured": found}
+
+
+def _with_arguments(job: Record, arguments: Mapping[str, Any]) -> Record:
+    """The job with these arguments for the module's constructor beside its own."""
+    load = dict(job.get("load") or {})
+    return {**job, "load": {**load, "arguments": {**load.get("arguments", {}), **arguments}}}
 
 
 def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: Emit) -> Record:

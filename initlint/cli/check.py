@@ -320,6 +320,14 @@ def check(
             help="Build the module with N seeds, and tell what depends on the draw.",
         ),
     ] = None,
+    widths: Annotated[
+        TextOption,
+        typer.Option(
+            metavar="NAME=N,N,...",
+            rich_help_panel=MODEL,
+            help="Build the module with these values of one argument, and tell what grows with it.",
+        ),
+    ] = None,
     loss: Annotated[
         Optional[LossOption],  # noqa: UP045
         typer.Option(

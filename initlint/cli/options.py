@@ -64,6 +64,7 @@ class Options:
     via: str | None = None
     structure_only: bool = False
     seeds: int = 1
+    widths: str | None = None
     loss: str | None = None
     config: Config = field(default_factory=Config)
 
@@ -92,6 +93,7 @@ class Options:
             "input": self.input and os.path.abspath(self.input),
             "seed": self.seed,
             "seeds": self.seeds,
+            "widths": widths(self.widths),
             "sequence_length": self.sequence_length or None,
             "loss": self.loss,
             "rule_options": self._rule_options(),
@@ -215,6 +217,24 @@ def keyword_arguments(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             arguments[name] = value
     return arguments
+
+
+def widths(text: str | None) -> dict[str, list[int]] | None:
+    """``hidden=64,128,256`` as the argument's name with its values.
+
+    Raises:
+        UsageError: no name, or fewer than three different sizes.
+    """
+    if text is None:
+        return None
+    name, _, values = text.partition("=")
+    try:
+        sizes = sorted({int(value) for value in values.split(",")})
+    except ValueError:
+        sizes = []
+    if not name.isidentifier() or len(sizes) < 3 or sizes[0] < 1:
+        raise UsageError(f"--widths is {text!r}; write it as hidden=64,128,256 (three or more)")
+    return {name: sizes}
 
 
 def json_arguments(text: str | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from initlint.model.tensor import (
     View,
     from_array,
 )
+from initlint.model.widths import WidthScaling
 
 __all__ = [
     "ACTIVATIONS",
@@ -57,6 +58,7 @@ __all__ = [
     "Tensor",
     "View",
     "Where",
+    "WidthScaling",
     "fans",
     "from_array",
 ]

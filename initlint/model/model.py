@@ -45,7 +45,8 @@ class Model:
             layers that the graph or the user told), ``inputs_file`` (inputs for an export's probe),
             ``draws`` (a `Draws`, where the target was built several times), ``optimiser`` (an
             `OptimiserState`, where a checkpoint holds one), ``earlier`` (tensors of an earlier
-            state by parameter key, in a comparison of two states).
+            state by parameter key, in a comparison of two states), ``widths`` (a `WidthScaling`,
+            where the target was built with several widths).
     """
 
     target: str

@@ -70,8 +70,9 @@ class TrainEvalMismatch(Rule):
     --------------
     Dropout: exact for weights with mean zero. At a sum the parts are weighted by their predicted
     second moments; normalisers, bounded activations, recurrent and attention layers reset the
-    scale. At an output, more than a factor of 2 in rms is an info, one of 3.2 (half a decade) a warning.
-    Batch norms: the median over layers of measured over stored variance, by the same limits.
+    scale. At an output, more than a factor of 2 in rms is an info, one of 3.2 (half a decade) a
+    warning. Batch norms: the median over layers of measured over stored variance, by the same
+    limits.
 
     What it does not flag
     ---------------------
