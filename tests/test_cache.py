@@ -409,9 +409,9 @@ def test_measurements_survive_json_exactly():
     from initlint.measure.kept import _identification, _moments
     from initlint.measure.result import Family, Identification, Match, Moments
 
-    moments = Moments(7, 0.1, 1 / 3, float("nan"), 3.0000000000000004, -1e-300, 2.0, 1, 0, 2, 1, 5)
+    moments = Moments(7, 0.1, 1 / 3, float("nan"), 3.0000000000000004, -1e-300, 2.0, 1, 0, 2, 1)
     value = json.loads(json.dumps([7, 0.1, 1 / 3, float("nan"), 3.0000000000000004, -1e-300, 2.0]))
-    assert repr(_moments([*value, 1, 0, 2, 1, 5])) == repr(moments)
+    assert repr(_moments([*value, 1, 0, 2, 1])) == repr(moments)
     match = Match("he_normal", 2**0.5, 0.1, "fan_in", True)
     found = Identification(Family.NORMAL, (match,), 7, 0.1, 0.2, 0.0)
     stored = ["normal", [["he_normal", 2**0.5, 0.1, "fan_in", True]], 7, 0.1, 0.2, 0.0]
@@ -426,4 +426,4 @@ def test_measurements_survive_json_exactly():
     ):
         assert _identification(wrong) is None
     assert _moments(value) is None
-    assert _moments(["7", *value[1:], 1, 0, 2, 1, 5]) is None
+    assert _moments(["7", *value[1:], 1, 0, 2, 1]) is None
