@@ -135,11 +135,40 @@ def check(target: Any, *example_inputs: Any, **options: Any) -> Report:
     if path is None and settings.seeds > 1:
         raise TypeError("seeds= goes with a spec (pkg.module:Net): a module is one draw")
     loading |= {"seed": settings.seed, "input_file": settings.input}
+    if path is not None:
+        _read_urls(path)
     with TemporaryDirectory(prefix="initlint-") as folder:
         loading["folder"] = folder
         if path is not None:
             return Report(_lint_path(path, loading, settings))
         return Report(_lint_module(target, example_inputs, named, loading, settings))
+
+
+def _read_urls(path: str) -> None:
+    """Let readers of this process see what is behind a URL.
+
+    Raises:
+        LoadError: fsspec or the package of the protocol is missing.
+    """
+    from initlint.remote import RemoteError, Store, is_remote
+
+    if not is_remote(path):
+        return
+    from initlint.load.files import connect
+    from initlint.model import LoadError
+
+    try:
+        store = Store([path])
+    except RemoteError as error:
+        raise LoadError(f"{path}: {error}") from error
+
+    def ask(request: dict[str, Any]) -> bytes:
+        try:
+            return store.fetch(request)
+        except RemoteError as error:
+            raise LoadError(f"{request['path']}: {error}") from error
+
+    connect(ask)
 
 
 def _named_inputs(module: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from initlint.process import Process, spawn, worker_command, worker_environment
+from initlint.remote import is_remote
 from initlint.wire import Decoder, GarbledRecord, Record, encode
 
 if TYPE_CHECKING:
@@ -181,6 +182,13 @@ class Worker:
             while data:
                 data = data[os.write(self._process.stdin, data) :]
 
+    def reply(self, data: bytes) -> None:
+        """Send what the worker asked for; one that is dead says so through its pipe."""
+        view = memoryview(data)
+        with suppress(OSError):
+            while view and self._process.stdin >= 0:
+                view = view[os.write(self._process.stdin, view[: 1 << 20]) :]
+
     def listen(self, tell: Callable[[str, bytes], None]) -> None:
         """Pass what arrives to ``tell(stream, data)``, from threads; empty data is the end."""
         streams = (("records", self._process.stdout), ("stderr", self._process.stderr))
@@ -323,6 +331,30 @@ def raising_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+class _Fetcher:
+    """Answers one worker's requests for bytes of an object store, beside everything else."""
+
+    def __init__(self, job: Job, worker: Worker) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from initlint.remote import Store, is_remote
+
+        other = job.options.get("other")
+        urls = [job.target, *([other] if isinstance(other, str) and is_remote(other) else [])]
+        self._store = Store(urls)
+        self._worker = worker
+        self._pool = ThreadPoolExecutor(1)
+
+    def fetch(self, request: Record) -> None:
+        """Fetch and reply, in a thread of its own."""
+        self._pool.submit(lambda: self._worker.reply(self._store.answer(request)))
+
+    def close(self) -> None:
+        """Answer nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._store.close()
+
+
 @dataclass(slots=True, eq=False)
 class _Run:
     """A job under way."""
@@ -331,12 +363,19 @@ class _Run:
     worker: Worker
     deadline: float | None
     heard: Callable[[Record], None] = lambda record: None
+    fetcher: _Fetcher | None = None
     decoder: Decoder = field(default_factory=Decoder)
     stage: str = "start"
     static: Record | None = None
     received: int = 0
     wall_missing: tuple[str, ...] = ()
     stderr: bytearray = field(default_factory=bytearray)
+
+    def stop(self) -> None:
+        """Let go of the worker."""
+        self.worker.stop()
+        if self.fetcher is not None:
+            self.fetcher.close()
 
 
 Reading = Callable[[int, Job, Record], None]
@@ -402,14 +441,14 @@ def _run(
                     outcome = _expire(current)
                 if outcome is not None:
                     outcomes[index] = replace(outcome, wall_missing=current.wall_missing)
-                    runs.pop(index).worker.stop()
+                    runs.pop(index).stop()
                     if finished is not None:
                         finished(index, outcomes[index])
                 if progress is not None:
                     progress(len(outcomes), len(jobs), current.job.target, current.stage)
     finally:
         for current in runs.values():
-            current.worker.stop()
+            current.stop()
     return [outcomes[index] for index in range(len(jobs))]
 
 
@@ -419,7 +458,10 @@ def _start(
     worker.listen(lambda stream, data: inbox.put((index, stream, data)))
     worker.send(job)
     seconds = job.limits.static_seconds
-    return _Run(job, worker, None if seconds is None else time.monotonic() + seconds)
+    current = _Run(job, worker, None if seconds is None else time.monotonic() + seconds)
+    if is_remote(job.target):
+        current.fetcher = _Fetcher(job, worker)
+    return current
 
 
 def _next_event(
@@ -461,6 +503,8 @@ def _take(current: _Run, record: Record) -> Outcome | None:
         current.stage = str(record.get("stage"))
     elif kind == "read":
         current.heard(record)
+    elif kind == "fetch" and current.fetcher is not None:
+        current.fetcher.fetch(record)
     elif kind == "wall" and isinstance(record.get("missing"), list):
         current.wall_missing = tuple(map(str, record["missing"]))
     elif kind == "static" and isinstance(target, dict):

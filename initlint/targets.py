@@ -12,6 +12,9 @@ from difflib import get_close_matches
 from enum import Enum
 from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from initlint.remote import RemoteError, describe_error, is_remote, open_store
 
 SPEC = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*|.+\.py):[^\W\d]\w*(\.[^\W\d]\w*)*")
 """``pkg.module:attr`` and ``path/file.py:attr``; nothing else ever runs code."""
@@ -104,6 +107,8 @@ def resolve(text: str, commands: Iterable[str] = ()) -> list[Target]:
         raise TargetError("a path cannot hold a NUL character")
     if is_spec(text):
         return [_spec(text)]
+    if is_remote(text):
+        return _remote(text)
     try:
         status = os.stat(text)
     except FileNotFoundError as error:
@@ -117,6 +122,80 @@ def resolve(text: str, commands: Iterable[str] = ()) -> list[Target]:
         return _folder(text)
     check_file(text)
     return [_file(text)]
+
+
+def _remote(url: str) -> list[Target]:
+    """The models behind a URL: a file, a pattern, or a folder and all below it."""
+    try:
+        store, path = open_store(url)
+        if glob.has_magic(path):
+            names = [name for name in store.glob(path) if _names_model(str(name))]
+            if not names:
+                raise TargetError("no model matches this pattern")
+            return [_remote_file(store, url, path, str(name)) for name in sorted(names)]
+        if not store.isdir(path):
+            _check_head(url, bytes(store.cat_file(path, start=0, end=_SNIFF_BYTES)))
+            return [_remote_file(store, url, path, path)]
+        found = list(_remote_walk(store, url, path))
+    except RemoteError as error:
+        raise TargetError(str(error)) from error
+    except TargetError:
+        raise
+    except Exception as error:  # each store has exceptions of its own
+        raise TargetError(describe_error(error)) from error
+    if not found:
+        kinds = " ".join(f"*{extension}" for extension in _EXTENSIONS)
+        raise TargetError(f"there is no model in this folder (looked for {kinds})")
+    return found
+
+
+def _remote_walk(store: Any, url: str, top: str) -> Iterator[Target]:
+    seen = 0
+    for folder, subfolders, files in store.walk(top, detail=True):
+        seen += len(files) + len(subfolders)
+        if seen > FOLDER_LIMIT:
+            raise TargetError(f"there are more than {FOLDER_LIMIT} files in this folder")
+        names = sorted(files)
+        if is_hugging_face(names):
+            weights = [name for name in names if name.endswith((".safetensors", ".bin"))]
+            size = sum(int(files[name].get("size") or 0) for name in weights)
+            yield Target(_url_of(url, top, folder), Form.FOLDER, size, len(weights))
+            names = [name for name in names if name.endswith(".onnx")]
+        indexed = {name.removesuffix(".index.json") for name in names if _INDEX.fullmatch(name)}
+        for name in names:
+            if not name.startswith(".") and name not in indexed and _names_model(name):
+                yield _remote_file(store, url, top, f"{folder.rstrip('/')}/{name}")
+
+
+def _remote_file(store: Any, url: str, path: str, name: str) -> Target:
+    """One file as a target; for an index the bytes are those of all shards beside it."""
+    size, files = int(store.info(name).get("size") or 0), 1
+    if _INDEX.fullmatch(os.path.basename(name)) or name.endswith(".onnx"):
+        for entry in store.ls(os.path.dirname(name), detail=True):
+            other = str(entry["name"])
+            data = other.endswith((".data", ".onnx_data", ".bin", ".weight"))
+            if other != name and (data or _SHARD.fullmatch(os.path.basename(other))):
+                size += int(entry.get("size") or 0)
+                files += 1
+    return Target(_url_of(url, path, name), Form.FILE, size, files)
+
+
+def _url_of(url: str, path: str, name: str) -> str:
+    """The URL of what the store calls ``name``, where ``url`` is what it calls ``path``."""
+    if name.rstrip("/") == path.rstrip("/"):
+        return url
+    plain = re.split(r"[*?\[]", path)[0].rpartition("/")[0] if glob.has_magic(path) else path
+    base = re.split(r"[*?\[]", url)[0].rpartition("/")[0] if glob.has_magic(path) else url
+    return f"{base.rstrip('/')}/{name[len(plain.rstrip('/')) :].lstrip('/')}"
+
+
+def _names_model(path: str) -> bool:
+    """True for a name that says it holds weights; bare ``.bin`` files say nothing."""
+    name = os.path.basename(path)
+    stem, extension = os.path.splitext(name.lower())
+    if _SHARD.fullmatch(name) or stem.split("-")[0] in _NOT_WEIGHTS or extension == ".bin":
+        return False
+    return extension in _EXTENSIONS or _INDEX.fullmatch(name) is not None
 
 
 def _spec(text: str) -> Target:
@@ -295,6 +374,11 @@ def check_file(path: str) -> None:
         head = _sniff(path)
     except OSError as error:
         raise TargetError(_os_reason(error)) from error
+    _check_head(path, head)
+
+
+def _check_head(path: str, head: bytes) -> None:
+    """Refuse what the first bytes and the name show is no model file."""
     if not head:
         raise TargetError("is empty")
     if head.startswith(b"version https://git-lfs.github.com/spec/"):

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from initlint.remote import is_remote
 from initlint.wire import Decoder, Record, encode
 
 Emit = Callable[[Record], None]
@@ -53,7 +54,10 @@ def work(records: int, *, forked: bool = False) -> None:
         emit({"type": "wall", "missing": isolate(job, forked=forked)})
     else:
         apply_limits(job.get("limits") or {})
-    _follow_parent()
+    if is_remote(job["target"]):
+        _connect(emit)
+    else:
+        _follow_parent()
     serve(job, emit)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -108,6 +112,14 @@ def _enter_folder(folder: str, emit: Emit) -> bool:
     return True
 
 
+def _connect(emit: Emit) -> None:
+    """Read URLs through the parent; its end of the pipe closes when it ends."""
+    from initlint.load.files import connect
+    from initlint.load.remote import Link
+
+    connect(Link(emit, lambda most: os.read(0, most), lambda: os._exit(1)).ask)
+
+
 def _follow_parent() -> None:
     """End when the parent ends, however it ended: its end of the pipe then closes."""
     from threading import Thread
@@ -135,10 +147,10 @@ def isolate(job: Record, *, forked: bool = False) -> list[str]:
 
         child = start_early(fork=forked)
     apply_limits(job.get("limits") or {})
-    files = [*reach(job["target"])]
+    files = [] if is_remote(job["target"]) else [*reach(job["target"])]
     if settings.get("input"):
         files.append(settings["input"])
-    if (job.get("options") or {}).get("other"):
+    if (job.get("options") or {}).get("other") and not is_remote(job["options"]["other"]):
         files += reach(job["options"]["other"])
     return list(lock_down(tuple(files), child))
 

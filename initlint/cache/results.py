@@ -24,6 +24,7 @@ from initlint.cache.identity import (
 )
 from initlint.cache.journal import Journal, read_journal
 from initlint.records import RecordError, Target
+from initlint.remote import is_remote
 from initlint.supervisor import Job, Outcome, Progress, run
 
 VARIANTS = 4
@@ -219,8 +220,8 @@ def _well_formed(variant: Any) -> bool:
 
 
 def _cacheable(job: Job) -> bool:
-    """A data file: what the user's own code does is not known beforehand."""
-    return not job.python and job.task in ("lint", "describe")
+    """A local data file: what code does, or a store holds, is not known beforehand."""
+    return not job.python and not is_remote(job.target) and job.task in ("lint", "describe")
 
 
 def _base(job: Job) -> str:

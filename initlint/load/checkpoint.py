@@ -8,7 +8,7 @@ from typing import Any
 
 from initlint.load.archive import Archive
 from initlint.load.binding import bind
-from initlint.load.files import File, Folder, open_file, shown
+from initlint.load.files import File, Folder, is_folder, open_file, shown
 from initlint.load.inferred import infer_layers
 from initlint.load.naming import shared_prefix
 from initlint.load.pickle_file import read_pickle, read_torch_zip
@@ -49,7 +49,7 @@ def load_checkpoint(path: str) -> Model:
     Raises:
         LoadError: missing, damaged, of an unknown format, or holding more than weights.
     """
-    if os.path.isdir(path):
+    if is_folder(path):
         from initlint.load.huggingface import load_folder
 
         return load_folder(path)

@@ -23,6 +23,7 @@ from initlint.model import LoadError
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _HUB_SNAPSHOT = re.compile(r"(?P<repo>.*/models--[^/]+)/snapshots/[^/]+(?:/.*)?")
 _BLOB_NAME = re.compile(r"[0-9A-Za-z]{1,128}")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)")
 _LONGEST_NAME = 80
 """Two names and a sentence stay below 300 characters."""
 _PREAD_LIMIT = 1 << 30
@@ -171,12 +172,37 @@ class File:
         return LoadError(f"{shown(self.name)}: changed while it was read; run again")
 
 
+_links: list[Callable[[dict[str, Any]], bytes]] = []
+
+
+def connect(ask: Callable[[dict[str, Any]], bytes]) -> None:
+    """Have URLs read through ``ask`` (`initlint.load.remote.Ask`) in this process."""
+    _links[:] = [ask]
+
+
+def _remote(path: str) -> bool:
+    return bool(_links) and _URL.match(path) is not None
+
+
+def is_folder(path: str) -> bool:
+    """True for a folder, also of an object store."""
+    if _remote(path):
+        from initlint.load import remote
+
+        return remote.is_folder(path, _links[0])
+    return os.path.isdir(path)
+
+
 def open_file(path: str) -> File:
-    """The file that the user named; the path may be or contain symbolic links.
+    """The file that the user named; the path may be or contain symbolic links, or be a URL.
 
     Raises:
         LoadError: missing, unreadable, or not a regular file.
     """
+    if _remote(path):
+        from initlint.load.remote import RemoteFile
+
+        return RemoteFile(path, _links[0])
     return File(path, lambda: _open_regular(path, path, _FLAGS, None))
 
 
@@ -214,11 +240,15 @@ class Folder:
 
     @classmethod
     def of(cls, path: str) -> Folder:
-        """The folder at ``path``.
+        """The folder at ``path``, which may be a URL.
 
         Raises:
             LoadError: missing, unreadable, or not a folder.
         """
+        if _remote(path):
+            from initlint.load.remote import RemoteFolder
+
+            return RemoteFolder(path, _links[0])
         return cls(path)
 
     def __enter__(self) -> Folder:
@@ -243,14 +273,14 @@ class Folder:
             LoadError: the path leaves the folder or goes through a symbolic link, or the file is
                 missing, unreadable, or not a regular file.
         """
-        parts = _components(relative)
+        parts = components(relative)
         name = os.path.join(self.path, relative)
         return File(name, lambda: self._descend(parts, name), hold)
 
     def has(self, relative: str) -> bool:
         """True when `open` would find something of that name."""
         try:
-            parts = _components(relative)
+            parts = components(relative)
             os.stat("/".join(parts), dir_fd=self._descriptor, follow_symlinks=False)
         except (LoadError, OSError, ValueError):
             found = False
@@ -301,7 +331,8 @@ class Folder:
             os.close(directory)
 
 
-def _components(relative: str) -> tuple[str, ...]:
+def components(relative: str) -> tuple[str, ...]:
+    """The parts of a path that a model states; raises `LoadError` when it leaves the folder."""
     parts = tuple(part for part in relative.split("/") if part != ".")
     bad = not parts or any(part in ("", "..") or "\\" in part or "\0" in part for part in parts)
     if bad or os.path.isabs(relative):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -282,7 +282,7 @@ class TensorReader:
         self.external = True
         if location not in self._files:
             if self._folder is None:
-                self._folder = Folder.of(str(Path(self.path).parent))
+                self._folder = Folder.of(os.path.dirname(self.path))
             try:
                 file = self._folder.open(location, hold=len(self._files) < _HELD_FILES)
             except LoadError as error:
