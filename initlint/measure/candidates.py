@@ -97,6 +97,18 @@ def framework_fans(layer: Layer, param: Param) -> tuple[float, float]:
     return shape[1] * kernel, shape[0] * kernel
 
 
+def stack_fans(param: Param) -> tuple[float, float] | None:
+    """fan_in and fan_out that `torch.nn.init` computes for a stack ``(count, …, …)`` of matrices.
+
+    It takes the last axis for a kernel: fan_in = size(1) size(2), fan_out = size(0) size(2). None
+    for a matrix that is stored alone.
+    """
+    stored = param.tensor.stored_shape if param.tensor is not None else ()
+    if len(stored) != 3 or len(param.shape) != 2:
+        return None
+    return float(stored[1] * stored[2]), float(stored[0] * stored[2])
+
+
 def _normal(name: str, std: float, fan: str = "", tier: int = 0, gain: float = 1.0) -> Candidate:
     return Candidate(Match(name, gain, std, fan), GAUSSIAN, tier)
 
@@ -241,6 +253,9 @@ def _wrong_fans(layer: Layer, param: Param, fan_in: float, fan_out: float) -> It
         wrong.append(("missing_kernel", fan_in / kernel, fan_out / kernel))
         if len(shape) == 5:
             wrong.append(("missing_kernel", fan_in / shape[-1], fan_out / shape[-1]))
+    stack = stack_fans(param)
+    if stack is not None and layer.op is Op.LINEAR:
+        wrong.append(("stacked", *stack))
     if param.packed > 1:
         wrong.append(("packed", fan_in, fan_out * param.packed))
     wrong.append(("squared", fan_in * fan_out, fan_in * fan_out))

@@ -26,6 +26,10 @@ Everything else needs two layers of different fans with the same mistake."""
 _MATRICES = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
 _RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
+_STACKED = "stacked"
+"""A stack of matrices is its own repetition: each of its blocks must fit by itself, and the wrong
+fan of a stack, in·out, is the same for both projections of an expert."""
+
 _SERIES = "t5_query"
 """A scheme with a free number, the head's width, which explains one layer too easily."""
 
@@ -79,9 +83,12 @@ def _is_evident(members: Sequence[_Suspect]) -> bool:
     """Two scales or an exact bound, and no depth law or round number that fits every layer."""
     if frozenset.intersection(*(member.explanations for member in members)):
         return False
-    return (
-        any(member.exact for member in members) or len({m.mistake.match.std for m in members}) > 1
-    )
+    if any(member.exact for member in members):
+        return True
+    mistakes = [member.mistake for member in members]
+    if mistakes[0].match.fan == _STACKED:
+        return len(members) >= max(mistakes[0].param.packed, 2)
+    return len({mistake.match.std for mistake in mistakes}) > 1
 
 
 def _followers(
