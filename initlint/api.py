@@ -50,7 +50,8 @@ from initlint.model.structure import (
 )
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
-from initlint.theory.activations import forward_gain
+from initlint.theory.activations import forward_gain, standardised_gain
+from initlint.theory.activations import slope as variance_slope
 from initlint.theory.harm import (
     blocked_harm,
     correlation_harm,
@@ -148,7 +149,9 @@ __all__ = [
     "saturation_harm",
     "severity_of",
     "simulate_recurrent",
+    "standardised_gain",
     "stretches",
     "symmetric_units",
     "unlocking",
+    "variance_slope",
 ]

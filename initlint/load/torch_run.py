@@ -213,8 +213,17 @@ def run_capture(
         notices=notices,
         producer=f"torch {torch.__version__}",
         fresh_hint=fresh_hint,
-        metadata={} if guessed else {"sequence_length": sequence_length(graph)},
+        metadata={
+            **({} if guessed else {"sequence_length": sequence_length(graph)}),
+            **_configuration(module),
+        },
     )
+
+
+def _configuration(module: Any) -> dict[str, Any]:
+    """What a module's ``config`` says about tied tables, in the spelling of ``config.json``."""
+    tied = getattr(getattr(module, "config", None), "tie_word_embeddings", None)
+    return {"config": {"tie_word_embeddings": tied}} if isinstance(tied, bool) else {}
 
 
 def _captured(

@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from initlint.probe.result import Activations, OutputStats, ProbeStatus
+from initlint.probe.result import ATTENTION_WEIGHTS, Activations, OutputStats, ProbeStatus
 
 if TYPE_CHECKING:
     from initlint.model import Model
@@ -265,10 +265,15 @@ def _activations(data: dict[str, Any]) -> Activations:
                 "histogram": tuple(stats["histogram"]),
                 "histogram_range": tuple(stats["histogram_range"]),
                 "unit_std": tuple(stats["unit_std"]),
+                "entropy": tuple(stats.get("entropy", ())),
             }
         )
         for layer, stats in data.get("outputs", {}).items()
     }
+    for name in [name for name in outputs if name.endswith(ATTENTION_WEIGHTS)]:
+        entropy, layer = outputs.pop(name).entropy, name[: -len(ATTENTION_WEIGHTS)]
+        if layer in outputs:
+            outputs[layer] = replace(outputs[layer], entropy=entropy)
     return Activations(
         status=ProbeStatus(data["status"]),
         detail=data["detail"],

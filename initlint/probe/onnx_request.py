@@ -16,7 +16,7 @@ from initlint.probe.onnx_hints import constants, reached_values
 from initlint.probe.onnx_inputs import input_specs
 from initlint.probe.prechecks import refusal
 from initlint.probe.request import HANDED_OVER, External, Observed, Request
-from initlint.probe.result import ProbeStatus
+from initlint.probe.result import ATTENTION_WEIGHTS, ProbeStatus
 
 ACTIVATION_SHARE = 4
 """Share of the child's memory that the outputs of one run may take: the run itself needs as much
@@ -92,6 +92,7 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
     varying = reached_values(graph, random)
     axes = _channel_axes(model.graph)
     found = []
+    makers = {name: node for node in graph.node for name in node.output}
     for layer in model.graph:
         value = runnable.layer_outputs.get(layer.id)
         if value not in reached or layer.op is Op.OUTPUT:
@@ -107,7 +108,33 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
                 varies=value in varying,
             )
         )
+        weights = _softmax_behind(makers, value) if layer.op is Op.ATTENTION else None
+        if weights is not None and weights in reached:
+            name = layer.id + ATTENTION_WEIGHTS
+            found.append(Observed(name, weights, Op.SOFTMAX.value, -1, (), 0, weights in varying))
     return tuple(found)
+
+
+_MASKING = frozenset({"Dropout", "Cast", "Identity", "Reshape", "Where", "Mul"})
+"""Nodes that may stand between a softmax and the product that mixes values by it."""
+
+
+def _softmax_behind(makers: Mapping[str, Any], value: str) -> str | None:
+    """The output of the softmax that an attention written in parts mixes its values by."""
+    product = makers.get(value)
+    if product is None or product.op_type not in ("MatMul", "Einsum"):
+        return None
+    for name in product.input:
+        waiting = [name]
+        for _ in range(len(_MASKING)):
+            node = makers.get(waiting.pop()) if waiting else None
+            if node is None:
+                continue
+            if node.op_type == "Softmax":
+                return str(node.output[0])
+            if node.op_type in _MASKING:
+                waiting.extend(node.input)
+    return None
 
 
 _KEEPS_AXES = ACTIVATIONS | {Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.CONCAT, Op.DROPOUT, Op.CLIP}

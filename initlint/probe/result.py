@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+ATTENTION_WEIGHTS = "\0weights"
+"""Behind the id of a fused attention: its softmax, while the probe's answer travels."""
+
 
 class ProbeStatus(str, Enum):
     """How a probe ended; the values are those of the JSON report."""
@@ -45,6 +48,8 @@ class OutputStats:
             that vary on most rows; for network inputs only, else NaN.
         histogram: 32 bins over ``histogram_range``.
         histogram_range: lowest and highest bin edge.
+        entropy: of a softmax or a fused attention, the entropy of its rows over the logarithm of
+            the number of keys they see, per head (see `attention_entropy`); empty elsewhere.
     """
 
     count: int
@@ -67,6 +72,7 @@ class OutputStats:
     unit_std: tuple[float, float] = (float("nan"), float("nan"))
     histogram: tuple[int, ...] = ()
     histogram_range: tuple[float, float] = (0.0, 0.0)
+    entropy: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

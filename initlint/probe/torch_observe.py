@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod, sqrt
 from typing import Any
 
@@ -12,7 +12,13 @@ from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
 from initlint.model import TRANSPARENT, Layer, LayerGraph, Op
-from initlint.probe.activations import output_stats
+from initlint.probe.activations import (
+    ENTROPY_ROWS,
+    ENTROPY_SAMPLES,
+    attention_entropy,
+    output_stats,
+    spread,
+)
 from initlint.probe.result import OutputStats
 
 ELEMENTS = 1 << 15
@@ -24,6 +30,9 @@ below any threshold, and the statistics then cost a fraction of the run.
 
 DEAD_ELEMENTS = 1 << 17
 """The same for ReLU-like outputs, where rare activity decides whether a unit is dead."""
+
+FORBIDDEN = -1e3
+"""Values of an additive mask below which a key is out of reach: exp(-1000) is zero in float64."""
 
 _NOT_OBSERVED = TRANSPARENT | {Op.SHAPE, Op.COMPARE, Op.CONSTANT}
 """Operators whose values are those of their producer, or no signal."""
@@ -66,7 +75,10 @@ class Observer:
         tensor = next(tensors_in(call.result), None)
         if tensor is None or not tensor.is_floating_point() or not tensor.numel():
             return
-        self.outputs[found] = self.measure(layer, tensor.detach())
+        stats = self.measure(layer, tensor.detach())
+        if layer.op in (Op.ATTENTION, Op.SOFTMAX):
+            stats = replace(stats, entropy=_entropy(layer.op, call))
+        self.outputs[found] = stats
         if tensor.requires_grad:
             tensor.register_hook(self._gradient(found))
 
@@ -91,6 +103,48 @@ class Observer:
             self.backward[name] = rms(gradient)
 
         return hook
+
+
+def _entropy(op: Op, call: Call) -> tuple[float, ...]:
+    """Entropies of a softmax, of a fused attention, or of the weights that a product mixes by."""
+    if call.name == "scaled_dot_product_attention":
+        return _fused_entropy(call)
+    for tensor in tensors_in(call.args if op is Op.ATTENTION else call.result):
+        if tensor.ndim > 2 and tensor.is_floating_point() and tensor.device.type != "meta":
+            whole = tensor.detach()[:ENTROPY_SAMPLES].float().cpu().numpy()
+            found = attention_entropy(whole)
+            if found:
+                return found
+    return ()
+
+
+def _fused_entropy(call: Call) -> tuple[float, ...]:
+    """Entropies of a fused attention, from its queries and keys.
+
+    Of a mask only what it forbids counts: position biases (ALiBi) are narrow on purpose.
+    """
+    query, key = call.arg(0, "query"), call.arg(1, "key")
+    if query.ndim < 3 or query.device.type == "meta":
+        return ()
+    with torch.no_grad():
+        query, key = (item[:ENTROPY_SAMPLES].detach().float() for item in (query, key))
+        if query.ndim > 3 and key.shape[-3] and query.shape[-3] != key.shape[-3]:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], dim=-3)
+        scale = call.arg(6, "scale")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        rows = torch.as_tensor(spread(query.shape[-2], ENTROPY_ROWS), device=query.device)
+        logits = scale * query[..., rows, :] @ key.transpose(-1, -2)
+        mask = call.arg(3, "attn_mask")
+        if mask is not None:
+            banned = ~mask if mask.dtype is torch.bool else mask < FORBIDDEN
+            banned = banned[..., rows, :] if banned.shape[-2] > 1 else banned
+            if banned.ndim == logits.ndim and banned.shape[0] > 1:
+                banned = banned[:ENTROPY_SAMPLES]
+            logits = logits.masked_fill(banned, float("-inf"))
+        if call.arg(5, "is_causal", False):
+            keys = torch.arange(key.shape[-2], device=key.device)
+            logits = logits.masked_fill(keys > rows[:, None], float("-inf"))
+        return attention_entropy(torch.softmax(logits, dim=-1).cpu().numpy())
 
 
 def thinned(tensor: Any, channel_axis: int, cap: int) -> Any:
