@@ -97,6 +97,10 @@ _TEXT: tuple[str, Check] = ("a string", _is_text)
 _FLAG: tuple[str, Check] = ("true or false", _is_flag)
 _COUNT: tuple[str, Check] = ("a whole number", _is_count)
 _NUMBER: tuple[str, Check] = ("a number above zero", _is_number)
+_SHARE: tuple[str, Check] = (
+    "a share between 0 and 1",
+    lambda value: _is_number(value) and value < 1,
+)
 
 SEVERITIES = ("info", "warning", "error")
 STAGES = ("auto", "fresh", "trained")
@@ -121,6 +125,7 @@ OPTIONS: Mapping[str, tuple[str, Check]] = {
     "seeds": _COUNT,
     "widths": _TEXT,
     "sequence-length": _COUNT,
+    "class-prior": _SHARE,
     "model": _TEXT,
     "stage": _one_of(*STAGES),
     "jobs": _COUNT,

@@ -10,7 +10,7 @@ import pytest
 
 from initlint.engine import Settings, lint
 from initlint.load import load
-from initlint.probe.activations import attention_entropy
+from initlint.probe.entropy import attention_entropy
 
 
 def _softmax(logits):

@@ -260,6 +260,14 @@ def check(
             help="Sequence length for recurrent layers [default: the graph's, else 50].",
         ),
     ] = None,
+    class_prior: Annotated[
+        NumberOption,
+        typer.Option(
+            metavar="P",
+            rich_help_panel=MODEL,
+            help="Share of positive labels of a sigmoid head, such as 0.01 [default: unknown].",
+        ),
+    ] = None,
     model: Annotated[
         TextOption,
         typer.Option(

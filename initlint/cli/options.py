@@ -47,6 +47,7 @@ class Options:
     input: str | None = None
     seed: int = 0
     sequence_length: int | None = None
+    class_prior: float | None = None
     model: str | None = None
     stage: str = "auto"
     jobs: int = 0
@@ -102,7 +103,16 @@ class Options:
         }
 
     def _rule_options(self) -> dict[str, Mapping[str, Any]]:
+        """The file's options of rules, and the flags that are options of one rule."""
         found = dict(self.config.rule_options)
+        if self.class_prior is not None:
+            if not 0.0 < self.class_prior < 1.0:
+                raise UsageError(
+                    f"--class-prior is {self.class_prior:g}; give a share between 0 and 1, such "
+                    "as 0.01"
+                )
+            prior = {"class-prior": self.class_prior}
+            found["output-prior"] = {**found.get("output-prior", {}), **prior}
         if self.expect:
             rule = "declared-differs"
             found[rule] = {**found.get(rule, {}), "expect": expected_scheme(self.expect)}

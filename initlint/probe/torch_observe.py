@@ -12,13 +12,8 @@ from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
 from initlint.model import TRANSPARENT, Layer, LayerGraph, Op
-from initlint.probe.activations import (
-    ENTROPY_ROWS,
-    ENTROPY_SAMPLES,
-    attention_entropy,
-    output_stats,
-    spread,
-)
+from initlint.probe.activations import output_stats
+from initlint.probe.entropy import ENTROPY_ROWS, ENTROPY_SAMPLES, attention_entropy, spread
 from initlint.probe.result import OutputStats
 
 ELEMENTS = 1 << 15
