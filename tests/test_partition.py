@@ -88,7 +88,7 @@ def test_equal_columns_alone_are_nothing():
 
 def test_biases_separate():
     bias = np.arange(8, dtype=np.float32)
-    assert summary(mlp([(1, 4)], [(1, 4)], bias)) == []
+    assert summary(mlp([(1, 4)], [(1, 4)], bias)) == [("fc1", (1, 4), False)]
     bias[4] = bias[1]
     assert summary(mlp([(1, 4)], [(1, 4)], bias)) == [("fc1", (1, 4), True)]
 

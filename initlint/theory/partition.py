@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initlint.measure.precision import distinct
+from initlint.model.graph import LayerGraph
 from initlint.model.layer import Layer, Param, Role
 from initlint.model.model import Model
 from initlint.model.op import RECURRENT, Op
@@ -66,6 +68,7 @@ class SymmetricGroup:
         output: True when a graph output shows the units, so that labels separate them.
         shuffled: True when the units become positions (sub-pixel kernels are equal on purpose).
         followed: False when the units could not be followed to all their consumers.
+        parted: True when the biases of the units differ.
     """
 
     layer: str
@@ -80,6 +83,7 @@ class SymmetricGroup:
     output: bool = False
     shuffled: bool = False
     followed: bool = True
+    parted: bool = False
 
     @property
     def lost(self) -> int:
@@ -100,8 +104,13 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
     Raises:
         LoadError: the file does not hold what its header says.
     """
-    incoming = _all_incoming(model, weights, _FROM_BELOW)
-    if not any(_repeats(labels) for labels in incoming.values()):
+    alike = _all_incoming(model, weights, _INCOMING)
+    if not any(_repeats(labels) for labels in alike.values()) and not any(
+        layer.op in RECURRENT for layer in model.graph
+    ):
+        return ()
+    incoming = _all_incoming(model, weights, _FROM_BELOW, biases=True)
+    if not any(_repeats(labels) for labels in (*alike.values(), *incoming.values())):
         return ()
     if not model.connected:
         return tuple(
@@ -110,16 +119,41 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
             for group in _rows_alone(model.graph[key], labels, None, weights, [])
         )
     search = _Search(Units(model.graph), model, weights, incoming)
-    return search.groups(_all_incoming(model, weights, _INCOMING))
+    return search.groups(alike)
 
 
-def _all_incoming(model: Model, weights: Weights, roles: Sequence[Role]) -> dict[str, Labels]:
-    found = ((layer.id, _incoming(layer, weights, roles)) for layer in model.graph.order)
-    return {key: labels for key, labels in found if labels is not None}
+def _all_incoming(
+    model: Model, weights: Weights, roles: Sequence[Role], *, biases: bool = False
+) -> dict[str, Labels]:
+    """Labels by layer; without ``biases`` units with equal weights are alike whatever theirs are.
+
+    A bias parts the units of a recurrent layer in any case, and thresholds of one value.
+    """
+    result: dict[str, Labels] = {}
+    for layer in model.graph.order:
+        labels = _incoming(layer, weights, roles)
+        if labels is None:
+            continue
+        parted = biases or layer.op in RECURRENT or _reads_one_value(layer)
+        if parted and _repeats(labels) and not _is_centred(model.graph, layer):
+            labels = _refine_by_biases(labels, layer, weights)
+        result[layer.id] = labels
+    return result
+
+
+def _reads_one_value(layer: Layer) -> bool:
+    """True when units of equal weights are thresholds of one value, told apart by their biases."""
+    return layer.weight is not None and prod(layer.weight.shape[1:]) == 1
+
+
+def _is_centred(graph: LayerGraph, layer: Layer) -> bool:
+    """True when each unit's mean is taken off right behind the layer, and its bias with it."""
+    after = graph.effective_consumers(layer.id)
+    return bool(after) and all(item.op in (Op.BATCH_NORM, Op.INSTANCE_NORM) for item in after)
 
 
 def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels | None:
-    """Label per unit: equal where the incoming weights of these roles and the biases are.
+    """Label per unit: equal where the incoming weights of these roles are.
 
     None for layers whose output units are not the rows of one trainable weight per gate.
     """
@@ -143,10 +177,14 @@ def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels |
     groups = int(layer.attrs.get("groups", 1)) or 1
     if groups > 1 and not _is_depthwise(layer):
         labels = _refine(labels, np.arange(size) // max(size // groups, 1))
+    return labels
+
+
+def _refine_by_biases(labels: Labels, layer: Layer, weights: Weights) -> Labels:
     for bias in layer.with_role(*_BIASES):
         values = weights.read(bias)
-        if values is None or values.shape != (size,):
-            return np.arange(size)
+        if values is None or values.shape != (len(labels),):
+            return np.arange(len(labels))
         labels = _refine(labels, _distinct(values[:, None]))
     return labels
 
@@ -379,6 +417,7 @@ def _rows_alone(
         return []
     covered = set(symmetric)
     groups = [group for group in _classes(labels) if group not in covered]
+    biased = _refine_by_biases(labels, layer, weights) if groups else labels
     return [
         SymmetricGroup(
             layer=layer.id,
@@ -391,6 +430,7 @@ def _rows_alone(
             noise=space is not None and space.noise,
             output=space is not None and space.output,
             followed=space is not None and not space.lost,
+            parted=len(np.unique(biased[list(group)])) > 1,
         )
         for group in groups
         if not _zero_rows(layer, weights, group)

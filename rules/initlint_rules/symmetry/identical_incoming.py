@@ -26,8 +26,8 @@ class IdenticalIncoming(Rule):
 
     What it does
     ------------
-    Finds groups of hidden units whose incoming weights and biases are equal while their outgoing
-    weights differ.
+    Finds groups of hidden units whose incoming weights are equal while their outgoing weights, or
+    their biases alone, differ.
 
     Why is this bad
     ---------------
@@ -37,12 +37,13 @@ class IdenticalIncoming(Rule):
 
     How it decides
     --------------
-    Exact: rows equal to 2 units in the last place, biases equal. Error when at least half of the
-    layer's units are affected, which no known technique does on purpose; else a warning.
+    Exact: rows equal to 2 units in the last place. Error when at least half of the layer's units
+    are affected, which no known technique does on purpose; else a warning, and where biases differ.
+    A batch or instance norm behind the layer takes its biases away.
 
     What it does not flag
     ---------------------
-    Zero rows (they part in one step), rows that a bias tells apart, sub-pixel (ICNR) kernels before
+    Zero rows (they part in one step), thresholds of one input, sub-pixel (ICNR) kernels before
     a pixel shuffle, kernels of grouped convolutions that read different inputs, identity and
     Hadamard matrices, output layers, trained weights.
 
@@ -98,7 +99,9 @@ class IdenticalIncoming(Rule):
             lost = sum(group.lost for group in groups)
             name = param.name if param else layer
             yield Finding(
-                severity=Severity.ERROR if affected >= HALF * size else Severity.WARNING,
+                severity=Severity.ERROR
+                if affected >= HALF * size and not all(group.parted for group in groups)
+                else Severity.WARNING,
                 layer=layer,
                 param=param.name if param else None,
                 layers=groups[0].layers or (layer,),
