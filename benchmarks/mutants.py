@@ -390,8 +390,8 @@ def main(arguments: list[str]) -> int:
     recall = total[1] / max(total[0], 1)
     print(
         f"{total[0] + total[2]} mutants of {len(chosen)} networks: {total[1]} of {total[0]} "
-        f"harmful ones found in the right layer ({recall:.1%}); {total[3]} of {total[2]} harmless ones "
-        f"spoken of; {len(alarms)} healthy originals blamed"
+        f"harmful ones found in the right layer ({recall:.1%}); {total[3]} of {total[2]} "
+        f"harmless ones spoken of; {len(alarms)} healthy originals blamed"
     )
     return 0 if recall >= 0.95 and not alarms else 1
 

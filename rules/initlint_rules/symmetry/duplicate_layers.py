@@ -14,6 +14,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Param,
@@ -60,7 +61,9 @@ class DuplicateLayers(Rule):
     --------------
     Equality bit by bit of at least 64 values that look drawn at random. Copies one behind the other
     are a warning. Copies side by side are an error where they read the same tensor and meet in a
-    sum, a maximum or a minimum without anything different on the way, else an info.
+    sum, a maximum or a minimum without anything different on the way; a warning where they meet
+    behind something that tells them apart (the gates of experts, the columns of a matrix), because
+    the first updates of all copies are alike; else an info.
 
     What it does not flag
     ---------------------
@@ -163,7 +166,28 @@ def _severity(context: Context, group: Sequence[_Member], partner: dict[str, int
         same_input = [edge.source for edge in graph.inputs(member.layer.id)] == source
         if same_input and _meet(context, first, member.layer.id, partner):
             return Severity.ERROR
-    return Severity.INFO
+    together = all(
+        _same_origin(graph, first, member.layer.id, partner)
+        and graph.descendants(first) & graph.descendants(member.layer.id)
+        for member in group[1:]
+    )
+    return Severity.WARNING if together else Severity.INFO
+
+
+def _same_origin(graph: LayerGraph, left: str, right: str, partner: dict[str, int]) -> bool:
+    """True when two copies read one tensor, or tensors that a chain of copies made from one."""
+    for _ in range(len(graph)):
+        one, other = graph.inputs(left), graph.inputs(right)
+        if [edge.source for edge in one] == [edge.source for edge in other]:
+            return True
+        if len(one) != 1 or len(other) != 1:
+            return False
+        left, right = one[0].source, other[0].source
+        plain = not graph[left].params and not graph[right].params
+        copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
+        if graph[left].op is not graph[right].op or not (plain or copies):
+            return False
+    return False
 
 
 def _meet(context: Context, left: str, right: str, partner: dict[str, int]) -> bool:
@@ -194,8 +218,8 @@ def _finding(severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding
     more = f" and {len(first) - 3} more" if len(first) > 3 else ""
     rest = f"; {len(groups) - 1} other groups alike" if len(groups) > 1 else ""
     why = {
-        Severity.WARNING: "a stack of copies applies one map again and again: its Jacobian is a "
-        "power, and the first updates of all copies point the same way",
+        Severity.WARNING: "copies do one thing where the architecture has several (in a stack, the "
+        "Jacobian is a power of one map), and the first updates of all point the same way",
         Severity.ERROR: "copies with the same input and the same use get the same gradient and "
         "stay equal",
         Severity.INFO: "the copies part only as far as their inputs and losses differ",
