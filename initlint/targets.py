@@ -232,14 +232,47 @@ def _matches(pattern: str) -> list[Target] | None:
     """Targets that a glob pattern matches; None when it is no pattern."""
     if not glob.has_magic(pattern):
         return None
-    paths = sorted(glob.glob(pattern, recursive=True))
-    found = [path for path in paths if os.path.isdir(path) or _is_model(path)]
-    if not found:
+    targets: dict[str, Target] = {}
+    for path in _expand(pattern):
+        if os.path.isdir(path):
+            targets.update((target.text, target) for target in _walk(path))
+        elif _is_model(path):
+            targets[path] = _file(path)
+    if not targets:
         raise TargetError("no model matches this pattern")
-    targets: list[Target] = []
-    for path in found:
-        targets.extend(_folder(path) if os.path.isdir(path) else [_file(path)])
-    return targets
+    return list(targets.values())
+
+
+def _expand(pattern: str) -> list[str]:
+    """Paths that a pattern matches, in order.
+
+    ``**`` stands for a folder and all below it that are not hidden and no links: `glob` would
+    follow links, round in circles too.
+    """
+    head, recursive, tail = pattern.partition("**")
+    if not recursive or (head and not head.endswith(os.sep)) or (tail and tail[0] != os.sep):
+        return sorted(glob.glob(pattern))
+    tops = glob.glob(head) if glob.has_magic(head) else [head]
+    if not tail.strip(os.sep):  # a folder is searched all the way down anyhow
+        return sorted(top or "." for top in tops)
+    folders = [folder for top in sorted(tops) for folder in _below(top)]
+    rest = tail.lstrip(os.sep)
+    expand = _expand if "**" in rest else glob.glob
+    found = (path for folder in folders for path in expand(os.path.join(glob.escape(folder), rest)))
+    return sorted(set(found))
+
+
+def _below(top: str) -> Iterator[str]:
+    """A folder and all below it, hidden ones and links apart."""
+    waiting, seen = [top], 0
+    while waiting:
+        folder = waiting.pop()
+        yield folder
+        subfolders, _ = _entries(folder or ".")
+        seen += len(subfolders)
+        if seen > FOLDER_LIMIT:
+            raise TargetError(f"more than {FOLDER_LIMIT} folders match this pattern")
+        waiting.extend(os.path.join(folder, name) for name in subfolders if name[0] != ".")
 
 
 def _file(text: str) -> Target:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -200,3 +201,24 @@ def test_depth_of_a_folder_is_no_recursion(tmp_path):
             resolve(str(tmp_path))
     finally:
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)  # shutil recurses too
+
+
+def test_patterns_reach_below_and_meet_each_file_once(here):
+    for name in (
+        "a/m.onnx",
+        "a/deep/er/m.onnx",
+        "b/w.safetensors",
+        ".hidden/x.onnx",
+        "logs/run.txt",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(b"data")
+    os.symlink("..", "a/loop")
+    os.symlink("../..", "a/deep/loop")
+    expected = ["a/deep/er/m.onnx", "a/m.onnx", "b/w.safetensors"]
+    assert sorted(os.path.normpath(t.text) for t in resolve("**")) == expected
+    assert [t.text for t in resolve("**/*.onnx")] == ["a/deep/er/m.onnx", "a/m.onnx"]
+    assert sorted(t.text for t in resolve("*")) == expected  # a folder without models is no fault
+    assert sorted(t.text for t in resolve(".")) == [f"./{name}" for name in expected]
+    with pytest.raises(TargetError, match="no model matches"):
+        resolve("logs*")
