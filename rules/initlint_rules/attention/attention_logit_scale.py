@@ -148,8 +148,8 @@ def _finding(context: Context, found: list[Logits], excess: float) -> Finding:
             "scale": worst.scale,
             "attentions": len(found),
         },
-        why="Gaussian logits leave the softmax an entropy of ln T - s^2/2; past sqrt(2 ln T) one "
-        "key takes all",
+        why="Gaussian logits leave the softmax an entropy of ln T - s^2/2; past sqrt(2 ln T) = "
+        f"{worst.frozen:.1f} one key takes all; a warm-up only keeps it from falling further",
         measured=f"logit std {worst.std:.2g}",
         expected=f"logit std of about 1, below {sqrt(log(worst.keys)):.1f} for {worst.keys} keys",
         fix=Fix(

@@ -145,7 +145,8 @@ class NormGainOff(Rule):
                 "normalisers": len(found),
             },
             why="the gain sets the scale of all that follows up to the next normaliser, and its "
-            "epsilon does not shrink with it",
+            "epsilon does not shrink with it; weight decay pulls gains to 0, not to 1: leave them "
+            "out of it",
             measured=f"gamma rms {worst.rms:.3g}",
             expected="gamma 1; 0 only at the end of a residual branch",
             fix=Fix(

@@ -285,7 +285,8 @@ def _finding(
             "drift_share_decades": share.decades,
         },
         why="an initialiser that goes over modules by type misses classes it does not know, bare "
-        "parameters, and layers added after it ran",
+        "parameters, and layers added after it ran; before a normaliser the missed layers learn at "
+        f"{(expected / first.found.std) ** 2:.2g} times the effective rate lr/|w|^2 of the others",
         measured=f"largest weight {first.found.bound:.4g}, the default's bound; std "
         f"{first.found.std:.3g}",
         expected=f"{custom}, std {expected:.3g}",

@@ -105,8 +105,9 @@ class SeedInsensitive(Rule):
                 "first": names[:20],
                 "changing": len(draws.random),
             },
-            why="a seed set inside the model makes every repetition, and every member of an "
-            "ensemble, the same draw",
+            why="a seed set inside the model makes every repetition the same draw: an ensemble of "
+            f"{len(draws.seeds)} differs by the order of its data alone, and the spread over seeds "
+            "is too small",
             measured=f"{len(names)} parameters equal bit by bit",
             expected="another draw for another seed",
             fix=Fix(

@@ -153,7 +153,8 @@ class PartialFixup(Rule):
                 "rescale",
                 params=tuple(param.key for _, param in full),
                 arguments={"factor": factor},
-                code=f"multiply {first.name} and its siblings by {factor:.3g}",
+                code=f"multiply {first.name} and its siblings by {factor:.3g}; or warm up from a "
+                f"learning rate {count} times smaller",
             ),
         )
 

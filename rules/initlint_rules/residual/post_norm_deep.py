@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import log, log10
+from collections.abc import Iterator, Sequence
+from math import log, log10, sqrt
 
 from initlint.api import (
     Confidence,
@@ -153,18 +153,29 @@ class PostNormDeep(Rule):
                 "branch_gain_first": found[0][1],
                 "branch_gain_last": found[-1][1],
             },
-            why="each normaliser divides the skip path by sqrt(1 + r); the gradient of early "
-            "layers rests on the branches, and training on a warm-up",
+            why=f"each of {len(found)} normalisers divides the skip path by sqrt(1 + r): the "
+            "gradient of early layers rests on the branches, so that a warm-up is needed",
             measured=f"skip path {-lost:.1f} decades"
             + ("" if drift is None else f", whole gradient {drift:+.1f} decades"),
             expected="pre-norm, a stronger skip path, or smaller branches",
             fix=Fix(
                 "advice",
-                code="use a warm-up, or normalise before each branch, or DeepNorm: skip path times "
+                code=f"use a warm-up, or scale each branch by {_bearable(found):.2f}, or normalise "
+                "before each branch, or DeepNorm: skip path times "
                 f"(2 N)^(1/4) = {(2 * blocks) ** 0.25:.2f}, branch weights times "
                 f"(8 N)^(-1/4) = {(8 * blocks) ** -0.25:.2f}",
             ),
         )
+
+
+def _bearable(found: Sequence[tuple[ResidualBranch, float | None]]) -> float:
+    """Factor on every branch at which the skip path loses no more than `SKIP_LOSS` decades.
+
+    With n equal gains r, n/2 log10(1 + s^2 r) = SKIP_LOSS.
+    """
+    mean = sum(gain or 0.0 for _, gain in found) / len(found)
+    share: float = 10.0 ** (2.0 * SKIP_LOSS / len(found)) - 1.0
+    return sqrt(share / mean) if mean > share else 1.0
 
 
 def _fresh(context: Context, branch: ResidualBranch) -> bool:

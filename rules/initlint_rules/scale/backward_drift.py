@@ -192,7 +192,13 @@ def _finding(
             "optimizer": optimizer,
         },
         why="each layer multiplies the gradient by fan_out * Var(W) * E[slope^2], and the factors "
-        "compound",
+        "compound; "
+        + (
+            f"the first layer would need a learning rate 10^{-segment.backward_drift:.1f} times "
+            "that of the last, and easier data (a curriculum) does not change that"
+            if sign < 0
+            else "clipping shortens the step of all layers alike, so that the last ones stop"
+        ),
         measured=f"{segment.backward_drift:+.1f} decades predicted"
         + (f", {measured:+.1f} measured" if measured is not None else ""),
         expected="within -1.5 and +0.7 decades",

@@ -166,7 +166,10 @@ class ForwardDrift(Rule):
                 "end": segment.path[-1] if segment.path else None,
             },
             why="each layer multiplies the rms by the same factor, and the factors compound; the "
-            "gradient suffers alike",
+            "gradient suffers alike"
+            + (
+                "; the loss is flat at first, which early stopping takes for a plateau" * (sign < 0)
+            ),
             measured=f"{segment.drift:+.1f} decades predicted"
             + (f", {measured:+.1f} measured" if measured is not None else ""),
             expected="within -0.7 and +0.3 decades",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
+from math import ceil, isfinite
 
 from initlint.api import Confidence, Context, Finding, Fix, Need, Rule, Segment, Severity, Stage
 
@@ -96,6 +96,11 @@ class NarrowDeepScatter(Rule):
                 yield _finding(context, segment, spread, severity)
 
 
+def _draws(spread: float) -> int:
+    """Draws whose mean is known to an info's spread of 0.25 decades at two standard errors."""
+    return max(3, ceil((2.0 * spread / 0.25) ** 2))
+
+
 def _finding(context: Context, segment: Segment, spread: float, severity: Severity) -> Finding:
     widths = [
         weight.shape[0]
@@ -121,6 +126,6 @@ def _finding(context: Context, segment: Segment, spread: float, severity: Severi
         fix=Fix(
             "other_architecture",
             code="make the layers wider, or use skip connections, normalisers or orthogonal "
-            "weights",
+            f"weights; compare over {_draws(spread)} seeds or more (--seeds)",
         ),
     )

@@ -164,7 +164,10 @@ class ReluAfterXavier(Rule):
             },
             why="a ReLU halves the second moment; Xavier and LeCun weights do not make up for it"
             + (
-                "" if severity > Severity.INFO else "; here depth or a normaliser keeps it harmless"
+                ""
+                if severity > Severity.INFO
+                else "; here depth or a normaliser keeps it harmless (before one, lr/|w|^2 counts: "
+                f"{2.0 / (fan.fan_in * moments.second_moment):.2g} times He's)"
             ),
             measured=f"std {moments.std:.3g} ({schemes}, fan_in {fan.fan_in:g}, gain 1)",
             expected=f"std {sqrt(2.0 / fan.fan_in):.3g} (He: sqrt(2 / fan_in))",

@@ -144,6 +144,6 @@ class DeadRelu(Rule):
             fix=Fix(
                 "zeros",
                 code=f"set the bias of {', '.join(feeding) or layer.id} to 0; check that its "
-                "weights and inputs have both signs",
+                "weights and inputs have both signs; later in training, draw silent units again",
             ),
         )

@@ -30,6 +30,10 @@ MIN_LAYERS = 3
 half a decade."""
 
 
+ADAM_EPSILON = 1e-8
+"""Adam's default epsilon: a gradient below it is no longer brought to unit size."""
+
+
 class GradientProfile(Rule):
     """The measured gradient grows or shrinks from the last hidden layer to the first.
 
@@ -119,7 +123,7 @@ class GradientProfile(Rule):
             drift = log10(profile[0][1] / profile[-1][1])
             severity = backward_severity(drift)
             if severity is not None and severity > Severity.INFO:
-                yield _finding(graph, profile, drift, severity)
+                yield _finding(context, profile, drift, severity)
 
 
 def _profile(
@@ -163,9 +167,47 @@ def _is_gated(key: str, graph: LayerGraph) -> bool:
     return False
 
 
+def _global_norm(context: Context) -> float:
+    """Norm of the gradient of all parameters at the first step: what clipping compares."""
+    assert context.probe is not None
+    sizes = {param.key: param.size for _, param in context.model.graph.params}
+    stats = context.probe.gradients.items()
+    return sqrt(sum(found.rms**2 * sizes.get(key, 0) for key, found in stats))
+
+
+def _first_step(context: Context, first: str) -> dict[str, float]:
+    """How far one step moves the first layer's weights, relative to their size."""
+    assert context.probe is not None
+    weight = context.model.graph[first].weight
+    stats = context.probe.gradients.get(weight.key) if weight is not None else None
+    found = {"global_gradient_norm": _global_norm(context)}
+    if stats is not None and stats.weight_rms > 0:
+        found["first_step_sgd_per_lr"] = stats.rms / stats.weight_rms
+        found["first_step_adam_per_lr"] = 1.0 / stats.weight_rms
+        found["first_gradient_rms"] = stats.rms
+    return found
+
+
+def _what_does_not_help(context: Context, first: str, drift: float) -> str:
+    """What clipping, the learning rate and Adam make of it, in numbers."""
+    step = _first_step(context, first)
+    if drift > 0:
+        norm = step["global_gradient_norm"]
+        return (
+            f"; clipping to 1 divides the first step by {max(norm, 1.0):.2g}, for all layers alike"
+        )
+    sgd, rms = step.get("first_step_sgd_per_lr"), step.get("first_gradient_rms")
+    if sgd is None or rms is None:
+        return ""
+    if rms < ADAM_EPSILON:
+        return f"; at {rms:.1e} the gradient is below Adam's epsilon too"
+    return f"; SGD at 0.1 moves the first layer by {0.1 * sgd:.1e} of its size a step"
+
+
 def _finding(
-    graph: LayerGraph, profile: list[tuple[str, float]], drift: float, severity: Severity
+    context: Context, profile: list[tuple[str, float]], drift: float, severity: Severity
 ) -> Finding:
+    graph = context.model.graph
     steps = [
         (abs(log10(before / after)), first) for (first, before), (_, after) in pairwise(profile)
     ]
@@ -185,8 +227,10 @@ def _finding(
             "first_norm": profile[0][1],
             "last_norm": profile[-1][1],
             "largest_step": worst,
+            **_first_step(context, layers[0]),
         },
-        why="each layer multiplies the gradient by the same factor, and the product drifts",
+        why="each layer multiplies the gradient by the same factor, and the product drifts"
+        + _what_does_not_help(context, layers[0], drift),
         measured=f"gradient norm {profile[0][1]:.3g} at {layers[0]}, {profile[-1][1]:.3g} at "
         f"{layers[-1]}",
         expected="about the same gradient norm at every hidden layer",
