@@ -11,6 +11,7 @@ COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h
 $(VENV)/.base: pyproject.toml constraints.txt $(COMPILED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
+	$(BIN)/python -m compileall -q initlint rules  # as an installer does: imports need no compiler
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -3,6 +3,9 @@
 ``python benchmarks/startup.py [MODEL.onnx] [--rounds N]``. Each command runs in a process of its
 own; rounds of all commands are interleaved, so that a busy machine slows all of them, and medians
 are compared. CPU time, which a busy machine disturbs less, counts all processes of a command.
+Bytecode is compiled before, as an installer does; the packages compared with have theirs.
+
+A call with many small models is compared with a call with one of them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from compileall import compile_dir
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -24,19 +28,20 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).resolve().parents[1]
 INITLINT = (sys.executable, "-m", "initlint")
 WIDTH, DEPTH = 512, 5
+MANY, SMALL_WIDTH = 50, 32
 
 
-def example(path: Path) -> None:
-    """A ReLU network of 5 MB with He initialisation."""
-    rng = np.random.default_rng(0)
+def example(path: Path, width: int = WIDTH, seed: int = 0) -> None:
+    """A ReLU network with He initialisation; one of 5 MB unless told otherwise."""
+    rng = np.random.default_rng(seed)
     nodes, weights, tensor = [], [], "input"
     for index in range(DEPTH):
-        weight = rng.standard_normal((WIDTH, WIDTH), dtype=np.float32) * (2.0 / WIDTH) ** 0.5
+        weight = rng.standard_normal((width, width), dtype=np.float32) * (2.0 / width) ** 0.5
         weights.append(numpy_helper.from_array(weight.astype(np.float32), f"layers.{index}.weight"))
         nodes.append(helper.make_node("MatMul", [tensor, weights[-1].name], [f"product{index}"]))
         nodes.append(helper.make_node("Relu", [f"product{index}"], [f"active{index}"]))
         tensor = f"active{index}"
-    shape = [1, WIDTH]
+    shape = [1, width]
     graph = helper.make_graph(
         nodes,
         "network",
@@ -75,6 +80,13 @@ def main() -> None:
         model = given.model or os.path.join(folder, "network.onnx")
         if given.model is None:
             example(Path(model))
+        several = Path(folder) / "several"
+        several.mkdir()
+        for number in range(MANY):
+            example(several / f"{number:02}.onnx", SMALL_WIDTH, number)
+        for package in (ROOT / "initlint", ROOT / "rules"):
+            compile_dir(package, quiet=1)
+        one, many = str(several / "00.onnx"), str(several)
         typer, imports = "import typer", "import onnx, networkx, numpy, typer"
         commands = {
             typer: (sys.executable, "-c", typer),
@@ -82,10 +94,15 @@ def main() -> None:
             "--help": (*INITLINT, "--help"),
             imports: (sys.executable, "-c", imports),
             "static lint": (*INITLINT, os.path.abspath(model), "--no-probe"),
+            "one small model, static": (*INITLINT, one, "--no-probe"),
+            f"{MANY} small models, static": (*INITLINT, many, "--no-probe"),
+            "one small model, run": (*INITLINT, one),
+            f"{MANY} small models, run": (*INITLINT, many),
         }
         found = measure(commands, given.rounds)
     print(f"{'':38}{'wall':>9}{'CPU':>9}{'wall ratio':>12}{'CPU ratio':>11}")
     base = {"--version": typer, "--help": typer, "static lint": imports}
+    base |= {f"{MANY} small models, {how}": f"one small model, {how}" for how in ("static", "run")}
     for name, (wall, cpu) in found.items():
         against = found[base.get(name, name)]
         print(

@@ -38,9 +38,14 @@ class Kept:
     known: Mapping[str, Any] = field(default_factory=dict)
     tell: Tell | None = None
 
+    @property
+    def idle(self) -> bool:
+        """True when nothing is known and nobody asks."""
+        return not self.known and self.tell is None
+
     def moments(self, tensor: Tensor) -> Moments | None:
         """Moments that are known."""
-        return _moments(self.known.get(name_of("moments", tensor) or ""))
+        return _moments(self.known.get(name_of("moments", tensor) or "")) if self.known else None
 
     def identification(self, tensor: Tensor, use: Any) -> Identification | None:
         """What a tensor in this use is known to be drawn from."""
@@ -48,7 +53,8 @@ class Kept:
 
     def keep_moments(self, tensor: Tensor, found: Moments) -> None:
         """Pass on new moments."""
-        self._keep(tensor, name_of("moments", tensor), list(astuple(found)))
+        if self.tell is not None:
+            self._keep(tensor, name_of("moments", tensor), list(astuple(found)))
 
     def keep_identification(self, tensor: Tensor, use: Any, found: Identification) -> None:
         """Pass on a new identification."""

@@ -187,8 +187,8 @@ class Measures:
         if key not in self._identified and not self._prepared:
             self._prepare()
         if key not in self._identified:
-            use = self._use_name(layer, param)
-            known = self._kept.identification(param.tensor, use)
+            use = "" if self._kept.idle else self._use_name(layer, param)
+            known = self._kept.identification(param.tensor, use) if use else None
             if known is not None:
                 self._identified[key] = known
                 return known
@@ -196,7 +196,8 @@ class Measures:
             if param.tensor.size > self.whole_elements:
                 moments = _moments.array_moments(block, param.tensor.dtype)
             self._identified[key] = identify(layer, param, block, moments)
-            self._kept.keep_identification(param.tensor, use, self._identified[key])
+            if use:
+                self._kept.keep_identification(param.tensor, use, self._identified[key])
         return self._identified[key]
 
     def _use_name(self, layer: Layer, param: Param) -> str:
@@ -504,6 +505,8 @@ def _tensor_key(tensor: Tensor) -> Any:
 
 
 def _frozen(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return argument
     return id(argument) if isinstance(argument, np.ndarray) else tuple(np.atleast_1d(argument))
 
 

@@ -36,7 +36,14 @@ def _compiled() -> Any:
 _native = _compiled()
 """The compiled module (see ``_moments.pyi``), or None."""
 
-_NATIVE_DTYPES = frozenset({"float32", "float64", "float16", "bfloat16", "int8", "uint8"})
+_NATIVE_DTYPES = {
+    "<f4": "float32",
+    "<f8": "float64",
+    "<f2": "float16",
+    "|i1": "int8",
+    "|u1": "uint8",
+}
+"""What the compiled module reads, by `numpy.dtype.str`: the name of a dtype is slow to ask for."""
 
 _NATIVE_VARIANCES = (1e-130, 1e130)
 """Variances whose squares, times 2⁶³ elements, are normal float64 numbers."""
@@ -247,9 +254,8 @@ _ones = np.ones(_ROW, np.float32)
 
 def _span(flat: Array, tiny: float) -> Moments:
     """Moments of a 1-D array of numbers."""
-    if _native is not None and flat.dtype.isnative and str(flat.dtype) in _NATIVE_DTYPES:
-        return _stored(str(flat.dtype), flat, tiny)
-    return _numpy(flat, tiny)
+    dtype = _NATIVE_DTYPES.get(flat.dtype.str) if _native is not None else None
+    return _numpy(flat, tiny) if dtype is None else _stored(dtype, flat, tiny)
 
 
 def _stored(dtype: str, flat: Array, tiny: float) -> Moments:

@@ -89,7 +89,8 @@ def _runs(values: Array, indices: Array, slack: float) -> list[Array]:
     finite = np.isfinite(values)
     values, indices = values[finite], indices[finite]
     order = np.argsort(values, kind="stable")
-    near = np.flatnonzero(np.diff(values[order]) <= slack)
+    ranked = values[order]
+    near = np.flatnonzero(ranked[1:] - ranked[:-1] <= slack)
     if near.size == 0:
         return []
     first = np.concatenate(([True], np.diff(near) > 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -120,19 +120,18 @@ class Tensor:
     stored_shape: tuple[int, ...]
     source: Source
     views: tuple[View, ...] = ()
+    shape: tuple[int, ...] = field(init=False, compare=False, repr=False)
+    """The shape after all views."""
+    size: int = field(init=False, compare=False, repr=False)
+    """The number of elements after all views."""
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape after all views."""
+    def __post_init__(self) -> None:
+        """Work out what is asked for again and again."""
         shape = self.stored_shape
         for view in self.views:
             shape = _shape_after(shape, view)
-        return shape
-
-    @property
-    def size(self) -> int:
-        """The number of elements after all views."""
-        return prod(self.shape)
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "size", prod(shape))
 
     def read(self) -> Array:
         """The whole tensor after all views, as a float array of `shape`.
