@@ -206,8 +206,9 @@ def _before(graph: LayerGraph, layer: Layer) -> tuple[Layer, float] | None:
         if layer.op in ACTIVATIONS:
             return layer, factor
         constant = layer.attrs.get("constant")
-        if layer.op in (Op.MUL, Op.DIV) and not layer.params and np.size(constant) == 1:
-            value = float(np.reshape(constant, -1)[0]) if constant is not None else 0.0
+        if layer.op in (Op.MUL, Op.DIV) and not layer.params and constant is not None:
+            values = np.reshape(constant, -1)
+            value = float(values[0]) if values.size == 1 else 0.0
             if value == 0.0 or layer.attrs.get("constant_first"):
                 return None
             factor *= value if layer.op is Op.MUL else 1 / value
