@@ -133,6 +133,7 @@ class OutputPrior(Rule):
 
     code = "BIA902"
     name = "output-prior"
+    formula = "loss per negative = -ln(1 - s(b));  wanted: b = ln(p / (1 - p))"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     options = {

@@ -100,6 +100,7 @@ class GanSaturation(Rule):
 
     code = "DOM101"
     name = "gan-saturation"
+    formula = "tanh(z), z ~ N(0, s^2):  s > 2 puts 30 % of the units on the flat ends"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -129,6 +129,7 @@ class PolicyHead(Rule):
 
     code = "DOM102"
     name = "policy-head"
+    formula = "entropy lost = s^2 / 2 nats for logits of standard deviation s"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

@@ -114,6 +114,7 @@ class BrokenTie(Rule):
 
     code = "EMB804"
     name = "broken-tie"
+    formula = "head.weight != embedding.weight where the configuration says they are one"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = ("duplicate-layers", "never-trained-layer")

@@ -131,6 +131,7 @@ class EmbeddingScale(Rule):
 
     code = "EMB801"
     name = "embedding-scale"
+    formula = "stream after one block = e^2 + q_branch"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
 

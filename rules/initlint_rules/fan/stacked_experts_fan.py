@@ -93,6 +93,7 @@ class StackedExpertsFan(Rule):
 
     code = "FAN306"
     name = "stacked-experts-fan"
+    formula = "[N, out, in] read as a kernel: fan = size(1) * size(2) instead of in"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -104,6 +104,7 @@ class UnstableVarianceMap(Rule):
 
     code = "SCL206"
     name = "unstable-variance-map"
+    formula = "an error x in ln q grows to x * prod(lambda_l),  lambda = d ln q' / d ln q"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

@@ -114,6 +114,7 @@ class AttentionEntropy(Rule):
 
     code = "PRB105"
     name = "attention-entropy"
+    formula = "H / ln T = 1 - s^2 / (2 ln T) for Gaussian logits of standard deviation s"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     folds = ("gradient-profile",)
