@@ -528,11 +528,10 @@ def depthwise_by_fan_out() -> Built:
 
 @fault("conv-transpose-fan", at=("",))
 def decoder_by_helper_fan() -> Built:
-    layers: list[nn.Module] = [nn.Conv2d(8, 128, 1), nn.ReLU()]
-    c = 128
+    layers: list[nn.Module] = [nn.Conv2d(8, 32, 1), nn.ReLU()]
+    c = 32
     for _ in range(5):
-        layers += [nn.ConvTranspose2d(c, c // 2, 4, 2, 1), nn.ReLU()]
-        c //= 2
+        layers += [nn.ConvTranspose2d(c, c, 4, 2, 1), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Conv2d(c, 3, 3, padding=1))
     for m in net:
         if isinstance(m, nn.ConvTranspose2d):

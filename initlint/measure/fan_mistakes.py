@@ -30,6 +30,10 @@ _STACKED = "stacked"
 """A stack of matrices is its own repetition: each of its blocks must fit by itself, and the wrong
 fan of a stack, in·out, is the same for both projections of an expert."""
 
+_HELPER = frozenset({"ungrouped", "conv_transpose"})
+"""Fans that the framework's own helper computes for these operators: what a plain call gives, and
+so no guess that a custom scale would have to meet by chance."""
+
 _SERIES = "t5_query"
 """A scheme with a free number, the head's width, which explains one layer too easily."""
 
@@ -83,6 +87,8 @@ def _is_evident(members: Sequence[_Suspect]) -> bool:
     """Two scales or an exact bound, and no depth law or round number that fits every layer."""
     if frozenset.intersection(*(member.explanations for member in members)):
         return False
+    if len(members) > 1 and all(member.mistake.match.fan in _HELPER for member in members):
+        return True
     if any(member.exact for member in members):
         return True
     mistakes = [member.mistake for member in members]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 
 from initlint.api import (
     RECURRENT,
@@ -31,6 +32,10 @@ ORTHOGONAL = 5e-3
 """Largest ||W W^T - g^2 I|| / g^2 of a block that counts as orthogonal: 4e-7 in float32, up to
 8e-4 after rounding to bfloat16, 0.18 and more for a Gaussian."""
 
+OFF_SCALE = 0.05
+"""|ln g| from which an orthogonal block of scale g is simulated too: over 50 steps it makes
+0.05 * 50 / ln 10 = 1.1 decades, just below what is worth a warning."""
+
 
 class RecurrentNotOrthogonal(Rule):
     """Recurrent weights are far from orthogonal, and the gradient through time shows it.
@@ -50,12 +55,12 @@ class RecurrentNotOrthogonal(Rule):
 
     How it decides
     --------------
-    Not orthogonal: ||W W^T - g^2 I|| > 0.005 g^2 for some gate. The severity is the harm that the
-    simulation shows over T steps. A plain RNN: gradient below 10^-4 warning, below 10^-7.2 (one
-    float32 rounding error) error. Any cell: gradient above 10^1.5 warning, above 10^3 error;
-    saturated share above 0.3 warning, above 0.7 error. T is the graph's sequence length or
-    `--sequence-length`; otherwise 50 is assumed, the message says so, and a vanishing gradient is
-    reported one level lower.
+    Not orthogonal: ||W W^T - g^2 I|| > 0.005 g^2 for some gate, or g away from 1. The severity is
+    the harm that the simulation shows over T steps. A plain RNN: gradient below 10^-4 warning,
+    below 10^-7.2 (one float32 rounding error) error. Any cell: gradient above 10^1.5 warning, above
+    10^3 error; saturated share above 0.3 warning, above 0.7 error. T is the graph's sequence length
+    or `--sequence-length`; otherwise 50 is assumed, the message says so, and a vanishing gradient
+    is reported one level lower.
 
     What it does not flag
     ---------------------
@@ -132,7 +137,7 @@ class RecurrentNotOrthogonal(Rule):
                 param.key: measured.residual
                 for param in blocks
                 if (measured := context.measures.orthogonality(param)) is not None
-                and measured.residual > ORTHOGONAL
+                and (measured.residual > ORTHOGONAL or abs(log(measured.gain)) > OFF_SCALE)
             }
             if loose:
                 yield from self._layer(context, layer, blocks, loose)
@@ -159,8 +164,9 @@ class RecurrentNotOrthogonal(Rule):
                 confidence=Confidence.HIGH if context.sequence_length_known else Confidence.MEDIUM,
                 layer=layer.id,
                 param=worst.name,
-                message=f"recurrent weights of {layer.id} are not orthogonal: {measured} "
-                f"over {steps}{assumed} steps",
+                message=f"recurrent weights of {layer.id} are not orthogonal"
+                + (" of scale 1" if residual <= ORTHOGONAL else "")
+                + f": {measured} over {steps}{assumed} steps",
                 evidence={
                     "orthogonality_residual": residual,
                     "gradient_decades": response.decades_at(steps),
