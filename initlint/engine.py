@@ -346,7 +346,7 @@ def _record(
         "producer": model.producer,
         "parameters": sum(param.size for _, param in model.graph.params if param.tied_to is None),
         "findings": [finding_record(finding) for finding in findings],
-        "notices": list(model.notices),
+        "notices": [*model.notices, *evidence.measures.notices],
         "skipped": {reason: sorted(names) for reason, names in sorted(skipped.items())},
         "ended_at": list(evidence.theory.ended_at) if evidence.theory else [],
         "failures": list(failures),

@@ -296,3 +296,41 @@ def test_large_tensors_judged_together_are_judged_as_by_themselves():
     ]
     assert together.identify(weights[1]).family is not together.identify(weights[2]).family
     assert together.moments(weights[0]) == alone.moments(weights[0])
+
+
+def test_a_very_large_model_is_judged_by_leading_rows_and_says_so(monkeypatch, tmp_path):
+    from safetensors.numpy import save_file
+
+    from initlint import engine
+    from initlint.load.checkpoint import load_checkpoint
+    from initlint.load.files import File
+    from initlint.measure import measures
+
+    rng = np.random.default_rng(0)
+    path = tmp_path / "m.safetensors"
+    save_file(
+        {f"layers.{n}.weight": rng.normal(size=(512, 512)).astype("f4") for n in range(6)}, path
+    )
+    model = load_checkpoint(str(path))
+    whole = engine.lint(model, engine.Settings(layers=True))
+    assert not whole["notices"]
+    monkeypatch.setattr(measures, "VERY_LARGE", 1 << 18)
+    monkeypatch.setattr(measures, "LEAST_BLOCK", 1 << 14)
+    read: list[int] = []
+    original = File.read_array
+
+    def counted(self, offset, length):
+        read.append(length)
+        return original(self, offset, length)
+
+    monkeypatch.setattr(File, "read_array", counted)
+    model = load_checkpoint(str(path))
+    part = engine.lint(model, engine.Settings(layers=True))
+    assert "6 tensors were judged by their first 16,384 elements" in part["notices"][0]
+    assert part["stage"] == whole["stage"] == "fresh"
+    assert part["findings"] == whole["findings"]
+    for before, after in zip(whole["layers"], part["layers"], strict=True):
+        assert before["params"][0]["mean"] == after["params"][0]["mean"]
+        assert before["params"][0]["scheme"] == after["params"][0]["scheme"]
+    # all elements once, and their leading rows a few times: never the whole once more
+    assert sum(read) < 1.5 * path.stat().st_size

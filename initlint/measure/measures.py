@@ -110,6 +110,17 @@ class Measures:
         self._identifications: dict[int, tuple[Param, Identification]] = {}
         self._stages: dict[int, tuple[Param, Stage]] = {}
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was looked at in part only, one line."""
+        if self.whole_elements >= WHOLE_ELEMENTS:
+            return ()
+        count = len(self._large(self.whole_elements + 1, None))
+        return (
+            f"a very large model: {count} tensors were judged by their first "
+            f"{self.whole_elements:,} elements each; moments are of all elements",
+        )
+
     def layer(self, param: Param) -> Layer | None:
         """The (first) layer that reads a parameter; None for loose parameters."""
         return self._by_identity.get(id(param)) or self._layers.get(param.key)
