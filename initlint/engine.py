@@ -18,6 +18,7 @@ from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import Kind, Layer, LoadError, Model, Param, Where, fans
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.risk import risk
 from initlint.selection import choose
 from initlint.theory.result import Prediction
 
@@ -331,11 +332,16 @@ def _record(
     counts = {"error": 0, "warning": 0, "info": 0}
     for finding in findings:
         counts[finding.severity.value] += 1
+    judged = None
+    if evidence.stage is Stage.FRESH and evidence.probe is not None:
+        judged = risk(model.graph, evidence.probe, evidence.theory)
     record: Record = {
         "target": model.target,
         "kind": model.kind.value,
         "stage": evidence.stage.value,
-        "risk": None,
+        "risk": None if judged is None else round(judged.value, 4),
+        "risk_reasons": [] if judged is None else list(judged.reasons),
+        "risk_basis": "" if judged is None else judged.basis,
         "summary": counts,
         "probe": {
             "status": probe.status.value,

@@ -275,6 +275,8 @@ class Target:
     ended_at: tuple[Untrusted, ...] = ()
     failures: tuple[Untrusted, ...] = ()
     sources: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    risk_reasons: tuple[Untrusted, ...] = ()
+    risk_basis: Untrusted = field(default=Untrusted(""))
     documentation: Mapping[str, RuleText] = field(default_factory=dict)
 
     @classmethod
@@ -307,6 +309,8 @@ class Target:
             ended_at=_texts(record, "ended_at"),
             failures=_texts(record, "failures"),
             sources=_sources(_typed(record, "sources", dict) or {}),
+            risk_reasons=_texts(record, "risk_reasons"),
+            risk_basis=_text(record, "risk_basis"),
             documentation=RuleText.parse_all(_typed(record, "documentation", dict) or {}),
         )
 

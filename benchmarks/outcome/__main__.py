@@ -1,4 +1,4 @@
-"""``python -m benchmarks.outcome train``: see the package's documentation."""
+"""``python -m benchmarks.outcome COMMAND``: see the package's documentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from benchmarks.outcome import training
+from benchmarks.outcome import evaluate, judging, training
 from benchmarks.outcome.models import ARCHITECTURES, ZOO
 
 
@@ -29,13 +29,30 @@ def train(pattern: str) -> None:
         print(f"{score:.2f} {training.outcome(score):<7} {name}")
 
 
+def judge(pattern: str, road: str) -> None:
+    """Lint every model before any step."""
+    record = judging.load()
+    for entry in ZOO:
+        if pattern in entry.architecture:
+            record[f"{entry.name}@{road}"] = judging.judge(entry, road)
+            judging.save(record)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("command", choices=("train",))
+    parser.add_argument("command", choices=("train", "judge", "fit", "evaluate"))
     parser.add_argument("--only", default="", help="part of the names of the architectures")
+    parser.add_argument("--road", choices=judging.ROADS, default="module")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train(arguments.only)
+    if arguments.command == "train":
+        train(arguments.only)
+    elif arguments.command == "judge":
+        judge(arguments.only, arguments.road)
+    elif arguments.command == "fit":
+        evaluate.print_fit(arguments.road)
+    else:
+        evaluate.evaluate(arguments.road)
 
 
 if __name__ == "__main__":

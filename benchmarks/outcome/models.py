@@ -146,6 +146,14 @@ def _gated(kind: str, steps: int) -> nn.Module:
     return net
 
 
+def _irnn() -> nn.Module:
+    """A recurrent net of ReLUs that starts as a sum over time (Le et al. 2015)."""
+    net = nets.Recurrent("rnn", 8, 48, 4, "relu")
+    init.eye_(net.cell.weight_hh_l0)
+    init.normal_(net.cell.weight_ih_l0, std=0.05)
+    return net
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp-relu-6": Architecture(
         partial(nets.Plain, 6, 48, torch.relu, nets.he),
@@ -419,16 +427,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
     "rnn-relu-memory": Architecture(
-        partial(nets.Recurrent, "rnn", 8, 48, 4, "relu"),
+        _irnn,
         "memory-30",
         {
-            "irnn": _unusual(
-                ("cell", f.recurrent(init.eye_)),
-                ("cell", f.own("weight_ih_l0", lambda w: w.normal_(0, 0.05))),
-            ),
+            "orthogonal": _fault(("cell", f.recurrent(init.orthogonal_))),
             "default": _fault(("cell", f.default)),
             "half": _fault(("cell", f.recurrent(lambda w: init.orthogonal_(w, 0.5)))),
             "growing": _fault(("cell", f.recurrent(lambda w: init.normal_(w, 0, 0.5)))),
+            "zero-head": _unusual(("head", f.zeros)),
         },
     ),
     "rnn-sum": Architecture(

@@ -99,6 +99,40 @@ class GradientStats:
 
 
 @dataclass(frozen=True, slots=True)
+class Response:
+    """How a network's output answers to small changes of its weights, over a few inputs.
+
+    With g(i) = ∂⟨u, f(xᵢ)⟩/∂θ for one random cotangent u of unit variance, the same for all inputs,
+    K(i, j) = ⟨g(i), g(j)⟩ is the empirical neural tangent kernel (Jacot et al. 2018), projected.
+
+    Attributes:
+        inputs: how many.
+        size: mean of K(i, i) over the inputs, per output element: squared length of one output's
+            gradient.
+        parameters: trainable elements.
+        contrast: share of the kernel's trace that is left when the mean gradient over the inputs
+            is taken off: near 0 when all inputs pull the weights the same way.
+        rank: effective rank (tr K)²/tr K² of what is left, up to ``inputs`` - 1.
+        output: root mean square of the output.
+        silent: share of the trainable elements in tensors that no input gives a gradient.
+        depth_ratio: length of the gradient in the first quarter of the layers over the length in
+            the last quarter before the output, decades; NaN where it was not measured.
+        reach: smallest over largest gradient of a step of the sequences that a recurrent layer
+            reads, decades; NaN without one.
+    """
+
+    inputs: int
+    size: float
+    parameters: int
+    contrast: float
+    rank: float
+    output: float
+    silent: float = 0.0
+    depth_ratio: float = float("nan")
+    reach: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
 class Activations:
     """Everything one probe run measured.
 
@@ -115,6 +149,8 @@ class Activations:
         train_mode: True when normalisers used batch statistics, as training would.
         inputs: what was fed, by input name: ``float32[8,3,224,224] N(0,1)``.
         invalid: True when the graph contradicts itself, so that no runtime could run it.
+        responses: at the start, and after two small sign steps on noise; empty when it would have
+            taken too long or could not be measured.
         given: True when the inputs are the user's; False when they were made up from the graph.
     """
 
@@ -131,4 +167,5 @@ class Activations:
     train_mode: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
     invalid: bool = False
+    responses: tuple[Response, ...] = ()
     given: bool = False

@@ -20,7 +20,13 @@ from initlint.load.torch_run import (
 from initlint.load.torch_state import Saved, borrowed
 from initlint.load.torch_tracer import Call, Tracer, tracing
 from initlint.model import LayerGraph, Model, Op
-from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
+from initlint.probe.result import (
+    Activations,
+    GradientStats,
+    OutputStats,
+    ProbeStatus,
+    Response,
+)
 from initlint.probe.torch_gradients import (
     STEPS,
     Leaf,
@@ -32,6 +38,7 @@ from initlint.probe.torch_gradients import (
 )
 from initlint.probe.torch_loss import LOSSES, Loss, choose
 from initlint.probe.torch_observe import Observer
+from initlint.probe.torch_response import responses
 
 
 def probe_torch(model: Model, *, seed: int, loss: str | None = None) -> Activations:
@@ -112,10 +119,12 @@ class _Run:
         tensors = {name: self.runnable.names.tensors[name] for name in names}
         detail = ""
         stats: dict[str, GradientStats] = {}
+        answers: tuple[Response, ...] = ()
         if tensors:
             try:
                 found = gradients(chosen.value, tensors)
                 stats = {key: statistics(leaf, tensors, found) for key, leaf in keys.items()}
+                answers = self._responses(observer.work, saved)
                 stats = self._look_again(keys, stats, tensors, found, saved)
             except Exception as error:
                 detail = f"backward raised {one_line(error)}{user_frame(error)}"
@@ -130,6 +139,19 @@ class _Run:
             loss=float(chosen.value.detach()),
             loss_name=chosen.name,
             chance=chosen.chance,
+            responses=answers,
+        )
+
+    def _responses(self, work: int, saved: Saved) -> tuple[Response, ...]:
+        """The tangent kernel, where the outputs have one row per input and it is cheap enough."""
+        return responses(
+            lambda on_call: self._forward(on_call, saved, from_inputs=True),
+            self.runnable,
+            self.graph,
+            samples=self.samples,
+            seed=self.seed,
+            loss=self.loss,
+            work=work,
         )
 
     def _look_again(
@@ -162,11 +184,14 @@ class _Run:
             for key, value in stats.items()
         }
 
-    def _forward(self, on_call: Callable[[Call], None], saved: Saved) -> Any:
+    def _forward(
+        self, on_call: Callable[[Call], None], saved: Saved, *, from_inputs: bool = False
+    ) -> Any:
         names, module = self.runnable.names, self.runnable.module
         tracer = Tracer(names, on_call, before_write=saved.keep, keep_dropout=False)
         args, kwargs = map_tensors(
-            (self.runnable.args, dict(self.runnable.kwargs)), lambda tensor: tensor.detach().clone()
+            (self.runnable.args, dict(self.runnable.kwargs)),
+            lambda tensor: _copied(tensor, with_gradient=from_inputs),
         )
         for _, tensor in input_names(module, args, kwargs):
             tracer.mark_fed(tensor)
@@ -190,6 +215,14 @@ class _Run:
                 for above in self.graph.producers(layer.id):
                     if above.id in outputs:
                         outputs[layer.id] = outputs[above.id]
+
+
+def _copied(tensor: Any, *, with_gradient: bool) -> Any:
+    """A copy of an input: no leaf, so that the module may write to it."""
+    tensor = tensor.detach()
+    if with_gradient and tensor.is_floating_point():
+        tensor = tensor.requires_grad_()
+    return tensor.clone()
 
 
 def _all_finite(result: Any) -> bool:

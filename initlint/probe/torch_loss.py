@@ -41,7 +41,7 @@ def choose(result: Any, graph: LayerGraph, seed: int, name: str | None) -> Loss 
     own = _own_loss(result)
     if own is not None and name is None:
         return Loss(own.float(), "the module's own loss")
-    tensors = _judged(result)
+    tensors = judged(result)
     if not tensors:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def _own_loss(result: Any) -> Any:
     return loss if usable else None
 
 
-def _judged(result: Any) -> list[Any]:
+def judged(result: Any) -> list[Any]:
     """Outputs that a loss would look at: logits where the result names them, else all."""
     if isinstance(result, dict):
         named = {key: value for key, value in result.items() if str(key).startswith("logits")}

@@ -44,6 +44,7 @@ class Observer:
         outputs: statistics by layer id.
         backward: root mean square of the gradient at each layer's output, by layer id, filled
             while the backward pass runs.
+        work: multiplications with weights: their elements times positions.
     """
 
     runnable: TorchRunnable
@@ -53,6 +54,7 @@ class Observer:
     whole: bool = False
     outputs: dict[str, OutputStats] = field(default_factory=dict)
     backward: dict[str, float] = field(default_factory=dict)
+    work: int = 0
 
     def on_call(self, call: Call) -> None:
         """Measure the first output of a call that is a layer of the graph."""
@@ -74,6 +76,9 @@ class Observer:
         if layer.op in (Op.ATTENTION, Op.SOFTMAX):
             stats = replace(stats, entropy=_entropy(layer.op, call))
         self.outputs[found] = stats
+        if layer.params and tensor.ndim:
+            units = int(tensor.shape[layer.channel_axis]) if tensor.ndim > 1 else 1
+            self.work += sum(param.size for param in layer.params) * tensor.numel() // max(units, 1)
         if tensor.requires_grad:
             tensor.register_hook(self._gradient(found))
 

@@ -11,11 +11,22 @@ from initlint.report.places import from_here
 from initlint.report.plot import plot
 from initlint.report.run import Run
 from initlint.report.style import Style, View
-from initlint.report.summary import closing, listing, plural, statistics, unchecked, verdict
+from initlint.report.summary import (
+    closing,
+    listing,
+    plural,
+    risk_text,
+    statistics,
+    unchecked,
+    verdict,
+)
 from initlint.report.text import Untrusted, inert
 
 MOST_PER_RULE = 10
 """Findings of one rule in one target that are written out; the rest are counted."""
+
+RISKY = 0.5
+"""Risk from which its reasons are printed: more likely harmed than not."""
 
 _LEAST_ROOM = 8
 """Characters of an info's text that are shown on however narrow a terminal."""
@@ -66,6 +77,9 @@ def _target(target: Target, findings: list[Finding], style: Style, *, quiet: boo
     head, *more = style.wrap(f"{target.target}: {verdict(target)}", rest="  ")
     lines.append(style.paint(head, role))
     lines.extend(more)
+    why = risk_text(target)
+    if why and (target.risk or 0.0) >= RISKY:
+        lines.extend(style.wrap(f"risk: {why}", "  - "))
     for text in unchecked(target):
         lines.extend(style.wrap(text, "  - "))
     return lines

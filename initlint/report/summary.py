@@ -47,6 +47,14 @@ def verdict(target: Target) -> str:
     return " · ".join(parts)
 
 
+def risk_text(target: Target) -> str:
+    """What the risk comes from and rests on, in one line; empty where there is nothing to say."""
+    if target.risk is None or not target.risk_reasons:
+        return ""
+    reasons = "; ".join(reason.show(120) for reason in target.risk_reasons)
+    return f"{reasons} ({target.risk_basis.show(120)})"
+
+
 def unchecked(target: Target) -> list[str]:
     """What was not checked in a target, one line each."""
     lines = [str(failure.show(300)) for failure in target.failures]

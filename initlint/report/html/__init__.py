@@ -16,7 +16,7 @@ from initlint.report.html.words import glossary, term
 from initlint.report.profile import parse
 from initlint.report.run import Run
 from initlint.report.style import View
-from initlint.report.summary import counts_text, plural, probe_text, unchecked
+from initlint.report.summary import counts_text, plural, probe_text, risk_text, unchecked
 from initlint.report.text import inert
 
 _HERE = Path(__file__).parent
@@ -125,7 +125,9 @@ def _verdict(target: Target) -> Markup:
     if target.risk is not None:
         share = min(max(target.risk, 0.0), 1.0)
         bar = element("meter", f"{share:.0%}", min=0, max=1, high=0.5, value=share)
-        risk = [element("p", term(f"Risk {share:.0%}", "risk"), " ", bar, class_="risk")]
+        why = risk_text(target)
+        said = [f" {why}"] if why else []
+        risk = [element("p", term(f"Risk {share:.0%}", "risk"), " ", bar, *said, class_="risk")]
     return element(
         "header",
         element("h1", target.target.show()),

@@ -1,0 +1,147 @@
+"""How well what was said before training agrees with what happened; and the fit of the risk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.outcome import judging, training
+from benchmarks.outcome.models import BY_NAME, ZOO
+from initlint.risk import OFFSET, WEIGHTS
+
+TERMS = tuple(WEIGHTS)
+
+PENALTY = 0.02
+"""Strength of the pull of every weight towards what theory started from: about fifty models that
+speak against it move a weight."""
+
+PRIOR = dict.fromkeys(TERMS, 1.5)
+"""Where the fit starts and what it is pulled to: one decade beyond a limit takes a model from
+three in a hundred to about one in eight, two to two in five."""
+
+Looks = list[dict[str, float]]
+
+
+def _matrix(looks: Looks) -> np.ndarray:
+    return np.array([[look.get(name, 0.0) for name in TERMS] for look in looks])
+
+
+def predict(weights: np.ndarray, offset: float, looks: Sequence[Looks]) -> np.ndarray:
+    """The risk of every model: of its milder look."""
+    sums = np.array([(_matrix(look) @ weights).min() for look in looks])
+    return 1.0 / (1.0 + np.exp(-(offset + sums)))
+
+
+def fit(looks: Sequence[Looks], harmed: np.ndarray) -> tuple[np.ndarray, float]:
+    """Non-negative weights and offset of highest penalised likelihood."""
+    prior = np.array([PRIOR[name] for name in TERMS])
+    matrices = [_matrix(look) for look in looks]
+
+    def cost(point: np.ndarray) -> float:
+        weights, offset = point[:-1], point[-1]
+        sums = np.array([(matrix @ weights).min() for matrix in matrices]) + offset
+        likelihood = np.logaddexp(0.0, np.where(harmed, -sums, sums)).mean()
+        return float(likelihood + PENALTY * np.square(weights - prior).mean())
+
+    start = np.array([*prior, -2.5])
+    bounds = [(0.1, 6.0)] * len(TERMS) + [(-5.0, -2.0)]
+    found = minimize(cost, start, method="L-BFGS-B", bounds=bounds)
+    return found.x[:-1], float(found.x[-1])
+
+
+def cases(road: str) -> list[dict[str, Any]]:
+    """Every model that was trained and judged."""
+    scores = training.scores(training.load(), ZOO)
+    said = judging.load()
+    return [
+        {
+            "name": name,
+            "architecture": BY_NAME[name].architecture,
+            "score": score,
+            "outcome": training.outcome(score),
+            **said[f"{name}@{road}"],
+        }
+        for name, score in scores.items()
+        if f"{name}@{road}" in said
+    ]
+
+
+def cross_validated(found: list[dict[str, Any]]) -> np.ndarray:
+    """Risks from weights fitted on the other architectures."""
+    risks = np.zeros(len(found))
+    groups = np.array([case["architecture"] for case in found])
+    harmed = np.array([case["outcome"] != training.FINE for case in found])
+    looks = [case["looks"] for case in found]
+    for group in dict.fromkeys(groups):
+        other = groups != group
+        weights, offset = fit([x for x, o in zip(looks, other, strict=True) if o], harmed[other])
+        own = [x for x, o in zip(looks, other, strict=True) if not o]
+        risks[~other] = predict(weights, offset, own)
+    return risks
+
+
+def names_right(case: dict[str, Any]) -> bool:
+    """True when an error or warning names layers of which at least half are at fault."""
+    faulty = set(BY_NAME[case["name"]].faulty())
+    for _, _, layers in case["findings"]:
+        own = [layer for layer in layers if layer in faulty]
+        if own and 2 * len(own) >= len(layers):
+            return True
+    return False
+
+
+def evaluate(road: str) -> None:
+    """Print the figures of one road."""
+    every = cases(road)
+    found = [case for case in every if case["looks"]]
+    if not found:
+        print(f"{road}: nothing to evaluate")
+        return
+    outcomes = np.array([case["outcome"] for case in found])
+    fine, fails = outcomes == training.FINE, outcomes == training.FAILS
+    counts = {kind: int((outcomes == kind).sum()) for kind in ("fine", "harmed", "fails")}
+    groups = {case["architecture"] for case in found}
+    print(f"{road}: {len(every)} models of {len(groups)} architectures: {counts}")
+    print(f"  without risk: {len(every) - len(found)}")
+    shipped = predict(
+        np.array([WEIGHTS[name] for name in TERMS]), OFFSET, [case["looks"] for case in found]
+    )
+    for title, risks in (("cross-validated", cross_validated(found)), ("as shipped", shipped)):
+        print(
+            f"  AUROC {title}: harmed or failing against fine "
+            f"{roc_auc_score(~fine, risks):.3f}, failing against fine "
+            f"{roc_auc_score(fails[fine | fails], risks[fine | fails]):.3f}"
+        )
+    flagged = np.array([any(f[0] == "error" for f in case["findings"]) for case in found])
+    print(
+        f"  any error finding: precision {(~fine)[flagged].mean():.2f}, "
+        f"recall {flagged[~fine].mean():.2f}"
+    )
+    print(f"  fine models with an error finding: {flagged[fine].mean():.1%}")
+    right = np.array([names_right(case) for case in found])
+    print(f"  failing models named by an error or warning: {right[fails].mean():.1%}")
+    for case, risk, error, named in zip(found, shipped, flagged, right, strict=True):
+        if case["outcome"] == training.FINE and (error or risk > 0.5):
+            print(f"    fine    {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
+        if case["outcome"] == training.FAILS and (not named or risk < 0.5):
+            print(f"    fails   {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
+        if case["outcome"] == training.HARMED and risk < 0.2:
+            print(f"    harmed  {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
+
+
+def _short(case: dict[str, Any]) -> str:
+    return "; ".join(f"{s} {name} {layers[:3]}" for s, name, layers in case["findings"][:3])
+
+
+def print_fit(road: str) -> None:
+    """Print the weights fitted on all architectures."""
+    found = [case for case in cases(road) if case["looks"]]
+    harmed = np.array([case["outcome"] != training.FINE for case in found])
+    weights, offset = fit([case["looks"] for case in found], harmed)
+    for name, weight in zip(TERMS, weights, strict=True):
+        print(f'    "{name}": {weight:.1f},')
+    print(f"OFFSET = {offset:.1f}")

@@ -1,0 +1,62 @@
+"""What initlint says of every model of the zoo before training, by both roads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.outcome.models import Entry
+from initlint.engine import Settings, lint
+from initlint.load import LoadOptions
+from initlint.load.torch_module import capture_with
+from initlint.risk import evidence
+
+ROADS = ("module", "onnx")
+VERDICTS = Path(__file__).resolve().parent / "verdicts.json"
+
+
+def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
+    """Risk, the terms it is made of, and the findings from a warning on with their layers."""
+    import initlint.engine as engine
+
+    model = entry.build(seed)
+    kept: list[Any] = []
+    inner = engine.run_probe
+
+    def run_probe(*args: Any) -> Any:
+        kept.append((args[0], inner(*args)))
+        return kept[-1][1]
+
+    with TemporaryDirectory() as folder:
+        options = LoadOptions(via="onnx" if road == "onnx" else None, folder=folder)
+        loaded = capture_with(model, entry.inputs(seed), {}, options)
+        engine.run_probe = run_probe  # the same probe's answer for the terms
+        try:
+            record = lint(loaded, Settings())
+        finally:
+            engine.run_probe = inner
+        looks = evidence(loaded.graph, kept[-1][1], None)[0] if kept else ()
+    return {
+        "risk": record["risk"],
+        "stage": record["stage"],
+        "looks": [{key: round(v, 4) for key, v in look.items() if v} for look in looks],
+        "findings": [
+            [found["severity"], found["name"], found["layers"]]
+            for found in record["findings"]
+            if found["severity"] != "info"
+        ],
+    }
+
+
+def load() -> dict[str, Any]:
+    """What was said so far, by ``entry@road``."""
+    found: dict[str, Any] = json.loads(VERDICTS.read_text()) if VERDICTS.exists() else {}
+    return found
+
+
+def save(record: dict[str, Any]) -> None:
+    """One verdict per line."""
+    lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
+    VERDICTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,231 @@
+"""The empirical tangent kernel of a module, at the start and after two small sign steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from initlint.load.torch_functions import tensors_in
+from initlint.load.torch_run import TorchRunnable
+from initlint.load.torch_tracer import Call
+from initlint.model import RECURRENT, LayerGraph, Op
+from initlint.probe.kernel import summary
+from initlint.probe.result import Response
+from initlint.probe.torch_gradients import gradients, sign_step
+from initlint.probe.torch_loss import choose, judged
+from initlint.probe.torch_observe import rms
+
+INPUTS = 12
+"""Inputs of the kernel: 66 pairs; a rank up to 11 tells one direction from several."""
+
+FEWEST = 4
+"""Below this many inputs a rank says nothing."""
+
+STEPS = 2
+"""Steps before the second look: a zero behind a zero (a zero head over zero branches) ends after
+two."""
+
+MOST_WORK = 1 << 33
+"""Multiplications that all backward passes may take: half a second on one core. Every input's
+gradient is one backward pass of the batch, twice its forward pass."""
+
+MOST_ELEMENTS = 1 << 25
+"""Gradient elements held together: 128 MB."""
+
+Forward = Callable[[Callable[[Call], None]], Any]
+"""Runs the module once and tells of every call."""
+
+
+def responses(
+    forward: Forward,
+    runnable: TorchRunnable,
+    graph: LayerGraph,
+    *,
+    samples: int,
+    seed: int,
+    loss: str | None,
+    work: int,
+) -> tuple[Response, ...]:
+    """The kernel at the start and after small sign steps; empty where it would take too long.
+
+    The parameters are put back bit for bit.
+
+    Args:
+        forward: one forward pass.
+        runnable: the module.
+        graph: its layer graph.
+        samples: rows of the batch.
+        seed: of the cotangent.
+        loss: name of the loss that the steps follow.
+        work: multiplications of one forward pass.
+    """
+    tensors = {
+        name: tensor
+        for name, tensor in runnable.names.tensors.items()
+        if tensor.requires_grad and tensor.is_leaf and tensor.numel()
+    }
+    held = max(sum(tensor.numel() for tensor in tensors.values()), 1)
+    inputs = min(
+        samples,
+        INPUTS,
+        MOST_WORK // max(2 * 2 * work, 1),
+        MOST_ELEMENTS // held,
+    )
+    if inputs < FEWEST or not tensors:
+        return ()
+    first = _response(forward, runnable, graph, tensors, inputs, samples, seed)
+    if first is None:
+        return ()
+    copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    try:
+        for _ in range(STEPS):
+            chosen = choose(forward(lambda call: None), graph, seed, loss)
+            if chosen is None:
+                return (first,)
+            sign_step(tensors, gradients(chosen.value, tensors))
+        second = _response(forward, runnable, graph, tensors, inputs, samples, seed)
+    finally:
+        for name, tensor in tensors.items():
+            tensor.data.copy_(copies[name])
+    return (first,) if second is None else (first, second)
+
+
+@dataclass(slots=True)
+class _Lengths:
+    """Lengths of the gradient at every layer's output, and along the steps of sequences."""
+
+    runnable: TorchRunnable
+    graph: LayerGraph
+    layers: dict[str, float] = field(default_factory=dict)
+    read: list[tuple[Any, int]] = field(default_factory=list)
+
+    def on_call(self, call: Call) -> None:
+        """Have the backward pass measure at this call."""
+        name = self.runnable.layers.get(call.key)
+        result = next(tensors_in(call.result), None)
+        if name is None or result is None or not result.requires_grad:
+            return
+        if self.graph[name].op in RECURRENT:
+            self._along_steps(call)
+        if self.graph[name].op not in (Op.OUTPUT, Op.SHAPE, Op.CONSTANT):
+            result.register_hook(self._length(name))
+
+    def _length(self, name: str) -> Callable[[Any], None]:
+        def hook(gradient: Any) -> None:
+            self.layers[name] = rms(gradient) * math.sqrt(gradient.numel())
+
+        return hook
+
+    def _along_steps(self, call: Call) -> None:
+        """Have the backward pass measure every step of what a recurrent layer reads."""
+        read = next(tensors_in(call.args), None)
+        if read is None or not read.requires_grad or read.ndim != 3:
+            return
+        steps = 1 if call.args and call.args[-1] is True else 0  # batch_first is the last argument
+        self.read.append((read, steps))
+
+    def reach(self, gradients: Sequence[Any]) -> float:
+        """Decades between the shortest and the longest gradient of a step, given those of `read`.
+
+        Of several recurrent layers the worst counts.
+        """
+        found = []
+        for gradient, (_, steps) in zip(gradients, self.read, strict=True):
+            others = [axis for axis in range(3) if axis != steps]
+            sizes = torch.linalg.vector_norm(gradient.double(), dim=others)
+            low, high = float(sizes.min()), float(sizes.max())
+            if high > 0.0 and math.isfinite(high):
+                found.append(math.log10(max(low / high, 1e-45)))
+        return min(found, default=math.nan)
+
+    def ratio(self) -> float:
+        """Decades between the first and the last quarter of the layers before the output.
+
+        The longest gradient of each quarter counts: branches closed by a zero are no loss beside
+        an open trunk. The last layer is left out: a zero head is no loss behind it.
+        """
+        order = [layer.id for layer in self.graph.order if layer.id in self.layers]
+        ends = {
+            above.id
+            for layer in self.graph
+            if layer.op is Op.OUTPUT
+            for above in self.graph.producers(layer.id)
+        }
+        order = [name for name in order if name not in ends]
+        if len(order) < 2:
+            return math.nan
+        quarter = max(len(order) // 4, 1)
+        early = max(self.layers[name] for name in order[:quarter])
+        late = max(self.layers[name] for name in order[-quarter:])
+        if not late > 0.0 or not math.isfinite(early) or not math.isfinite(late):
+            return math.nan
+        return math.log10(max(early, 1e-45)) - math.log10(late)
+
+
+def _response(
+    forward: Forward,
+    runnable: TorchRunnable,
+    graph: LayerGraph,
+    tensors: Mapping[str, Any],
+    inputs: int,
+    samples: int,
+    seed: int,
+) -> Response | None:
+    """One kernel; None when the outputs have no row per input."""
+    lengths = _Lengths(runnable, graph)
+    outputs = judged(forward(lengths.on_call))
+    outputs = [tensor for tensor in outputs if tensor.ndim and tensor.shape[0] == samples]
+    if not outputs:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    rows: Any = 0
+    elements = 0
+    for tensor in outputs:
+        one = torch.randn(tensor.shape[1:], generator=generator).to(tensor.device)
+        rows = rows + (tensor.float() * one).flatten(1).sum(1) if tensor.ndim > 1 else tensor * one
+        elements += tensor[0].numel()
+    names = list(tensors)
+    found = torch.zeros(inputs, inputs, dtype=torch.float64)
+    pieces: dict[str, list[Any]] = {name: [] for name in names}
+    for number in range(inputs):
+        gradient = torch.autograd.grad(
+            rows[number],
+            [tensors[name] for name in names],
+            retain_graph=True,
+            allow_unused=True,
+        )
+        for name, piece in zip(names, gradient, strict=True):
+            if piece is not None:
+                piece = piece.to_dense() if piece.is_sparse else piece
+                pieces[name].append(piece.detach().reshape(-1).float().cpu())
+    sources = [tensor for tensor, _ in lengths.read]
+    last = torch.autograd.grad(  # of all rows: fills the lengths, too
+        rows.sum(), [*sources, *(tensors[name] for name in names)], allow_unused=True
+    )
+    steps = [
+        torch.zeros_like(tensor) if gradient is None else gradient
+        for tensor, gradient in zip(sources, last, strict=False)
+    ]
+    silent = 0
+    for name in names:
+        if not pieces[name]:
+            continue
+        stacked = torch.stack(pieces.pop(name)).double()
+        if not bool(stacked.any()):
+            silent += tensors[name].numel()
+            continue
+        found += stacked @ stacked.T
+    total = sum(tensor.numel() for tensor in tensors.values())
+    reached = sum(tensors[name].numel() for name in names if name not in pieces or pieces[name])
+    return summary(
+        (found / max(elements, 1)).numpy(),
+        parameters=total,
+        output=rms(torch.cat([tensor.detach().float().flatten() for tensor in outputs])),
+        silent=silent / max(reached, 1),
+        depth_ratio=lengths.ratio(),
+        reach=lengths.reach(steps),
+    )

@@ -1,0 +1,253 @@
+"""One number per fresh model: the predicted probability that training from here is harmed.
+
+A logistic function of a sum of terms. Every term is zero on ordinary networks and grows by the
+decades (or the share) by which one piece of evidence leaves the range that theory allows; every
+weight is positive, so that more harm never lowers the risk. `WEIGHTS` and `OFFSET` are what
+``python -m benchmarks.outcome fit`` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, inf, isfinite, isnan, log10, nan
+
+from initlint.model import RECURRENT, LayerGraph, Op
+from initlint.probe.result import Activations, ProbeStatus, Response
+from initlint.theory.result import Prediction
+
+CAP = 6.0
+"""Decades after which more makes no difference: float32 has seven digits."""
+
+CONTRAST = 0.02
+"""Share of the gradient's power that must differ between inputs. A step of SGD at the largest
+stable rate is set by the common part: with 2 % left, what tells inputs apart moves fifty times
+slower. Uncentred activations with bounded means (a healthy sigmoid net) reach it."""
+
+RANK = 2.0
+"""Directions in which inputs must differ: units that are all alike leave one."""
+
+STEEP = 4.5
+"""Decades of the squared length of one output's gradient. The largest stable rate of gradient
+descent is 2 over the kernel's largest eigenvalue (LeCun et al. 1991): beyond, rates of 1e-4 and
+less are needed."""
+
+FLAT = 0.7
+"""Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half of
+its error in a step; below, the bias of the head is all that moves."""
+
+SHRINKS = -1.0
+"""Decades between the gradients of the first and the last quarter of the layers: a drift of one
+costs at most 9 % of the progress (benchmark of severity)."""
+
+GROWS = 1.2
+"""The same for growth, which harms from somewhat later on."""
+
+REACH = -3.0
+"""Decades between the gradients of the least and the most heard step of a sequence: a memory of
+that step is learnt a thousand times slower."""
+
+LOUD = 1.0
+"""Decades of the output's rms: a softmax over logits of rms 10 starts some 50 nats above chance."""
+
+HUGE = 1.5
+"""Decades of any layer's rms: activations above 10^1.5."""
+
+PEAKED = 0.7
+"""Sum of squared attention weights: one is a softmax that looks at a single key."""
+
+SATURATED = 0.5
+"""Share of a layer's elements in the flat of a bounded activation."""
+
+_HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
+"""Layers whose input decides what can be read out."""
+
+WEIGHTS: Mapping[str, float] = {
+    "alike": 2.0,
+    "one direction": 3.6,
+    "steep": 2.5,
+    "flat": 2.7,
+    "shrinks": 2.7,
+    "grows": 3.1,
+    "forgets": 0.8,
+    "silent": 3.0,
+    "loud": 1.7,
+    "huge": 1.3,
+    "peaked": 1.5,
+    "saturated": 2.8,
+}
+OFFSET = -2.0
+
+REASONS: Mapping[str, str] = {
+    "alike": "all inputs pull the weights the same way",
+    "one direction": "the gradient sees one direction of the inputs",
+    "steep": "a small step changes the output too much",
+    "flat": "a step hardly changes the output",
+    "shrinks": "the gradient shrinks on its way to the first layers",
+    "grows": "the gradient grows on its way to the first layers",
+    "forgets": "some steps of the sequence have no say in the output",
+    "silent": "parameters without a gradient, after two steps, too",
+    "loud": "the output is large",
+    "huge": "activations are large",
+    "peaked": "attention looks at single keys",
+    "saturated": "units are saturated",
+    "not finite": "values that are not finite",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """The number, what it rests on, and why.
+
+    Attributes:
+        value: predicted probability of harm.
+        terms: every term that is not zero, weighted, largest first.
+        basis: the evidence used, in words.
+    """
+
+    value: float
+    terms: Mapping[str, float] = field(default_factory=dict)
+    basis: str = ""
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The largest terms in words."""
+        return tuple(REASONS[name] for name in self.terms)[:3]
+
+
+def risk(
+    graph: LayerGraph, probe: Activations | None, theory: Prediction | None = None
+) -> Risk | None:
+    """The risk of a fresh model; None without a probe that ran to its end."""
+    if probe is None or probe.status is not ProbeStatus.OK or not probe.outputs:
+        return None
+    if any(stats.non_finite for stats in probe.outputs.values()):
+        return Risk(1.0, {"not finite": inf}, "one forward pass")
+    looks, basis = evidence(graph, probe, theory)
+    if not looks:
+        return None
+    return score(looks, basis)
+
+
+def score(looks: tuple[Mapping[str, float], ...], basis: str = "") -> Risk:
+    """Risk of what was seen at the start and after two small steps: the milder look counts.
+
+    What a step of training mends by itself (a zero head, a zero gain) is no harm.
+    """
+    weighted = [
+        {name: WEIGHTS[name] * value for name, value in look.items() if value > 0.0}
+        for look in looks
+    ]
+    terms = min(weighted, key=lambda look: sum(look.values()))
+    value = 1.0 / (1.0 + exp(-(OFFSET + sum(terms.values()))))
+    order = sorted(terms.items(), key=lambda item: (-item[1], item[0]))
+    return Risk(value, dict(order), basis)
+
+
+def evidence(
+    graph: LayerGraph, probe: Activations, theory: Prediction | None = None
+) -> tuple[tuple[Mapping[str, float], ...], str]:
+    """The terms of every look, unweighted, and in words what they rest on.
+
+    Empty when neither a kernel nor the input of the head was measured.
+    """
+    common = {**_forward(graph, probe)}
+    if probe.responses:
+        fallback = _depth_ratio(graph, probe, theory)
+        looks = tuple({**common, **_terms(look, fallback)} for look in probe.responses)
+        return looks, "tangent kernel at the start and after two small steps"
+    contrast = _head_contrast(graph, probe)
+    if contrast is None:
+        return (), ""
+    ratio = _depth_ratio(graph, probe, theory)
+    look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio)}
+    passes = "one forward and one backward pass" if probe.backward else "one forward pass"
+    predicted = "" if probe.backward or isnan(ratio) else " and the predicted gradient"
+    return (look,), passes + predicted
+
+
+def _terms(look: Response, fallback: float) -> dict[str, float]:
+    """What one kernel says."""
+    decades = log10(look.size) if look.size > 0 else -inf
+    ratio = fallback if isnan(look.depth_ratio) else look.depth_ratio
+    return {
+        "alike": _under(look.contrast, CONTRAST),
+        "one direction": max(RANK - look.rank, 0.0),
+        "steep": _clipped(decades - STEEP),
+        "flat": _clipped(FLAT - decades),
+        "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
+        "silent": look.silent,
+        "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
+        **_along_depth(ratio),
+    }
+
+
+def _along_depth(ratio: float) -> dict[str, float]:
+    if isnan(ratio):
+        return {}
+    return {"shrinks": _clipped(SHRINKS - ratio), "grows": _clipped(ratio - GROWS)}
+
+
+def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
+    """What the forward pass says of every layer: the worst layer counts."""
+    huge = peaked = saturated = 0.0
+    for name, stats in probe.outputs.items():
+        op = graph[name].op
+        if op in (Op.INPUT, Op.OUTPUT):
+            continue
+        if stats.rms > 0.0:
+            huge = max(huge, log10(stats.rms) - HUGE)
+        saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
+        if op is Op.SOFTMAX and stats.units > 1 and graph.consumers(name):
+            squares = stats.units * stats.rms**2
+            peaked = max(peaked, (squares - PEAKED) / (1.0 - PEAKED))
+    return {"huge": _clipped(huge), "saturated": max(saturated, 0.0), "peaked": max(peaked, 0.0)}
+
+
+def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
+    """Share of the power at the last weighted layer's input that depends on the input."""
+    for layer in reversed(graph.order):
+        if layer.op not in _HEADS:
+            continue
+        for edge in graph.inputs(layer.id):
+            stats = probe.outputs.get(edge.source)
+            if stats is not None and isfinite(stats.row_std):
+                return (stats.row_std / stats.rms) ** 2 if stats.rms > 0.0 else 0.0
+    return None
+
+
+def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | None) -> float:
+    """Decades between the gradients of early and late layers, measured or predicted, per element.
+
+    As `initlint.probe.torch_response` measures it: the largest of each quarter, the last layer
+    left out.
+    """
+    if probe.backward:
+        sizes: Mapping[str, float] = probe.backward
+    elif theory is not None:
+        sizes = {name: exp(max(value, -600.0) / 2) for name, value in theory.backward.items()}
+    else:
+        return nan
+    ends = {
+        above.id for layer in graph if layer.op is Op.OUTPUT for above in graph.producers(layer.id)
+    }
+    order = [
+        sizes[layer.id]
+        for layer in graph.order
+        if layer.id in sizes and layer.id not in ends and layer.op not in (Op.INPUT, Op.OUTPUT)
+    ]
+    if len(order) < 2:
+        return nan
+    quarter = max(len(order) // 4, 1)
+    early, late = max(order[:quarter]), max(order[-quarter:])
+    if not late > 0.0 or not isfinite(early) or not isfinite(late):
+        return nan
+    return log10(max(early, 1e-45)) - log10(late)
+
+
+def _under(value: float, limit: float) -> float:
+    return CAP if not value > 0.0 else _clipped(log10(limit / value))
+
+
+def _clipped(value: float) -> float:
+    return 0.0 if isnan(value) else min(max(value, 0.0), CAP)
