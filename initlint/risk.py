@@ -33,8 +33,8 @@ descent is 2 over the kernel's largest eigenvalue (LeCun et al. 1991): beyond, r
 less are needed."""
 
 FLAT = 0.7
-"""Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half of
-its error in a step; below, the bias of the head is all that moves."""
+"""Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half
+of its error in a step; below, the bias of the head is nearly all that moves."""
 
 SHRINKS = -1.0
 """Decades between the gradients of the first and the last quarter of the layers: a drift of one
