@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> int:
     warnings.filterwarnings("ignore")
     bad = 0
     for road in [options.road] if options.road else ROADS:
-        missed, alarms, broken = [], [], []
+        missed, alarms, broken, mild = [], [], [], []
         jobs = [(name, fault.build, fault) for name, fault in FAULTS.items()]
         jobs += [(name, build, None) for name, build in CLEAN.items()]
         jobs = [job for job in jobs if not options.names or job[0] in options.names]
@@ -80,6 +80,8 @@ def main(arguments: list[str]) -> int:
             right = any(is_right(fault, item) for item in serious) if fault else not serious
             if not right:
                 (missed if fault else alarms).append(name)
+                if fault and any(is_right(fault, item) for item in found):
+                    mild.append(name)
             if not right or options.verbose:
                 kind = "MISSED" if fault else "ALARM"
                 print(f"  {road} {name}: {'ok' if right else kind}")
@@ -89,8 +91,9 @@ def main(arguments: list[str]) -> int:
         faults = sum(1 for job in jobs if job[2])
         print(
             f"{road}: {faults - len(missed)} of {faults} kinds of faults found with the right "
-            f"cause and layer; {len(alarms)} of {len(jobs) - faults} healthy ones blamed; "
-            f"{len(broken)} not linted ({', '.join(broken) or 'none'})"
+            f"cause and layer at a warning or error, {len(mild)} more as an info "
+            f"({', '.join(mild) or 'none'}); {len(alarms)} of {len(jobs) - faults} healthy "
+            f"ones blamed; {len(broken)} not linted ({', '.join(broken) or 'none'})"
         )
         bad += len(missed) + len(alarms) + len(broken)
     return 1 if bad else 0

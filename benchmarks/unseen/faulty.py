@@ -657,7 +657,7 @@ def classifier_unit_normal() -> Built:
     return net, x()
 
 
-@fault("symmetric-units", at=("blocks", "attn"))
+@fault("symmetric-units", "identical-incoming", at=("blocks", "attn"))
 def attention_heads_equal() -> Built:
     net = Decoder(d=32, depth=2)
     with torch.no_grad():

@@ -1,0 +1,53 @@
+"""Models of `benchmarks.unseen` that were once judged wrongly; the benchmark judges all of them."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks.unseen.__main__ import findings, is_right, loud
+from benchmarks.unseen.clean import CLEAN
+from benchmarks.unseen.faulty import FAULTS
+
+HEALTHY = (
+    "trxl_gated_residual",
+    "glow_act_norm",
+    "dirac_residual_free_cnn",
+    "hash_grid",
+    "vq_autoencoder",
+    "pixel_cnn_causal",
+    "highway_minus_two",
+    "albert_shared_layer",
+    "stn",
+    "inflated_stem",
+)
+
+FAULTY = (
+    "everything_constant",
+    "ones_in_one_conv",
+    "experts_deep_copied",
+    "depthwise_by_fan_out",
+    "decoder_by_helper_fan",
+    "plain_rnn_spectral_radius_two",
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_model_is_silent(name: str) -> None:
+    assert loud(findings(CLEAN[name], "module")) == []
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_fault_is_found_where_it_is(name: str) -> None:
+    fault = FAULTS[name]
+    assert any(is_right(fault, item) for item in loud(findings(fault.build, "module")))
