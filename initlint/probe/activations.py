@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import ceil, erfc, exp, log, pi, sqrt
+from math import acos, ceil, erfc, exp, log, pi, sin, sqrt
 from typing import Any
 
 import numpy as np
@@ -264,8 +264,8 @@ def relu_correlation_before(after: float) -> float:
     low, high = -1.0, 1.0
     for _ in range(60):
         middle = 0.5 * (low + high)
-        theta = float(np.arccos(middle))
-        if (np.sin(theta) + (pi - theta) * middle) / pi < after:
+        theta = acos(middle)
+        if (sin(theta) + (pi - theta) * middle) / pi < after:
             low = middle
         else:
             high = middle
