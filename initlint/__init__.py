@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from initlint.fix.module import fix
+    from initlint.integrations.watch import watch
     from initlint.linting import Report, check
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "__version__", "check", "fix"]
+__all__ = ["Report", "__version__", "check", "fix", "watch"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from initlint import linting as module
 
         return getattr(module, name)
+    if name == "watch":
+        from initlint.integrations.watch import watch
+
+        return watch
     if name == "fix":
         from importlib import import_module
 

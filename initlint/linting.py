@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from initlint.lint.finding import Severity
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from initlint.engine import Settings
     from initlint.model import Model
 
@@ -63,6 +65,36 @@ class Report:
         if bad or self.record["failures"]:
             raise InitialisationError(f"initlint: {self}")
         return self
+
+    def save(self, path: str | PathLike[str], format: str | None = None) -> None:
+        """Write the report to a file, in a format of the command line.
+
+        Args:
+            path: the file; an old one is replaced whole.
+            format: ``json``, ``html``, ``markdown``…; from the file's ending when None.
+
+        Raises:
+            ValueError: when there is no such format.
+            OSError: when the file cannot be written.
+        """
+        from pathlib import Path
+
+        from initlint import __version__
+        from initlint.output import write_atomically
+        from initlint.records import Target
+        from initlint.report.formats import FORMATS, render
+        from initlint.report.run import Run
+        from initlint.report.style import View
+
+        file = Path(path)
+        name = format or {"txt": "full", "md": "markdown", "xml": "junit"}.get(
+            file.suffix[1:], file.suffix[1:]
+        )
+        if name not in FORMATS:
+            raise ValueError(f"no format {name!r}; known: {', '.join(FORMATS)}")
+        target = Target.parse(dict(self.record))
+        run = Run(__version__, (target,), rules=dict(target.documentation))
+        write_atomically(file, render(name, run, View()))
 
     def __str__(self) -> str:
         from initlint.report.full import render_target

@@ -16,8 +16,13 @@ def explain(
     from initlint.cli.catalogue import RuleInfo, installed_rules
     from initlint.cli.console import complain, write
     from initlint.cli.rule_page import terminal_page
+    from initlint.integrations.texts import TEXTS
     from initlint.selection import UnknownRule, find
 
+    for name, text in TEXTS.items():
+        if rule.lower() in (name, text.code.lower()):
+            write(f"{name} ({text.code}), found by initlint.watch\n\n{text.help}\n")
+            return
     try:
         known: RuleInfo = find(installed_rules(), rule)
     except UnknownRule as error:
