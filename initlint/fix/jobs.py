@@ -94,7 +94,12 @@ def compare(model: Model, settings: Settings, options: Mapping[str, Any]) -> Rec
         raise LoadError("there are weights only: give the network with --model, or its ONNX file")
     try:
         return ranking.compare(
-            model, settings, tuple(options.get("schemes") or ()), int(options.get("seeds") or 1)
+            model,
+            settings,
+            tuple(options.get("schemes") or ()),
+            int(options.get("seeds") or 1),
+            int(options.get("train_steps") or 0),
+            str(options.get("data") or ""),
         )
     except (UnknownSchemeError, ValueError) as error:
         raise LoadError(str(error)) from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
 
-from initlint.fix.balance import saturating_depth
+from initlint.fix.balance import DEEP, balanced_gain, deep_plain_layers, saturating_depth
 from initlint.fix.draws import Array
 from initlint.fix.schemes import fill
 from initlint.fix.slot import Slot, slot_of
-from initlint.model import Layer, LayerGraph, Param
+from initlint.model import SATURATING, Layer, LayerGraph, Op, Param, Role
 from initlint.model.residual import Residual, residual_branches
 from initlint.model.structure import heads
 
@@ -39,6 +40,7 @@ class Network:
         heads: ids of the layers whose output goes to the loss.
         seed: of all draws; every parameter has a generator of its own.
         saturating: longest run of saturating activations.
+        deep: layers of deep plain stacks, which Gaussian weights do not suit.
         steps: length of the sequences that recurrent layers see; None: unknown.
     """
 
@@ -48,12 +50,21 @@ class Network:
     seed: int
     saturating: int = 0
     steps: int | None = None
+    deep: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, graph: LayerGraph, seed: int, steps: int | None = None) -> Network:
         """The structure of a graph."""
         found = frozenset(layer.id for layer in heads(graph))
-        return cls(graph, residual_branches(graph), found, seed, saturating_depth(graph), steps)
+        return cls(
+            graph,
+            residual_branches(graph),
+            found,
+            seed,
+            saturating_depth(graph),
+            steps,
+            deep_plain_layers(graph),
+        )
 
     def slot(self, layer: Layer, param: Param) -> Slot:
         """What a scheme is told about a parameter."""
@@ -72,6 +83,21 @@ class Network:
         """The same times a factor."""
         drawn = self.draw(name, layer, param, **more)
         return Drawn(layer, param, drawn.values * factor, name, {**more, "factor": factor})
+
+    def deep_gain(self, layer: Layer, param: Param) -> float | None:
+        """The gain of an orthogonal weight in a deep stack; None where a Gaussian one will do.
+
+        Between saturating units it balances signal and gradient over the depth; else it keeps the
+        second moment through the activation, also where a layer has more outputs than inputs.
+        """
+        if param.role is not Role.WEIGHT or layer.op is Op.EMBEDDING or param.packed > 1:
+            return None
+        slot = self.slot(layer, param)
+        if slot.activation in SATURATING and self.saturating >= DEEP:
+            return balanced_gain(slot.activation, self.saturating)
+        if layer.id not in self.deep or layer.id in self.heads:
+            return None
+        return slot.gain * sqrt(max(slot.shape[0] / slot.fan_in, 1.0))
 
     def params(self) -> Iterator[tuple[Layer, Param]]:
         """Trainable parameters, each stored block once."""

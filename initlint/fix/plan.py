@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.balance import DEEP, balanced_gain
 from initlint.fix.changes import Change, Untouched, unwritable
 from initlint.fix.network import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
-from initlint.model import SATURATING, WEIGHTED, Layer, Model, Op, Param, Role
+from initlint.model import WEIGHTED, Layer, Model, Param, Role
 
 Record = Mapping[str, Any]
 
@@ -221,6 +220,14 @@ class Planner:
         drawn = self.network.draw(scheme, layer, param, **arguments)
         self._add(layer, param, drawn.values, scheme, arguments, str(finding["name"]))
 
+    def redraw(self, finding: Record, layer: Layer, param: Param) -> None:
+        """Draw a weight again for the place where it stands."""
+        deep = self.network.deep_gain(layer, param)
+        if deep is None:
+            self.draw(finding, layer, param, "scale_preserving")
+        else:
+            self.draw(finding, layer, param, "orthogonal", gain=deep)
+
 
 Cure = Callable[[Planner, Record, dict[str, Any]], None]
 
@@ -228,7 +235,17 @@ Cure = Callable[[Planner, Record, dict[str, Any]], None]
 def _to_std(
     planner: Planner, finding: Record, layer: Layer, param: Param, scheme: str, **more: Any
 ) -> None:
-    """Bring a weight to the standard deviation of a scheme: rescaled if drawn, else drawn."""
+    """Bring a weight to the standard deviation of a scheme: rescaled if drawn, else drawn.
+
+    In a deep plain stack it becomes orthogonal: rescaled draws would scatter as before.
+    """
+    deep = planner.network.deep_gain(layer, param)
+    if deep is not None:
+        planner.draw(finding, layer, param, "orthogonal", gain=deep)
+        for bias in layer.with_role(Role.BIAS):
+            if bias.trainable and (planner.measures.effective_std(bias) or 0.0) > 0:
+                planner.draw(finding, layer, bias, "zeros")
+        return
     slot = planner.network.slot(layer, param)
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
@@ -251,18 +268,13 @@ def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
     """Scale-preserving weights; orthogonal in a deep stack of saturating units.
 
     There the Gaussian law's singular values, between 0 and 2, spread the gradient over decades
-    within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017).
+    within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017): see `_to_std`.
     """
-    depth = planner.network.saturating
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
-        slot = planner.network.slot(layer, param)
         if param.role not in WEIGHT_ROLES:
             planner.draw(finding, layer, param, "constant", value=default_value(param.role))
         elif param.role is Role.RECURRENT_WEIGHT:
             planner.draw(finding, layer, param, "orthogonal", gain=1.0)
-        elif depth >= DEEP and slot.activation in SATURATING and slot.op is not Op.EMBEDDING:
-            gain = balanced_gain(slot.activation, depth)
-            planner.draw(finding, layer, param, "orthogonal", gain=gain)
         else:
             _to_std(planner, finding, layer, param, "scale_preserving")
     _finish_by_running(planner, finding)
@@ -307,8 +319,8 @@ def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
         rows = values.reshape(values.shape[0], -1)
         _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         copied = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(rows)))
-        if not copied.size:
-            planner.draw(finding, layer, param, "scale_preserving")
+        if not copied.size or 2 * copied.size >= len(rows):  # little is left that was drawn
+            planner.redraw(finding, layer, param)
             continue
         drawn = planner.network.draw("scale_preserving", layer, param).values
         scale = _spread(rows[np.sort(first)])
@@ -334,7 +346,7 @@ def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None
         for layer in planner._weighted(key):
             weight = layer.weight
             if weight is not None and (planner.thorough or not planner.usable(weight)):
-                planner.draw(finding, layer, weight, "scale_preserving")
+                planner.redraw(finding, layer, weight)
 
 
 def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
@@ -355,15 +367,17 @@ def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
         if not planner._may_change(param):
             continue
         if planner.thorough or not planner.usable(param):
-            planner.draw(finding, layer, param, "scale_preserving")
+            planner.redraw(finding, layer, param)
         planner._scaled[layer.id] = None
 
 
 def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Weights drawn, everything else at the value it starts from."""
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
-        if param.role in WEIGHT_ROLES:
-            planner.draw(finding, layer, param, "scale_preserving")
+        if param.role is Role.RECURRENT_WEIGHT:
+            planner.draw(finding, layer, param, "orthogonal", gain=1.0)
+        elif param.role in WEIGHT_ROLES:
+            planner.redraw(finding, layer, param)
         else:
             value = default_value(param.role)
             planner.draw(finding, layer, param, "constant", value=value)

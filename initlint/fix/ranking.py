@@ -11,6 +11,7 @@ from typing import Any
 from initlint import engine
 from initlint.engine import Settings
 from initlint.fix.changes import applied, merged
+from initlint.fix.confirm import confirm
 from initlint.fix.repair import FixOptions, imposed
 from initlint.lint.rule import Need
 from initlint.measure.result import Stage
@@ -102,7 +103,14 @@ def default_schemes(model: Model) -> tuple[str, ...]:
     return tuple(names)
 
 
-def compare(model: Model, settings: Settings, schemes: Sequence[str], seeds: int) -> Record:
+def compare(
+    model: Model,
+    settings: Settings,
+    schemes: Sequence[str],
+    seeds: int,
+    train_steps: int = 0,
+    data: str = "",
+) -> Record:
     """Rank schemes by what theory and a run of the network say of their draws.
 
     Args:
@@ -110,28 +118,38 @@ def compare(model: Model, settings: Settings, schemes: Sequence[str], seeds: int
         settings: of the linter.
         schemes: names; empty for those that suit the architecture.
         seeds: draws of each scheme.
+        train_steps: optimiser steps of a real run from the first draw of each; 0 for none.
+        data: what to train on (see `initlint.fix.confirm.confirm`).
 
     Raises:
         UnknownSchemeError: a scheme does not exist.
         ValueError: it is no scheme for a network.
+        LoadError: there is nothing to train.
     """
+    first: dict[str, Sequence[Any]] = {AS_GIVEN: ()}
     rows = [_row(AS_GIVEN, [_trial(model, settings)])]
     for name in schemes or default_schemes(model):
         trials = []
         for seed in range(settings.seed, settings.seed + seeds):
             options = FixOptions(scheme=name, seed=seed, include_trained=True)
             changes, _, notes = imposed(model, settings, options)
+            first.setdefault(name, changes)
             with applied(model, merged(changes)) as now:
                 trial = _trial(now, settings)
             trials.append(replace(trial, reason=trial.reason or "; ".join(notes)))
         rows.append(_row(name, trials))
     rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["scheme"]))
     best = next((row["scheme"] for row in rows if row["score"] is not None), None)
+    training = None
+    if train_steps:
+        order = {row["scheme"]: first[row["scheme"]] for row in rows if row["score"] is not None}
+        training = confirm(model, settings, order, train_steps, data)
     return {
         "schema": 1,
         "target": model.target,
         "seeds": seeds,
         "best": best,
+        "training": training,
         "layers": [layer.id for layer in model.graph.weighted],
         "schemes": rows,
     }

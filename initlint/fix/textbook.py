@@ -10,14 +10,15 @@ identity. A linter's findings name single faults; this is for networks whose fau
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import sqrt
 
 import numpy as np
 
-from initlint.fix.balance import DEEP, balanced_gain
+from initlint.fix.balance import balanced_gain
 from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import default_value
 from initlint.fix.slot import WEIGHT_ROLES
-from initlint.model import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Layer, Op, Param, Role
+from initlint.model import NORMALISERS, RECURRENT, WEIGHTED, Layer, Op, Param, Role
 
 SIGMOID_SLOPE = 0.25
 """Derivative of the sigmoid at 0. σ(z) = 1/2 + tanh(z/2)/2, so weights W behind sigmoids with
@@ -36,6 +37,8 @@ CONSTANT_ROLES = (Role.BIAS, Role.RECURRENT_BIAS, Role.GAIN, Role.SHIFT)
 def textbook(network: Network) -> Iterator[Drawn]:
     """Every trainable weight, bias, gain and shift of a network as the textbook starts it."""
     silent = silent_writers(network)
+    gates = {branch.gate for branch in network.residuals if branch.gate is not None}
+    opening = 1 / sqrt(max(len(network.residuals), 1))
     sines = sine_frequencies(network)
     for layer, param in network.params():
         if "lora_" in param.name.lower() and param.role is Role.WEIGHT:
@@ -45,6 +48,8 @@ def textbook(network: Network) -> Iterator[Drawn]:
             yield network.draw("zeros", layer, param)
         elif layer.id in sines and param.role is Role.WEIGHT:
             yield _sine(network, layer, param, sines[layer.id])
+        elif layer.id in gates and param.role is Role.GAIN:
+            yield network.draw("layer_scale", layer, param, value=opening)
         elif param.role in WEIGHT_ROLES:
             yield weight(network, layer, param)
         elif param.role in CONSTANT_ROLES:
@@ -64,9 +69,9 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
         gain = balanced_gain(Op.TANH, max(network.saturating, 2))
         before = SIGMOID_SLOPE if _behind_sigmoids(network, layer) else 2 * SIGMOID_SLOPE
         return network.draw("orthogonal", layer, param, gain=gain / before)
-    if network.saturating >= DEEP and slot.activation in SATURATING:
-        gain = balanced_gain(slot.activation, network.saturating)
-        return network.draw("orthogonal", layer, param, gain=gain)
+    deep = network.deep_gain(layer, param)
+    if deep is not None:
+        return network.draw("orthogonal", layer, param, gain=deep)
     return network.draw("scale_preserving", layer, param)
 
 

@@ -178,6 +178,18 @@ def build(spec: str, options: LoadOptions) -> Built:
     return Built(result, collect(unwrap(result)[0]), inputs, source, not pretrained)
 
 
+def attribute(spec: str) -> Any:
+    """What ``file.py:name`` or ``package.module:name`` stands for, imported and not called.
+
+    Raises:
+        LoadError: it cannot be imported, or holds no such name.
+    """
+    place, separator, name = spec.rpartition(":")
+    if not separator or not place or not name:
+        raise LoadError(f"{spec}: expected file.py:name or package.module:name")
+    return _attribute(_import(place, spec), name, spec)
+
+
 def _call(target: Any, spec: str, options: LoadOptions) -> Any:
     if not callable(target):
         raise LoadError(f"{spec}: expected a module, a class or a function, got {target!r:.60}")

@@ -28,7 +28,26 @@ def render(record: Mapping[str, Any], style: Style) -> str:
     if record["best"] is not None:
         best = style.paint(str(Untrusted(record["best"])), "good")
         lines += ["", f"best for this network: {best}"]
+    if record.get("training"):
+        lines += ["", *_training(record["training"], record["best"])]
     return "".join(f"{inert(line.rstrip())}\n" for line in lines)
+
+
+def _training(training: Mapping[str, Any], recommended: str) -> list[str]:
+    """Losses after the short run, lowest first, and whether the recommendation holds."""
+    lines = [
+        f"  trained {training['steps']} steps on {Untrusted(training['data'])} "
+        f"(loss at the start {_cell(training['chance'], 0, '.4g')})"
+    ]
+    worst = float("inf")
+    losses = sorted(training["losses"].items(), key=lambda item: item[1] or worst)
+    for name, loss in losses:
+        lines.append(f"  {Untrusted(name)!s:<18}{'diverged' if loss is None else f'{loss:.4g}':>9}")
+    if training["best"] is None:
+        return [*lines, "  every run diverged"]
+    if training["agrees"]:
+        return [*lines, f"  confirmed: {Untrusted(recommended)} trains as well as the best"]
+    return [*lines, f"  NOT confirmed: {Untrusted(training['best'])} trained better"]
 
 
 def _cell(value: float | None, width: int, form: str) -> str:
