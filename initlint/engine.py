@@ -16,7 +16,7 @@ from initlint.lint.rule import Context, Need, Rule
 from initlint.measure.kept import Kept
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
-from initlint.model import Kind, Layer, LoadError, Model, Param, Where, fans
+from initlint.model import Draws, Kind, Layer, LoadError, Model, Param, Where, fans
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.risk import risk
 from initlint.selection import choose
@@ -286,13 +286,22 @@ def lint_observed(
     return record, observed
 
 
-def describe(model: Model, settings: Settings) -> Record:
-    """What each layer was initialised with: the target object with its table of layers."""
+def describe(model: Model, settings: Settings, draws: Draws | None = None) -> Record:
+    """What each layer was initialised with: the target object with its table of layers.
+
+    Args:
+        model: the model.
+        settings: of the linter.
+        draws: how the weights depend on the seed, where the target was built several times.
+    """
+    from initlint.description import complete
+
     started = time.perf_counter()
     evidence = gather(model, settings, frozenset({Need.WEIGHTS}))
     settings = replace(settings, layers=True)
     skipped = Activations(ProbeStatus.SKIPPED, "not asked for")
-    return _record(model, settings, evidence, skipped, [], {}, [], started)
+    record = _record(model, settings, evidence, skipped, [], {}, [], started)
+    return complete(record, model, evidence.measures, draws)
 
 
 def catalogue() -> list[Record]:

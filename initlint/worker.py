@@ -328,11 +328,20 @@ def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: 
 
 def _describe(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     from initlint import engine
+    from initlint.load import is_spec
+    from initlint.model import Kind
 
     enter("read")
     model = _load(job)
     enter("measure")
-    return engine.describe(model, _settings(job))
+    settings = _settings(job)
+    draws = None
+    if model.kind is Kind.TORCH and is_spec(job["target"]):
+        from initlint.load.torch_draws import compare_draws
+
+        seeds = (settings.seed, settings.seed + 1)
+        draws = compare_draws(job["target"], _load_options(job), seeds)
+    return engine.describe(model, settings, draws)
 
 
 def _fix(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:

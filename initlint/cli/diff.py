@@ -18,6 +18,7 @@ EXAMPLES = paragraphs(
       initlint diff step0.safetensors step1000.safetensors --steps 1000
       initlint diff net.py:Net last.pt
       initlint diff old.onnx new.onnx --format json
+      initlint diff run1.json run2.json      (records of initlint describe --format json)
 
     Exit codes: 0 nothing at or above --fail-on; 1 findings; 2 something could not be read.
     """
@@ -75,6 +76,7 @@ def diff(
     finite, which units died, what was drawn anew, and which parameters were added or lost. Either
     state may be a file or your own module.
     """
+    from initlint import described
     from initlint.cli.console import complain, write
     from initlint.cli.options import UsageError, merge
     from initlint.cli.tasks import TaskError, carry_out_task, one_target
@@ -92,10 +94,13 @@ def diff(
     }
     try:
         options = merge(given, load_config(config, Path.cwd()))
-        first, second = one_target(before), one_target(after)
-        told = {"other": second.text, "steps": steps}
-        record = carry_out_task(first, "diff", options, told, walled=True, others=(second,))
-    except (ConfigError, UsageError, TaskError) as error:
+        if described.are_records(before, after):
+            record = described.compare(before, after)
+        else:
+            first, second = one_target(before), one_target(after)
+            told = {"other": second.text, "steps": steps}
+            record = carry_out_task(first, "diff", options, told, walled=True, others=(second,))
+    except (ConfigError, UsageError, TaskError, described.RecordError) as error:
         complain(f"initlint: {error}")
         raise typer.Exit(2) from error
     if format is DiffFormat.JSON:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import exp, log, sqrt
 
 from initlint.model import NORMALISERS, SATURATING, Layer, LayerGraph, Op
+from initlint.model.structure import heads
 from initlint.theory.activations import activation, moments
 
 DEEP = 12
@@ -40,12 +41,13 @@ _PLAIN = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE})
 
 def deep_plain_layers(graph: LayerGraph) -> frozenset[str]:
     """Layers of stacks at least `DEEP` layers long, without normalisers or sums, and `CROWDED`."""
-    before = _runs(graph, graph.order, backwards=False)
-    behind = _runs(graph, graph.order[::-1], backwards=True)
+    ends = frozenset(layer.id for layer in heads(graph))
+    before = _runs(graph, graph.order, ends, backwards=False)
+    behind = _runs(graph, graph.order[::-1], ends, backwards=True)
     found = set()
     for layer in graph:
         weight = layer.weight
-        if layer.op not in _PLAIN or weight is None:
+        if layer.op not in _PLAIN or weight is None or layer.id in ends:
             continue
         depth = before[layer.id][0] + behind[layer.id][0] - 1
         crowding = before[layer.id][1] + behind[layer.id][1] - 1 / max(weight.shape[0], 1)
@@ -55,18 +57,18 @@ def deep_plain_layers(graph: LayerGraph) -> frozenset[str]:
 
 
 def _runs(
-    graph: LayerGraph, order: Sequence[Layer], *, backwards: bool
+    graph: LayerGraph, order: Sequence[Layer], ends: frozenset[str], *, backwards: bool
 ) -> dict[str, tuple[int, float]]:
-    """For each layer, plain layers up to it (itself counted) and the sum of their 1/width."""
+    """For each layer, the hidden plain layers up to and with it, and the sum of their 1/width."""
     found: dict[str, tuple[int, float]] = {}
     for layer in order:
         edges = graph.outputs(layer.id) if backwards else graph.inputs(layer.id)
-        ends = (edge.target if backwards else edge.source for edge in edges)
-        count, crowding = max((found.get(end, (0, 0.0)) for end in ends), default=(0, 0.0))
+        near = (edge.target if backwards else edge.source for edge in edges)
+        count, crowding = max((found.get(key, (0, 0.0)) for key in near), default=(0, 0.0))
         weight = layer.weight
         if layer.op in NORMALISERS or (layer.op is Op.ADD and len(graph.inputs(layer.id)) > 1):
             count, crowding = 0, 0.0
-        elif layer.op in _PLAIN and weight is not None:
+        elif layer.op in _PLAIN and weight is not None and layer.id not in ends:
             count, crowding = count + 1, crowding + 1 / max(weight.shape[0], 1)
         found[layer.id] = count, crowding
     return found

@@ -18,6 +18,7 @@ from initlint.fix.changes import Change, Untouched, unwritable
 from initlint.fix.network import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
+from initlint.fix.textbook import SHORT
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
 from initlint.model import WEIGHTED, Layer, Model, Param, Role
@@ -384,11 +385,23 @@ def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) 
 
 
 def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
-    """The bias of the gate that keeps the state (an LSTM's forget, a GRU's update gate)."""
+    """The biases of gated cells: spread over the time scales of a sequence of known length.
+
+    One value for every unit, where the length is only assumed.
+    """
+    evidence = finding.get("evidence") or {}
+    steps = int(evidence.get("steps") or 0) if evidence.get("steps_known") else 0
     value = float(arguments.get("value", 1.0))
-    for layer, param in planner._targets(finding, Role.BIAS, Role.RECURRENT_BIAS):
-        keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
-        planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
+    for key in finding["layers"]:
+        for layer in planner._weighted(key):
+            for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
+                if not param.trainable:
+                    continue
+                if steps > SHORT:
+                    planner.draw(finding, layer, param, "chrono", steps=steps)
+                    continue
+                keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
+                planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
 
 
 _CURES: dict[str, Cure] = {

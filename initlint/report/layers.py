@@ -12,12 +12,12 @@ from initlint.report.style import Style
 from initlint.report.summary import plural
 from initlint.report.text import Untrusted, inert, shorten
 
-_HEADINGS = ("parameter", "shape", "fan", "std", "stage", "scheme")
+_HEADINGS = ("parameter", "shape", "fan", "std", "gain", "stage", "seed", "hash", "scheme")
 _INDENT = "  "
 _GAP = "  "
 
-_NARROW = (16, 12, 9, 7, 7)
-_WIDE = (48, 20, 16, 10, 7)
+_NARROW = (14, 9, 7, 7, 5, 7, 7, 6)
+_WIDE = (44, 16, 11, 9, 7, 7, 12, 16)
 """Columns of all cells but the last; the scheme takes what the terminal leaves."""
 
 _WIDE_FROM = 130
@@ -31,12 +31,25 @@ class _Row:
     shape: str
     fans: str
     std: str
+    gain: str
     scheme: str
     stage: str
+    seed: str
+    hash: str
 
     @property
     def cells(self) -> tuple[str, ...]:
-        return (self.name, self.shape, self.fans, self.std, self.stage, self.scheme)
+        return (
+            self.name,
+            self.shape,
+            self.fans,
+            self.std,
+            self.gain,
+            self.stage,
+            self.seed,
+            self.hash,
+            self.scheme,
+        )
 
 
 def as_text(target: Target, style: Style) -> str:
@@ -61,7 +74,7 @@ def as_markdown(target: Target) -> str:
         f"### {code(_title(target))}",
         "",
         "| layer | operator | feeds | " + " | ".join(_HEADINGS) + " |",
-        "|---" * 9 + "|",
+        "|---" * (3 + len(_HEADINGS)) + "|",
     ]
     for layer in target.layers:
         for row in _rows(layer):
@@ -74,7 +87,9 @@ def _title(target: Target) -> str:
     layers = plural(len(target.layers), "layer")
     count = target.record.get("parameters")
     parameters = f", {count:,} parameters" if isinstance(count, int) else ""
-    return f"{target.target}: {target.kind} · stage {target.stage} · {layers}{parameters}"
+    whole = target.record.get("hash")
+    digest = f" · hash {_show(whole, 20)}" if whole else ""
+    return f"{target.target}: {target.kind} · stage {target.stage} · {layers}{parameters}{digest}"
 
 
 def _show(value: Any, limit: int = 200) -> str:
@@ -104,18 +119,21 @@ def _rows(layer: Mapping[str, Any]) -> Iterator[_Row]:
             shape="x".join(_show(side, 20) for side in param.get("shape") or []) or "scalar",
             fans="" if fans[0] is None else "/".join(number(fan) for fan in fans),
             std=number(param.get("std")),
+            gain=number(param.get("gain"), 3),
             scheme=_show(param.get("scheme")),
             stage=_show(param.get("stage"), 20),
+            seed=_show(param.get("seed"), 20),
+            hash=_show(param.get("hash"), 20),
         )
 
 
-def number(value: Any) -> str:
-    """A number in at most four significant digits."""
+def number(value: Any, digits: int = 4) -> str:
+    """A number in at most so many significant digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         value = int(value)
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    return str(value) if isinstance(value, int) else f"{value:.{digits}g}"
 
 
 def _cells(values: tuple[str, ...], widths: tuple[int, ...]) -> str:

@@ -1,0 +1,249 @@
+"""The search for a cure: what each kind of fault needs, and what is never called a cure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import log, sqrt
+
+import numpy as np
+import pytest
+
+import initlint
+from initlint import engine
+from initlint.engine import Settings
+from initlint.fix import repair as repairs
+from initlint.fix.balance import deep_plain_layers
+from initlint.fix.confirm import confirm
+from initlint.fix.repair import FixOptions, doubts, repair
+from initlint.load.torch_module import capture
+from initlint.model import LoadError
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+def stack(depth, bend, width=32, inputs=32):
+    torch.manual_seed(0)
+    layers = []
+    for index in range(depth):
+        layers += [nn.Linear(inputs if index == 0 else width, width), bend()]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def status(report):
+    return report.status, report.record["verdict"]["reasons"]
+
+
+def test_a_network_of_constants_is_drawn_again():
+    net = stack(4, nn.ReLU)
+    for layer in net[::2]:
+        nn.init.constant_(layer.weight, 0.05)
+        nn.init.zeros_(layer.bias)
+    assert status(initlint.fix(net, torch.randn(16, 32))) == ("fixed", [])
+    for layer in net[:-1:2]:
+        rows = layer.weight.detach().numpy()
+        assert len(np.unique(rows, axis=0)) == len(rows)
+        assert rows.std() > 0.05
+
+
+def test_mostly_copied_units_are_drawn_again_and_few_copies_alone():
+    net = stack(4, nn.ReLU)
+    with torch.no_grad():
+        for layer in net[::2]:
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        net[2].weight.copy_(net[2].weight[:2].repeat(16, 1))
+        net[4].weight[5] = net[4].weight[4]
+        kept = net[4].weight.clone()
+    report = initlint.fix(net, torch.randn(16, 32))
+    assert report.status == "fixed"
+    assert len(np.unique(net[2].weight.detach().numpy(), axis=0)) == 32
+    moved = (net[4].weight != kept).any(1).nonzero().flatten().tolist()
+    assert moved == [5]
+
+
+def test_a_deep_narrow_relu_stack_becomes_orthogonal_and_a_short_one_is_rescaled():
+    deep, short = stack(20, nn.ReLU), stack(6, nn.ReLU)
+    for net in (deep, short):
+        for layer in net[::2]:
+            nn.init.normal_(layer.weight, std=0.02)
+    before = short[4].weight.detach().clone()
+    assert initlint.fix(deep, torch.randn(16, 32)).status == "fixed"
+    assert initlint.fix(short, torch.randn(16, 32)).status == "fixed"
+    product = deep[10].weight.detach() @ deep[10].weight.detach().T
+    np.testing.assert_allclose(product.numpy(), 2 * np.eye(32), atol=1e-4)
+    ratio = short[4].weight.detach() / before
+    np.testing.assert_allclose(ratio.numpy(), float(ratio.mean()), rtol=1e-4)
+
+
+def test_which_stacks_are_deep():
+    assert len(deep_plain_layers(capture(stack(20, nn.ReLU), torch.randn(2, 32)).graph)) == 20
+    assert not deep_plain_layers(capture(stack(20, nn.ReLU, 512), torch.randn(2, 32)).graph)
+    layers = [module for _ in range(20) for module in (nn.Linear(32, 32), nn.LayerNorm(32))]
+    normed = nn.Sequential(*layers)
+    assert not deep_plain_layers(capture(normed, torch.randn(2, 32)).graph)
+
+
+def test_sigmoids_are_started_as_the_tanh_they_are():
+    net = stack(5, nn.Sigmoid)
+    for layer in net[::2]:
+        nn.init.xavier_uniform_(layer.weight)
+    x = torch.randn(64, 32)
+    assert initlint.fix(net, x).status == "fixed"
+    with torch.no_grad():
+        hidden = net[:-1](x)
+    assert float(hidden.mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(hidden.std(0).mean()) > 0.1
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(200, 64)
+        self.norm = nn.LayerNorm(64)
+        self.head = nn.Linear(64, 200, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens):
+        return self.head(self.norm(self.table(tokens)))
+
+
+def test_a_tied_table_is_rescaled_through_its_owner():
+    torch.manual_seed(0)
+    net = Tied()
+    assert initlint.fix(net, torch.randint(0, 200, (8, 12))).status == "fixed"
+    assert float(net.table.weight.detach().std()) < 0.3
+    assert net.head.weight is net.table.weight
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(8, 16, batch_first=True)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+def imposed(net, x, name):
+    model = capture(net, x)
+    changes, _, _ = repairs.imposed(model, Settings(), FixOptions(scheme=name))
+    return {(change.param.name, change.param.gate): change.values for change in changes}
+
+
+def test_the_textbook_opens_memory_gates_over_the_sequence():
+    values = imposed(Gated(), torch.randn(2, 80, 8), "textbook")
+    forget = values["cell.bias_ih_l0", "forget"]
+    assert (forget >= 0).all()
+    assert (forget <= log(79)).all()
+    assert forget.max() > log(20)
+    assert (values["cell.bias_ih_l0", "input"] <= 0).all()
+    hidden = values["cell.weight_hh_l0", "forget"]
+    np.testing.assert_allclose(hidden @ hidden.T, np.eye(16), atol=1e-6)
+    short = imposed(Gated(), torch.randn(2, 5, 8), "textbook")
+    assert (short["cell.bias_ih_l0", "forget"] == 1).all()
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        return x + self.fc2(torch.relu(self.fc1(x)))
+
+
+def test_the_textbook_starts_residual_blocks_as_the_identity():
+    net = nn.Sequential(nn.Linear(32, 32), *[Block() for _ in range(3)], nn.Linear(32, 4))
+    values = imposed(net, torch.randn(4, 32), "textbook")
+    for index in (1, 2, 3):
+        assert not values[f"{index}.fc2.weight", None].any()
+        assert values[f"{index}.fc1.weight", None].std() == pytest.approx(sqrt(2 / 32), rel=0.15)
+
+
+class Sine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 64), nn.Linear(64, 64)
+
+    def forward(self, x):
+        return torch.sin(30 * self.second(torch.sin(30 * self.first(x))))
+
+
+def test_the_textbook_knows_sines():
+    values = imposed(Sine(), torch.randn(16, 2), "textbook")
+    assert abs(values["first.weight", None]).max() <= 1 / 2
+    bound = sqrt(6 / 64) / 30
+    assert 0.9 * bound < abs(values["second.weight", None]).max() <= bound
+
+
+@pytest.fixture
+def risky(monkeypatch):
+    """A linter without findings, whose risk is high while the first weight is small."""
+    lint = engine.lint_observed
+
+    def judged(model, settings, *rest):
+        record, seen = lint(model, replace(settings, select=("non-finite",)), *rest)
+        weight = next(param for _, param in model.graph.params)
+        return {**record, "risk": 0.9 if weight.tensor.read().std() < 0.1 else 0.1}, seen
+
+    monkeypatch.setattr(engine, "lint_observed", judged)
+
+
+def test_a_high_risk_without_a_finding_gets_the_textbook(risky):
+    net = stack(3, nn.ReLU)
+    for layer in net[::2]:
+        nn.init.normal_(layer.weight, std=0.01)
+    model = capture(net, torch.randn(16, 32))
+    result = repair(model, Settings(), FixOptions())
+    assert result.before["risk"] == 0.9
+    assert result.after["risk"] == 0.1
+    assert len({change.layer for change in result.changes}) == 4
+    assert not doubts(result, model)
+
+
+def test_a_risk_that_stays_is_never_called_a_cure(risky, monkeypatch):
+    net = stack(3, nn.ReLU)
+    for layer in net[::2]:
+        nn.init.normal_(layer.weight, std=0.01)
+    model = capture(net, torch.randn(16, 32))
+    result = repair(model, Settings(), FixOptions(scheme="normal"))
+    assert any("risk of harm is still 0.90" in reason for reason in doubts(result, model))
+
+
+def data(path, classes=10):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((256, 32)).astype(np.float32)
+    y = (x @ rng.standard_normal((32, classes))).argmax(1)
+    np.savez(path, x=x, targets=y)
+    return str(path)
+
+
+def test_training_confirms_a_ranking_or_says_that_it_does_not(tmp_path):
+    net = stack(6, nn.ReLU)
+    model = capture(net, torch.randn(16, 32))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    schemes = {
+        name: repairs.imposed(model, Settings(), FixOptions(scheme=name))[0]
+        for name in ("he_normal", "normal")
+    }
+    told = confirm(model, Settings(), schemes, 30, data(tmp_path / "d.npz"))
+    assert told["best"] == "he_normal"
+    assert told["agrees"]
+    assert told["losses"]["he_normal"] < told["losses"]["normal"] - 0.05
+    turned = dict(reversed(schemes.items()))
+    assert not confirm(model, Settings(), turned, 30, data(tmp_path / "d.npz"))["agrees"]
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
+
+
+def test_data_that_do_not_fit(tmp_path):
+    model = capture(stack(2, nn.ReLU), torch.randn(16, 32))
+    np.savez(tmp_path / "bare.npz", x=np.zeros((8, 32), np.float32))
+    with pytest.raises(LoadError, match="no targets"):
+        confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "bare.npz"))
+    np.savez(tmp_path / "odd.npz", x=np.zeros((8, 32), np.float32), y=np.zeros(7))
+    with pytest.raises(LoadError, match="number of rows"):
+        confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "odd.npz"))
+    with pytest.raises(LoadError, match="not an"):
+        confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "none.npz"))
