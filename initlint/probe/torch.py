@@ -143,16 +143,22 @@ class _Run:
         )
 
     def _responses(self, work: int, saved: Saved) -> tuple[Response, ...]:
-        """The tangent kernel, where the outputs have one row per input and it is cheap enough."""
-        return responses(
-            lambda on_call: self._forward(on_call, saved, from_inputs=True),
-            self.runnable,
-            self.graph,
-            samples=self.samples,
-            seed=self.seed,
-            loss=self.loss,
-            work=work,
-        )
+        """The tangent kernel, where the outputs have one row per input and it is cheap enough.
+
+        A module whose passes cannot be repeated has none; the gradients it gave stand.
+        """
+        try:
+            return responses(
+                lambda on_call: self._forward(on_call, saved, from_inputs=True),
+                self.runnable,
+                self.graph,
+                samples=self.samples,
+                seed=self.seed,
+                loss=self.loss,
+                work=work,
+            )
+        except Exception:
+            return ()
 
     def _look_again(
         self,

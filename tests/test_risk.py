@@ -1,0 +1,119 @@
+"""The risk: monotone in every piece of evidence, milder look counts, module left untouched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import initlint
+from initlint.load import LoadOptions
+from initlint.load.torch_module import capture_with
+from initlint.probe.torch import probe_torch
+from initlint.risk import REASONS, WEIGHTS, evidence, score
+
+TERMS = st.dictionaries(st.sampled_from(sorted(WEIGHTS)), st.floats(0.0, 6.0))
+
+
+@given(TERMS, st.sampled_from(sorted(WEIGHTS)), st.floats(0.0, 6.0))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_more_harm_never_lowers_the_risk(look, name, more):
+    worse = {**look, name: look.get(name, 0.0) + more}
+    assert score((worse,)).value >= score((look,)).value
+    assert score((worse, worse)).value >= score((look, worse)).value
+
+
+@given(TERMS, TERMS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+def test_the_milder_look_counts(first, second):
+    both = score((first, second)).value
+    assert both == min(score((first,)).value, score((second,)).value)
+    assert 0.0 < both <= 1.0
+
+
+def test_every_weight_is_positive_and_has_words():
+    assert all(weight > 0.0 for weight in WEIGHTS.values())
+    assert set(WEIGHTS) <= set(REASONS)
+
+
+def _net(depth, scale=1.0, head_zero=False):
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Linear(32, 32), nn.ReLU()]
+        nn.init.kaiming_normal_(layers[-2].weight, nonlinearity="relu")
+        layers[-2].weight.data.mul_(scale)
+        nn.init.zeros_(layers[-2].bias)
+    head = nn.Linear(32, 10)
+    nn.init.zeros_(head.weight) if head_zero else nn.init.normal_(head.weight, std=32**-0.5)
+    nn.init.zeros_(head.bias)
+    return nn.Sequential(*layers, head)
+
+
+def _risk(net, **options):
+    return initlint.check(net, torch.randn(16, 32), **options)
+
+
+def test_vanishing_and_exploding_nets_are_at_risk_and_healthy_ones_are_not():
+    healthy = _risk(_net(6)).risk
+    assert healthy < 0.3
+    assert _risk(_net(12, 0.3)).risk > 0.8
+    assert _risk(_net(12, 3.0)).risk > 0.8
+
+
+def test_a_zero_head_is_no_risk():
+    assert _risk(_net(6, head_zero=True)).risk == pytest.approx(_risk(_net(6)).risk, abs=0.1)
+
+
+def test_the_reasons_and_the_evidence_are_told():
+    record = _risk(_net(12, 0.3)).to_dict()
+    assert "the gradient shrinks on its way to the first layers" in record["risk_reasons"]
+    assert record["risk_basis"].startswith("tangent kernel")
+
+
+def test_no_number_without_a_probe_or_for_trained_weights():
+    assert _risk(_net(6), probe=False).risk is None
+    assert _risk(_net(6), stage="trained").risk is None
+
+
+def test_the_same_every_time_and_the_module_as_it_was():
+    net = nn.Sequential(nn.Linear(32, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = torch.get_rng_state()
+    inputs = torch.randn(8, 32, generator=torch.Generator().manual_seed(1))
+    first, second = (initlint.check(net, inputs).risk for _ in range(2))
+    assert first == second is not None
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert not net.training
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_without_a_kernel_the_passes_decide_alike():
+    for net, limit in ((_net(12, 0.3), 0.8), (_net(12, 3.0), 0.8)):
+        model = capture_with(net, (torch.randn(16, 32),), {}, LoadOptions())
+        probe = probe_torch(model, seed=0)
+        assert len(probe.responses) == 2
+        looks, basis = evidence(model.graph, replace(probe, responses=()))
+        assert basis == "one forward and one backward pass"
+        assert score(looks).value > limit
+    model = capture_with(_net(6), (torch.randn(16, 32),), {}, LoadOptions())
+    looks, _ = evidence(model.graph, replace(probe_torch(model, seed=0), responses=()))
+    assert score(looks).value < 0.3
+
+
+def test_the_kernel_of_a_linear_model_is_the_inputs_own():
+    net = nn.Linear(5, 1, bias=False)
+    inputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(2))
+    model = capture_with(net, (inputs,), {}, LoadOptions())
+    first = probe_torch(model, seed=0).responses[0]
+    # one output, cotangent u: K = u² X Xᵀ, of rank at most 5
+    gram = inputs @ inputs.T
+    centred = gram - gram.mean(0) - gram.mean(1, keepdim=True) + gram.mean()
+    trace = float(centred.trace())
+    assert first.rank == pytest.approx(trace**2 / float(centred.square().sum()), rel=1e-3)
+    assert first.contrast == pytest.approx(trace / float(gram.trace()) * 12 / 11, rel=1e-3)
