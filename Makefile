@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: fuzz demo test lint types contracts format corpus pages pictures clean
+.PHONY: docs fuzz demo test lint types contracts format corpus pages pictures clean
 
 COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h
 
@@ -57,6 +57,9 @@ pictures: $(VENV)/.base ## docs/rules/pictures: the charts on those pages
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## the site, in build/site
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build

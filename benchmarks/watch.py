@@ -17,7 +17,7 @@ from torch import nn
 
 import initlint
 
-ROUNDS, STEPS = 12, 20
+ROUNDS, STEPS = 5, 20
 
 
 def blocks() -> tuple[Any, Any]:
