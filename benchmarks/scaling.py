@@ -94,10 +94,10 @@ def write_checkpoint(path: Path, tensors: int, side: int, kind: str) -> int:
     return tensors * length
 
 
-def processor_seconds(path: Path) -> float:
-    """User and system time of one lint, the lesser of two."""
+def processor_seconds(path: Path, repeats: int) -> float:
+    """User and system time of one lint, the least of some."""
     least = float("inf")
-    for _ in range(2):
+    for _ in range(repeats):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "initlint", str(path), "-q", "--exit-zero"]
         command += ["--timeout", "900"]
@@ -123,14 +123,14 @@ UNSEEN = ((1000, 32, "F32"), (6, 2048, "F32"), (3, 8192, "BF16"))
 """Files that the fit is checked on."""
 
 
-def fit(folder: Path) -> tuple[Costs, list[tuple[str, float, float]]]:
+def fit(folder: Path, repeats: int) -> tuple[Costs, list[tuple[str, float, float]]]:
     """Coefficients, and measured against predicted seconds of the unseen files."""
     rows, times = [], []
     for tensors, side, kind in FITTED:
         path = folder / "fit.safetensors"
         size = write_checkpoint(path, tensors, side, kind)
         rows.append([1.0, size, judged_elements(tensors * side * side, tensors), tensors])
-        times.append(processor_seconds(path))
+        times.append(processor_seconds(path, repeats))
     matrix, measured = np.array(rows), np.array(times)
     weighted = matrix / measured[:, None]  # relative errors count alike
     scale = weighted.max(axis=0)
@@ -142,7 +142,9 @@ def fit(folder: Path) -> tuple[Costs, list[tuple[str, float, float]]]:
         size = write_checkpoint(path, tensors, side, kind)
         judged = judged_elements(tensors * side * side, tensors)
         name = f"{tensors} × {side}² {kind.lower()}"
-        checks.append((name, processor_seconds(path), costs.seconds(size, judged, tensors)))
+        checks.append(
+            (name, processor_seconds(path, repeats), costs.seconds(size, judged, tensors))
+        )
     return costs, checks
 
 
@@ -255,8 +257,7 @@ def simulate(fleet: Fleet, costs: Costs, cluster: Cluster, seed: int) -> tuple[f
                     down[node] = back + rng.exponential(3600.0 / cluster.loss)
                 continue
             heapq.heappush(running, (end, slot, checkpoint, is_lint))
-        events = [running[0][0]] * bool(running) + [free_at[0][0]] * bool(free_at)
-        now = max(now, min(events))
+        now = max(now, min(queue[0][0] for queue in (running, free_at) if queue))
         while running and running[0][0] <= now:
             _, slot, checkpoint, is_lint = heapq.heappop(running)
             heapq.heappush(free_at, (now, slot))
@@ -323,10 +324,11 @@ def risk_table(costs: Costs) -> list[str]:
 def main() -> int:
     """Fit, check, simulate, print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-        costs, checks = fit(Path(folder))
+        costs, checks = fit(Path(folder), options.repeats)
     lines = [
         "| cost of one checkpoint | processor time |",
         "|---|--:|",
