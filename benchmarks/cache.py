@@ -1,7 +1,7 @@
 """What keeping results saves: a repository of many models, linted again.
 
-``python benchmarks/cache.py [--models 200]`` lints them once without the cache, once to fill it, and
-again while nothing has changed; it prints seconds, processor seconds, and the ratio to the bare
+``python benchmarks/cache.py [--models 200]`` lints them once without the cache, once to fill it,
+and again while nothing has changed; it prints seconds, processor seconds, and the ratio to the bare
 ``import typer`` that every command pays.
 """
 

@@ -427,3 +427,16 @@ def test_measurements_survive_json_exactly():
         assert _identification(wrong) is None
     assert _moments(value) is None
     assert _moments(["7", *value[1:], 1, 0, 2, 1]) is None
+
+
+def test_a_run_that_finds_everything_imports_no_numpy(kept, capsys):
+    lint(capsys, "w.safetensors", "--cache")
+    script = (
+        "import sys; from initlint.__main__ import main;"
+        "code = main(['w.safetensors', '--cache', '-q', '--exit-zero']);"
+        "print(code, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()[-2:] == ["0", "False"]

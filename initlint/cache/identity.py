@@ -194,8 +194,7 @@ def _code_roots() -> Iterator[str]:
     """The packages of initlint and of every rule pack; found, not imported."""
     from importlib.util import find_spec
 
-    from initlint.lint.entry_points import entry_points
-    from initlint.lint.registry import GROUP
+    from initlint.lint.entry_points import GROUP, entry_points
 
     yield os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     for point in sorted(entry_points(GROUP)):

@@ -14,6 +14,9 @@ from functools import reduce
 from importlib import import_module
 from typing import Any, NamedTuple
 
+GROUP = "initlint.rules"
+"""The group that rule packs declare."""
+
 _FOLDERS = (".dist-info", ".egg-info")
 
 

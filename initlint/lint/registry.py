@@ -6,10 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from initlint.lint.entry_points import entry_points
+from initlint.lint.entry_points import GROUP, entry_points
 from initlint.lint.rule import Rule
-
-GROUP = "initlint.rules"
 
 HEADINGS = (
     "What it does",
