@@ -18,7 +18,7 @@ from initlint.fix.changes import Change, Untouched, unwritable
 from initlint.fix.network import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
-from initlint.fix.textbook import SHORT
+from initlint.fix.textbook import SHORT, recurrent
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
 from initlint.model import WEIGHTED, Layer, Model, Param, Role
@@ -218,8 +218,12 @@ class Planner:
         """Draw a parameter again."""
         if not self._may_change(param):
             return
-        drawn = self.network.draw(scheme, layer, param, **arguments)
-        self._add(layer, param, drawn.values, scheme, arguments, str(finding["name"]))
+        if scheme == "orthogonal" and param.role is Role.RECURRENT_WEIGHT:
+            drawn = recurrent(self.network, layer, param)
+        else:
+            drawn = self.network.draw(scheme, layer, param, **arguments)
+        arguments, rule = dict(drawn.arguments), str(finding["name"])
+        self._add(layer, param, drawn.values, drawn.scheme, arguments, rule)
 
     def redraw(self, finding: Record, layer: Layer, param: Param) -> None:
         """Draw a weight again for the place where it stands."""

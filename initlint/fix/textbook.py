@@ -62,7 +62,7 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
     if layer.op is Op.EMBEDDING:
         return network.draw("embedding_scaled", layer, param)
     if param.role is Role.RECURRENT_WEIGHT:
-        return network.draw("orthogonal", layer, param, gain=1.0)
+        return recurrent(network, layer, param)
     if layer.op in RECURRENT or param.gate in ("query", "key", "value"):
         return network.draw("xavier_normal", layer, param)
     if slot.activation is Op.SIGMOID and not _is_gate(network, layer):
@@ -73,6 +73,16 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
     if deep is not None:
         return network.draw("orthogonal", layer, param, gain=deep)
     return network.draw("scale_preserving", layer, param)
+
+
+def recurrent(network: Network, layer: Layer, param: Param) -> Drawn:
+    """A recurrent block: orthogonal, or the identity behind ReLUs (Le, Jaitly, Hinton 2015).
+
+    A ReLU lets an orthogonal matrix forget half of the state at every step; the identity sums.
+    """
+    if layer.op is Op.RNN and str(layer.attrs.get("nonlinearity", "")).lower() == "relu":
+        return network.draw("identity", layer, param)
+    return network.draw("orthogonal", layer, param, gain=1.0)
 
 
 def constant(network: Network, layer: Layer, param: Param) -> Iterator[Drawn]:

@@ -51,8 +51,25 @@ def _line(model: Model, stored: str, blocks: Sequence[Change]) -> str:
             f"for gate in {place}.data.chunk({len(blocks)}): "
             f"torch.nn.init.orthogonal_(gate, gain={gain:.4g})"
         )
+    if {block.scheme for block in blocks} == {"chrono"} and len(blocks) == first.param.packed:
+        return _chrono(place, blocks)
+    if {block.scheme for block in blocks} == {"identity"} and len(blocks) == first.param.packed:
+        return f"for gate in {place}.data.chunk({len(blocks)}): torch.nn.init.eye_(gate)"
     names = ", ".join(block.param.gate or "" for block in blocks)
     return f"{_call(model, first, place)}  # the {names} rows alone"
+
+
+def _chrono(place: str, blocks: Sequence[Change]) -> str:
+    """Gate by gate: the logarithm of a time scale, its negative, or zero."""
+    parts = []
+    for index, block in enumerate(blocks):
+        gate, steps = f"{place}.data.chunk({len(blocks)})[{index}]", block.arguments.get("steps", 2)
+        sign = {"forget": "", "update": "", "input": ".neg_()"}.get(block.param.gate or "")
+        if sign is None or not block.values.any():
+            parts.append(f"{gate}.zero_()")
+        else:
+            parts.append(f"{gate}.uniform_(1, {max(steps - 1, 2)}).log_(){sign}")
+    return "; ".join(parts)
 
 
 def _call(model: Model, change: Change, place: str) -> str:
@@ -60,6 +77,14 @@ def _call(model: Model, change: Change, place: str) -> str:
     arguments = change.arguments
     if change.scheme == "orthogonal":
         return f"torch.nn.init.orthogonal_({place}, gain={arguments.get('gain', 1.0):.4g})"
+    if change.scheme == "identity":
+        return f"torch.nn.init.eye_({place})"
+    if change.scheme == "dirac":
+        groups = int(layer.attrs.get("groups", 1) or 1)
+        return f"torch.nn.init.dirac_({place}, groups={groups})"
+    if change.scheme == "centred":
+        weight = f"{place.removesuffix('bias')}weight"
+        return f"{place}.data.copy_(-0.5 * {weight}.data.flatten(1).sum(1))"
     if change.scheme in ("zeros", "zero_gamma", "rezero"):
         return f"torch.nn.init.zeros_({place})"
     if change.scheme == "ones":
