@@ -220,6 +220,59 @@ def test_the_mean_of_the_weights_adds_up_over_the_inputs():
     assert predicted(net).forward["output"].log_q > 4 * math.log(250)
 
 
+def standardised(net, *shape, gain=1.7139588594436646):
+    weight = net.rng.normal(size=shape)
+    axes = tuple(range(1, len(shape)))
+    weight -= weight.mean(axis=axes, keepdims=True)
+    weight /= weight.std(axis=axes, keepdims=True)
+    return (gain * weight / math.sqrt(math.prod(shape[1:]))).astype(np.float32)
+
+
+def standardised_stack(op, gain, depth=10):
+    net = Network(seed=2)
+    x = net.linear(net.input(WIDTH), normal(net, WIDTH, WIDTH, 1.0))
+    for _ in range(depth):
+        x = net.linear(net.layer(op, x), standardised(net, WIDTH, WIDTH, gain=gain))
+    net.output(x)
+    return net
+
+
+def standardised_filters(depth=6):
+    net = Network(seed=2)
+    x = net.input(3, 12, 12)
+    for index in range(depth):
+        weight = standardised(net, 32, 32 if index else 3, 3, 3, gain=1.7139 if index else 1.0)
+        x = net.relu(net.conv(x, weight, padding=1))
+    net.output(x)
+    return net
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        standardised_stack(Op.RELU, 1.7139),
+        standardised_stack(Op.RELU, 1.0),
+        standardised_stack(Op.SIGMOID, 4.8),
+        standardised_stack(Op.SILU, 1.7872),
+        standardised_filters(),
+    ],
+    ids=["relu", "relu-no-gain", "sigmoid", "silu", "filters"],
+)
+def test_rows_of_sum_zero_do_not_see_what_inputs_share(net):
+    assert max(abs(error) for error in errors(net).values()) < 0.3
+
+
+def test_draws_that_sum_to_zero_as_a_whole_only_are_independent():
+    net = Network(seed=4)
+    x = net.input(64)
+    for _ in range(6):
+        weight = net.rng.normal(size=(64, 64)) * math.sqrt(2 / 64)
+        x = net.relu(net.linear(x, weight - weight.mean()))
+    net.output(x)
+    drawn = predicted(net).forward["output"].log_q
+    assert abs(drawn) < 0.5  # He's gain keeps q; rows of sum zero would lose ln(1 - 1/pi) a layer
+
+
 def test_correlation_collapses_as_it_does():
     net = plain(Op.RELU, 2.0, depth=15, bias=0.0)
     prediction = predicted(net)
@@ -285,7 +338,7 @@ def test_a_parameter_without_values_is_unknown():
         def moments(self, param):
             return None
 
-        def read(self, param):
+        def leading(self, param):
             return None
 
     prediction = predict(model, Nothing())

@@ -6,7 +6,8 @@ With measured weights (second moment s, mean μ over the elements) and n product
     E[z z'] = μ² (n q + n(n-1) U)           two different outputs
 
 and backward the same with the roles of inputs and outputs exchanged. Zero padding replaces n by
-the mean number of taps that fall on data.
+the mean number of taps that fall on data. Where the rows are standardised (each sums to zero), the
+measured mean product of two weights of one row, -s/(n-1), stands for μ² in E[z²].
 """
 
 from __future__ import annotations
@@ -114,10 +115,21 @@ def _common(second: float, mean: float, count: int) -> float:
     return max(mean * mean - (second - mean * mean) / max(count, 1), 0.0)
 
 
-def project(x: State, fan: float, second: float, mean: float, count: int) -> State:
-    """State of n = ``fan`` products summed, for weights of these moments (see the module)."""
+def project(
+    x: State, fan: float, second: float, mean: float, count: int, product: float | None = None
+) -> State:
+    """State of n = ``fan`` products summed, for weights of these moments (see the module).
+
+    Args:
+        x: state of the inputs.
+        fan: products per output.
+        second: mean square of the weights.
+        mean: their mean.
+        count: their number.
+        product: mean product of two weights of one row, where it is not that of independent draws.
+    """
     shared = _common(second, mean, count)
-    spike = fan * (fan - 1) * shared if fan > 1 else 0.0
+    spike = fan * (fan - 1) * (shared if product is None else product) if fan > 1 else 0.0
     factor = fan * second + spike * x.units
     if factor <= 0 or x.log_q == -math.inf:
         return State(-math.inf, samples=x.samples, positions=x.positions)
@@ -200,7 +212,8 @@ def _linear(node: Node) -> State | None:
         if len(param.shape) < 2:
             return None
         taps = _taps(node, param.shape[2:])
-        state = project(x, param.shape[1] * taps.forward, second, mean, param.size)
+        product = node.context.row_product(param)
+        state = project(x, param.shape[1] * taps.forward, second, mean, param.size, product)
         if taps.overlap < 1:
             state = replace(state, positions=state.positions * taps.overlap)
         biased = _with_bias(node, state, index)
@@ -278,7 +291,8 @@ def weight_gain(node: Node) -> float | None:
         return None
     param, second, mean = weights[0]
     fan = param.shape[1] * _taps(node, param.shape[2:]).forward
-    return project(x, fan, second, mean, param.size).log_q - x.log_q
+    product = node.context.row_product(param)
+    return project(x, fan, second, mean, param.size, product).log_q - x.log_q
 
 
 def _to_first(node: Node, gradient: Gradient | None) -> list[Gradient | None]:
