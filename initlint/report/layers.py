@@ -16,9 +16,10 @@ _HEADINGS = ("parameter", "shape", "fan", "std", "gain", "stage", "seed", "hash"
 _INDENT = "  "
 _GAP = "  "
 
-_NARROW = (14, 9, 7, 7, 5, 7, 7, 6)
+_NARROW = (14, 10, 7, 7, 5, 7)
 _WIDE = (44, 16, 11, 9, 7, 7, 12, 16)
-"""Columns of all cells but the last; the scheme takes what the terminal leaves."""
+"""Columns of all cells but the last; the scheme takes what the terminal leaves. A narrow table has
+dependence on the seed and hash on a line of their own."""
 
 _WIDE_FROM = 130
 
@@ -51,6 +52,15 @@ class _Row:
             self.scheme,
         )
 
+    def lines(self, widths: tuple[int, ...], *, wide: bool) -> list[str]:
+        """The row of a text table."""
+        if wide:
+            return [_INDENT + _cells(self.cells, widths)]
+        told = [f"seed {self.seed}" if self.seed else "", f"hash {self.hash}" if self.hash else ""]
+        more = ", ".join(part for part in told if part)
+        row = _INDENT + _cells((*self.cells[:6], self.scheme), widths)
+        return [row, *([_INDENT * 2 + more] if more else [])]
+
 
 def as_text(target: Target, style: Style) -> str:
     """The table as text: a line per layer with what it feeds, below it a line per parameter."""
@@ -58,12 +68,14 @@ def as_text(target: Target, style: Style) -> str:
     first = _WIDE if wide else _NARROW
     taken = len(_INDENT) + sum(first) + len(_GAP) * len(first)
     widths = (*first, max(style.table_width - taken, 8))
-    lines = [style.paint(_title(target), "bold"), ""]
-    lines.append(style.paint(_INDENT + _cells(_HEADINGS, widths), "dim"))
+    lines = [style.paint(_title(target), "bold"), *_hash(target), ""]
+    headings = _HEADINGS if wide else (*_HEADINGS[:6], _HEADINGS[-1])
+    lines.append(style.paint(_INDENT + _cells(headings, widths), "dim"))
     for layer in target.layers:
         head = f"{_name(layer)}  {_operator(layer)}{_feeds(layer)}"
         lines.extend(style.wrap(head, rest="    ") if not wide else [head])
-        lines.extend(_INDENT + _cells(row.cells, widths) for row in _rows(layer))
+        for row in _rows(layer):
+            lines.extend(row.lines(widths, wide=wide))
     lines.extend(f"- {notice}" for notice in target.notices)
     return "".join(f"{inert(line.rstrip())}\n" for line in lines)
 
@@ -73,6 +85,7 @@ def as_markdown(target: Target) -> str:
     lines = [
         f"### {code(_title(target))}",
         "",
+        *(line for text in _hash(target) for line in (text, "")),
         "| layer | operator | feeds | " + " | ".join(_HEADINGS) + " |",
         "|---" * (3 + len(_HEADINGS)) + "|",
     ]
@@ -87,9 +100,12 @@ def _title(target: Target) -> str:
     layers = plural(len(target.layers), "layer")
     count = target.record.get("parameters")
     parameters = f", {count:,} parameters" if isinstance(count, int) else ""
+    return f"{target.target}: {target.kind} · stage {target.stage} · {layers}{parameters}"
+
+
+def _hash(target: Target) -> list[str]:
     whole = target.record.get("hash")
-    digest = f" · hash {_show(whole, 20)}" if whole else ""
-    return f"{target.target}: {target.kind} · stage {target.stage} · {layers}{parameters}{digest}"
+    return [f"hash {_show(whole, 20)}"] if whole else []
 
 
 def _show(value: Any, limit: int = 200) -> str:
