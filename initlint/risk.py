@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, LayerGraph, Op
+from initlint.model import RECURRENT, LayerGraph, Op, Role
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -69,7 +69,7 @@ WEIGHTS: Mapping[str, float] = {
     "flat": 2.7,
     "shrinks": 2.7,
     "grows": 3.1,
-    "forgets": 0.8,
+    "forgets": 1.3,
     "silent": 3.0,
     "loud": 1.7,
     "huge": 1.3,
@@ -149,7 +149,7 @@ def evidence(
 ) -> tuple[tuple[Mapping[str, float], ...], str]:
     """The terms of every look, unweighted, and in words what they rest on.
 
-    Empty when neither a kernel nor the input of the head was measured.
+    Empty when nothing is known of the gradient or of the head's input.
     """
     common = {**_forward(graph, probe)}
     if probe.responses:
@@ -160,10 +160,12 @@ def evidence(
     if contrast is None:
         return (), ""
     ratio = _depth_ratio(graph, probe, theory)
+    if isnan(ratio):  # nothing is known of the gradient
+        return (), ""
     look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio)}
-    passes = "one forward and one backward pass" if probe.backward else "one forward pass"
-    predicted = "" if probe.backward or isnan(ratio) else " and the predicted gradient"
-    return (look,), passes + predicted
+    if probe.backward:
+        return (look,), "one forward and one backward pass"
+    return (look,), "one forward pass and the predicted gradient"
 
 
 def _terms(look: Response, fallback: float) -> dict[str, float]:
@@ -205,14 +207,21 @@ def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
 
 
 def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
-    """Share of the power at the last weighted layer's input that depends on the input."""
+    """Contrast of the last weighted layer's own kernel: ⟨x, x'⟩, and one for its bias.
+
+    A signal that has vanished leaves the bias alone, whose gradient is the same for all inputs.
+    """
     for layer in reversed(graph.order):
         if layer.op not in _HEADS:
             continue
+        bias = 1.0 if layer.with_role(Role.BIAS) else 0.0
         for edge in graph.inputs(layer.id):
             stats = probe.outputs.get(edge.source)
-            if stats is not None and isfinite(stats.row_std):
-                return (stats.row_std / stats.rms) ** 2 if stats.rms > 0.0 else 0.0
+            if stats is None or not isfinite(stats.row_std):
+                continue
+            units = 1 if layer.op in (Op.CONV, Op.CONV_TRANSPOSE) else max(stats.units, 1)
+            power = units * stats.rms**2 + bias
+            return units * stats.row_std**2 / power if power > 0.0 else 0.0
     return None
 
 

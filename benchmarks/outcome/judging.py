@@ -23,25 +23,24 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
 
     model = entry.build(seed)
     kept: list[Any] = []
-    inner = engine.run_probe
+    inner = engine.risk
 
-    def run_probe(*args: Any) -> Any:
-        kept.append((args[0], inner(*args)))
-        return kept[-1][1]
+    def risk(*args: Any) -> Any:
+        kept[:] = evidence(*args)[0]
+        return inner(*args)
 
     with TemporaryDirectory() as folder:
         options = LoadOptions(via="onnx" if road == "onnx" else None, folder=folder)
         loaded = capture_with(model, entry.inputs(seed), {}, options)
-        engine.run_probe = run_probe  # the same probe's answer for the terms
+        engine.risk = risk  # the terms of the same run
         try:
             record = lint(loaded, Settings())
         finally:
-            engine.run_probe = inner
-        looks = evidence(loaded.graph, kept[-1][1], None)[0] if kept else ()
+            engine.risk = inner
     return {
         "risk": record["risk"],
         "stage": record["stage"],
-        "looks": [{key: round(v, 4) for key, v in look.items() if v} for look in looks],
+        "looks": [{key: round(v, 4) for key, v in look.items() if v} for look in kept],
         "findings": [
             [found["severity"], found["name"], found["layers"]]
             for found in record["findings"]
