@@ -65,18 +65,18 @@ def test_a_deep_tanh_net_becomes_orthogonal_in_place():
 
 
 def test_weights_of_a_wrong_scale_are_rescaled_and_keep_their_draws():
-    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    net, x = plain(10, nn.ReLU), torch.randn(32, 32)
     before = [layer.weight.detach().clone() for layer in net[::2]]
     report = initlint.fix(net, x, select=SELECTED)
     assert report.status == "fixed"
-    for old, layer in zip(before[:20], net[::2], strict=False):
+    for old, layer in zip(before[:10], net[::2], strict=False):
         new = layer.weight.detach()
         assert float(torch.corrcoef(torch.stack([old.ravel(), new.ravel()]))[0, 1]) > 0.9999
         assert float(new.std()) == pytest.approx(sqrt(2 / 32), rel=0.1)
 
 
 def test_trained_weights_are_never_touched_without_being_asked_to():
-    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    net, x = plain(10, nn.ReLU), torch.randn(32, 32)
     state = {name: value.clone() for name, value in net.state_dict().items()}
     report = initlint.fix(net, x, scheme="he_normal", stage="trained")
     assert not report.changes
@@ -86,7 +86,7 @@ def test_trained_weights_are_never_touched_without_being_asked_to():
 
 
 def test_trying_a_repair_leaves_the_module_as_it_was():
-    net, x = plain(20, nn.ReLU), torch.randn(32, 32)
+    net, x = plain(10, nn.ReLU), torch.randn(32, 32)
     state = {name: value.clone() for name, value in net.state_dict().items()}
     result = repair(capture(net, x), Settings(select=SELECTED), FixOptions())
     assert result.changes
