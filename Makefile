@@ -51,8 +51,10 @@ fuzz: $(VENV)/.dev ## mutate files for every reader, TIME seconds in all; needs 
 pages: $(VENV)/.base ## docs/rules: a page per rule, from the docstrings
 	$(BIN)/initlint rules --format markdown --output docs/rules
 
-pictures: $(VENV)/.base ## docs/rules/pictures: the charts on those pages
+pictures: $(VENV)/.base ## the charts on those pages and on the page about theory; a run as a picture
 	$(BIN)/python docs/pictures.py docs/rules/pictures
+	$(BIN)/python docs/theory_pictures.py docs/pictures
+	$(BIN)/python docs/terminal_picture.py docs/pictures/run.svg
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -2,126 +2,29 @@
 
     python docs/pictures.py docs/rules/pictures
 
-Every curve is computed here by initlint's own theory, or by running a small network in NumPy. The
-files are the same on every machine: coordinates have one decimal.
+Every curve is computed here by initlint's own theory, or by running a small network in NumPy.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import erf, exp, isfinite, log, log10, pi, sqrt
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from math import erf, exp, log, log10, pi, sqrt
 
 import numpy as np
+from chart import Chart, Points, write
 
 from initlint.model import Op
 from initlint.probe.activations import dead_chance
 from initlint.testing import Network, normal
 from initlint.theory.harm import excess_loss
 
-WIDTH, HEIGHT = 560, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 168, 34, 48
-COLOURS = ("#c0392b", "#1f6f8b", "#7a8b1f", "#8e44ad", "#555555")
-
-Points = Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Lines over one pair of axes.
-
-    Attributes:
-        title, across, up: what is shown, and the names of the axes.
-        lines: points by the name that stands in the legend.
-        marks: horizontal lines by their text, such as the limit of an error.
-    """
-
-    title: str
-    across: str
-    up: str
-    lines: Mapping[str, Points]
-    marks: Mapping[str, float]
-
-    def svg(self) -> str:
-        """The chart as a stand-alone file."""
-        every = [point for points in self.lines.values() for point in points]
-        low_x, high_x = min(x for x, _ in every), max(x for x, _ in every)
-        heights = [y for _, y in every] + list(self.marks.values())
-        low_y, high_y = min(heights), max(heights)
-        margin = 0.06 * (high_y - low_y or 1.0)
-        low_y, high_y = low_y - margin, high_y + margin
-
-        def place(x: float, y: float) -> tuple[float, float]:
-            across = LEFT + (x - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT)
-            down = TOP + (high_y - y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
-            return round(across, 1), round(down, 1)
-
-        right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-        parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-            f'width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" font-size="12" '
-            f'role="img" aria-label="{_safe(self.title)}">',
-            f'<rect width="{WIDTH}" height="{HEIGHT}" rx="6" fill="#ffffff"/>',
-            f'<text x="{LEFT}" y="20" font-size="13" font-weight="bold">{_safe(self.title)}</text>',
-            f'<path d="M{LEFT} {TOP}V{bottom}H{right}" fill="none" stroke="#333333"/>',
-            _text((LEFT + right) / 2, HEIGHT - 10, self.across, "middle"),
-            f'<text transform="translate(16 {(TOP + bottom) / 2}) rotate(-90)" '
-            f'text-anchor="middle">{_safe(self.up)}</text>',
-        ]
-        for tick in _ticks(low_x, high_x):
-            x, _ = place(tick, low_y)
-            parts.append(f'<path d="M{x} {bottom}v4" stroke="#333333"/>')
-            parts.append(_text(x, bottom + 17, _number(tick), "middle"))
-        for tick in _ticks(low_y, high_y):
-            _, y = place(low_x, tick)
-            parts.append(f'<path d="M{LEFT - 4} {y}h4" stroke="#333333"/>')
-            parts.append(_text(LEFT - 7, y + 4, _number(tick), "end"))
-        for text, value in self.marks.items():
-            _, y = place(low_x, value)
-            parts.append(f'<path d="M{LEFT} {y}H{right}" stroke="#999999" stroke-dasharray="4 3"/>')
-            parts.append(_text(right + 6, y + 4, text, "start", "#666666"))
-        for index, (name, points) in enumerate(self.lines.items()):
-            colour = COLOURS[index % len(COLOURS)]
-            path = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
-            parts.append(
-                f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-            )
-            y = TOP + 10 + 17 * index
-            x = right + 10
-            parts.append(f'<path d="M{x} {y - 4}h14" stroke="{colour}" stroke-width="2"/>')
-            parts.append(_text(x + 19, y, name, "start"))
-        return "\n".join([*parts, "</svg>", ""])
-
-
-def _safe(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-
-
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#222222") -> str:
-    place = f'x="{round(x, 1)}" y="{round(y, 1)}"'
-    return f'<text {place} text-anchor="{anchor}" fill="{colour}">{_safe(text)}</text>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """About five round numbers between two ends."""
-    rough = (high - low) / 5
-    power = 10.0 ** np.floor(log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
-    first = int(np.ceil(low / step))
-    return [round(number * step, 10) for number in range(first, int(high / step + 1e-9) + 1)]
-
 
 def _logistic(x: float) -> float:
     return 1.0 / (1.0 + exp(-x))
 
 
-def _depth_profile(op: Op, gain: float, depth: int = 30, width: int = 256) -> Points:
+def depth_profile(op: Op, gain: float, depth: int = 30, width: int = 256) -> Points:
     """log10 of the rms behind each layer of a plain network, run in NumPy."""
     net = Network()
     x = net.input(width)
@@ -136,15 +39,15 @@ def _depth_profile(op: Op, gain: float, depth: int = 30, width: int = 256) -> Po
 
 def _relu_after_xavier() -> Chart:
     lines = {
-        "Xavier, gain 1": _depth_profile(Op.RELU, 1.0),
-        "He, gain 1.41": _depth_profile(Op.RELU, sqrt(2.0)),
+        "Xavier, gain 1": depth_profile(Op.RELU, 1.0),
+        "He, gain 1.41": depth_profile(Op.RELU, sqrt(2.0)),
     }
     title = "Signal in a plain ReLU network of width 256"
     return Chart(title, "layer", "log10 of the rms", lines, {"error": -4.0, "warning": -1.5})
 
 
 def _forward_drift() -> Chart:
-    lines = {f"gain {gain:g}": _depth_profile(Op.RELU, gain) for gain in (0.6, 1.0, sqrt(2.0), 1.6)}
+    lines = {f"gain {gain:g}": depth_profile(Op.RELU, gain) for gain in (0.6, 1.0, sqrt(2.0), 1.6)}
     lines = {name.replace("1.41421", "1.41"): points for name, points in lines.items()}
     title = "One wrong gain, thirty times"
     return Chart(title, "layer", "log10 of the rms", lines, {"error ": 1.5, "error": -4.0})
@@ -152,7 +55,7 @@ def _forward_drift() -> Chart:
 
 def _gain_mismatch() -> Chart:
     ops = {"tanh": Op.TANH, "gelu": Op.GELU, "silu": Op.SILU, "relu": Op.RELU}
-    lines = {name: _depth_profile(op, sqrt(2.0)) for name, op in ops.items()}
+    lines = {name: depth_profile(op, sqrt(2.0)) for name, op in ops.items()}
     title = "He's gain in front of other activations"
     return Chart(title, "layer", "log10 of the rms", lines, {})
 
@@ -315,16 +218,5 @@ PICTURES: Mapping[str, Callable[[], Chart]] = {
 """A picture for each rule whose number is easier seen than read."""
 
 
-def main(folder: str) -> int:
-    """Draw every picture into ``folder``."""
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items():
-        chart = draw()
-        assert all(isfinite(y) for points in chart.lines.values() for _, y in points), name
-        (target / f"{name}.svg").write_text(chart.svg(), encoding="utf-8")
-    return len(PICTURES)
-
-
 if __name__ == "__main__":
-    print(main(sys.argv[1]), "pictures")
+    print(write(PICTURES, sys.argv[1]), "pictures")
