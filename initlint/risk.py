@@ -193,9 +193,10 @@ def _along_depth(ratio: float) -> dict[str, float]:
 def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
     """What the forward pass says of every layer: the worst layer counts."""
     huge = peaked = saturated = 0.0
+    shaped = _shaped(graph)
     for name, stats in probe.outputs.items():
         op = graph[name].op
-        if op in (Op.INPUT, Op.OUTPUT):
+        if name not in shaped or op is Op.OUTPUT:
             continue
         if stats.rms > 0.0:
             huge = max(huge, log10(stats.rms) - HUGE)
@@ -204,6 +205,16 @@ def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
             squares = stats.units * stats.rms**2
             peaked = max(peaked, (squares - PEAKED) / (1.0 - PEAKED))
     return {"huge": _clipped(huge), "saturated": max(saturated, 0.0), "peaked": max(peaked, 0.0)}
+
+
+def _shaped(graph: LayerGraph) -> frozenset[str]:
+    """Layers that weights had a part in: what stands before them is the data's own scale."""
+    found: set[str] = set()
+    for layer in graph.order:
+        weighted = layer.op is not Op.INPUT and bool(layer.params)
+        if weighted or any(edge.source in found for edge in graph.inputs(layer.id)):
+            found.add(layer.id)
+    return frozenset(found)
 
 
 def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
@@ -240,10 +251,14 @@ def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | Non
     ends = {
         above.id for layer in graph if layer.op is Op.OUTPUT for above in graph.producers(layer.id)
     }
+    shaped = _shaped(graph)
     order = [
         sizes[layer.id]
         for layer in graph.order
-        if layer.id in sizes and layer.id not in ends and layer.op not in (Op.INPUT, Op.OUTPUT)
+        if layer.id in sizes
+        and layer.id in shaped
+        and layer.id not in ends
+        and layer.op is not Op.OUTPUT
     ]
     if len(order) < 2:
         return nan

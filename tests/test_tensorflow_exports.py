@@ -68,6 +68,8 @@ def test_an_input_divided_like_bytes_is_fed_bytes(tmp_path, case):
     assert source.attrs["pixels"]
     report = initlint.check(path)
     assert report.to_dict()["probe"]["status"] == "ok"
+    assert report.risk is not None
+    assert report.risk < 0.2
     assert [f["name"] for f in report.findings if f["severity"] != "info"] == []
 
 
