@@ -1,14 +1,29 @@
-"""dead-units: units of a trained layer whose weights are all zero."""
+"""dead-units: units of a trained layer without weights, or silent on all of the user's data."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isnan, sqrt
 
 import numpy as np
 
-from initlint.api import Context, Finding, Fix, Layer, Op, Param, Role, Rule, Severity, Stage
+from initlint.api import (
+    RELU_FAMILY,
+    Context,
+    Finding,
+    Fix,
+    Layer,
+    Need,
+    Op,
+    OutputStats,
+    Param,
+    Role,
+    Rule,
+    Severity,
+    Stage,
+)
 
 NEGLIGIBLE = 1e-8
 """Size relative to the layer's rms below which a row is gone: under half a float32 rounding error
@@ -25,6 +40,29 @@ LARGEST = 1 << 24
 """Elements up to which a layer is read: 64 MiB of float32."""
 
 
+SILENT_LEVELS = ((0.5, Severity.ERROR), (0.2, Severity.WARNING), (0.05, Severity.INFO))
+"""Shares of units that no given input makes fire: with half of them a layer has half its width."""
+
+SAMPLES = 1024
+"""Inputs needed: a unit that fires on 0.5 % of them stays silent on all with probability
+0.995^1024 = 0.6 %. Positions of one input are alike, so that a share over fewer inputs, however
+many positions they have, is an info at most."""
+
+CHANCE_FACTOR = 2.0
+STANDARD_ERRORS = 4.0
+MARGIN = 0.02
+"""As in dead-relu, from whose measurement they come: the chance of being silent is a formula over
+the mean cosine, and real cosines spread."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    layer: Layer
+    stats: OutputStats
+    share: float
+    chance: float
+
+
 @dataclass(frozen=True, slots=True)
 class _Dead:
     layer: Layer
@@ -39,12 +77,13 @@ class _Dead:
 
 
 class DeadUnits(Rule):
-    """Units of a trained layer have no weights left: every incoming weight is zero.
+    """Units of a trained layer have no weights left, or never fire on the inputs you give.
 
     What it does
     ------------
     In trained models, counts the output units whose row of weights is zero, or so small that it
-    vanishes in the rounding of the others.
+    vanishes in the rounding of the others. With inputs of your own (`--input`), it also counts the
+    ReLU units that are zero on all of them.
 
     Why is this bad
     ---------------
@@ -56,12 +95,16 @@ class DeadUnits(Rule):
     --------------
     A row counts when its largest weight is below 10^-8 of the layer's rms. More than 5 % of a
     layer's units is an info, more than half a warning; a layer must have 16 units. The same share
-    in several layers is what structured pruning leaves, and an info at most.
+    in several layers is what structured pruning leaves, and an info at most. Silent
+    ReLU units count where 1024 rows were seen and their share exceeds twice the chance level (see
+    dead-relu) by four standard errors plus 2 %: above 5 % info, 20 % warning, 50 % error; with
+    fewer than 1024 inputs an info at most.
 
     What it does not flag
     ---------------------
     Layers that are all zero (zero-weight speaks about those), embeddings, single-channel heads,
-    quantised weights, unstructured sparsity, fresh models.
+    quantised weights, unstructured sparsity, fresh models. Units that fire rarely; units silent on
+    inputs that the linter made up.
 
     Example
     -------
@@ -105,16 +148,24 @@ class DeadUnits(Rule):
 
     code = "CKP104"
     name = "dead-units"
-    formula = "max_j |w_ij| <= 1e-8 rms(W) for a dead unit i"
+    formula = (
+        "max_j |w_ij| <= 1e-8 rms(W) for a dead unit i\n"
+        "silent share > 2 chance + 4 standard errors + 0.02, on N >= 1024 given inputs"
+    )
+    optional = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.TRAINED, Stage.MIXED})
+    folds = ("dead-relu",)
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding that names every layer with dead units."""
+        """Yield one finding for all units without weights, and one for all that never fire."""
         found = [
             dead
             for layer, param in context.model.graph.params
             if (dead := _dead(context, layer, param)) is not None
         ]
+        silent = _silent(context, {dead.layer.id for dead in found})
+        if silent:
+            yield _silent_finding(context, silent)
         if not found:
             return
         worst = max(found, key=lambda dead: dead.share)
@@ -166,3 +217,62 @@ def _dead(context: Context, layer: Layer, param: Param) -> _Dead | None:
         return None
     first = tuple(int(index) for index in dead[:8])
     return _Dead(layer, param, param.shape[0], int(dead.size), first)
+
+
+def _silent(context: Context, told: set[str]) -> list[_Silent]:
+    """ReLU layers with silent units, but for those whose units are known to have no weights."""
+    probe, graph = context.probe, context.model.graph
+    if probe is None or not probe.given:
+        return []
+    found = []
+    for layer in graph.order:
+        stats = probe.outputs.get(layer.id)
+        if layer.op not in RELU_FAMILY - {Op.LEAKY_RELU, Op.PRELU} or stats is None:
+            continue
+        if stats.rows < SAMPLES or stats.units < MIN_UNITS or stats.non_finite or not stats.count:
+            continue
+        if any(producer.id in told for producer in graph.effective_producers(layer.id)):
+            continue
+        share = stats.dead_units / stats.units
+        chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
+        error = sqrt(max(chance * (1 - chance), 1 / stats.units) / stats.units)
+        limit = CHANCE_FACTOR * chance + STANDARD_ERRORS * error + MARGIN
+        if share > max(limit, SILENT_LEVELS[-1][0]):
+            found.append(_Silent(layer, stats, share, chance))
+    return found
+
+
+def _silent_finding(context: Context, found: list[_Silent]) -> Finding:
+    worst = max(found, key=lambda item: item.share)
+    severity = next(level for bound, level in SILENT_LEVELS if worst.share > bound)
+    if worst.stats.samples < SAMPLES:
+        severity = Severity.INFO
+    feeding = context.model.graph.effective_producers(worst.layer.id)
+    others = f" (and in {len(found) - 1} more layers some)" if len(found) > 1 else ""
+    return Finding(
+        severity=severity,
+        layer=worst.layer.id,
+        layers=tuple(item.layer.id for item in found),
+        culprits=tuple(layer.id for layer in feeding) + tuple(item.layer.id for item in found),
+        message=f"{worst.stats.dead_units} of {worst.stats.units} units of {worst.layer.id} never "
+        f"fire on the given inputs{others}",
+        evidence={
+            "silent": worst.stats.dead_units,
+            "units": worst.stats.units,
+            "share": worst.share,
+            "chance": worst.chance,
+            "rows": worst.stats.rows,
+            "samples": worst.stats.samples,
+            "silent_by_layer": [f"{item.layer.id}: {item.stats.dead_units}" for item in found[:20]],
+        },
+        why="a unit that is zero on all data adds nothing and gets no gradient: it stays so",
+        measured=f"{worst.share:.0%} silent on {worst.stats.samples} inputs, "
+        f"{worst.stats.rows} rows",
+        expected=f"about {worst.chance:.0%}, by chance at the measured similarity of inputs",
+        fix=Fix(
+            "reinitialise",
+            params=tuple(layer.weight.key for layer in feeding if layer.weight is not None),
+            code="draw the incoming weights of silent units again and set the outgoing ones to 0 "
+            "(ReDo), then train on; or remove the units",
+        ),
+    )
