@@ -1,6 +1,6 @@
 """One initialisation fault put into a healthy network: is it found, and where it is?
 
-    python benchmarks/mutants.py [--train] [--onnx] [--only MODEL ...] [--faults FAULT ...]
+    python benchmarks/mutants.py [--train] [--harmless] [--onnx] [--only WORD] [--faults WORD]
 
 Every healthy network must be silent. A mutant counts as found when a warning or error names the
 mutated layer, without blaming more than half of the others for a fault of one layer. Harm is
@@ -423,6 +423,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", action="store_true", help="harm by training (minutes)")
     parser.add_argument("--onnx", action="store_true", help="lint the exports")
+    parser.add_argument("--harmless", action="store_true", help="lint the harmless ones too")
     parser.add_argument("--only", nargs="*", help="words of the networks' names")
     parser.add_argument("--faults", nargs="*", help="words of the faults' names")
     options = parser.parse_args(arguments)
@@ -448,7 +449,7 @@ def main(arguments: list[str]) -> int:
                 except (LookupError, ValueError):
                     continue
                 harmful = trained_harm(make, bar) if options.train else measured_harm(make)
-                found = loud(make, options.onnx)
+                found = loud(make, options.onnx) if harmful or options.harmless else []
                 right = is_right(found, names, len(candidates(net)))
                 counts = (harmful, harmful and right, not harmful, not harmful and bool(found))
                 sums = [total + count for total, count in zip(sums, counts, strict=True)]
@@ -458,8 +459,9 @@ def main(arguments: list[str]) -> int:
                     print(f"missed: {name}, {fault} in {where}: said "
                           f"{[(str(i['name']), i['layers'][:3]) for i in found[:3]]}",
                           flush=True)  # fmt: skip
-        print(f"{name}: {sums[1]} of {sums[0]} harmful found, {sums[3]} of {sums[2]} harmless "
-              "spoken of", flush=True)  # fmt: skip
+        spoken = f", {sums[3]} spoken of" if options.harmless else ""
+        print(f"{name}: {sums[1]} of {sums[0]} harmful found; {sums[2]} harmless{spoken}",
+              flush=True)  # fmt: skip
     print(f"\n{'fault':24} harmful  found  harmless  spoken of")
     for fault, row in tally.items():
         print(f"{fault:24} {row[0]:7} {row[1]:6} {row[2]:9} {row[3]:10}")
