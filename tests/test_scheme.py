@@ -418,6 +418,6 @@ def test_every_candidate_predicts_a_positive_scale() -> None:
     for op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.EMBEDDING, Op.LSTM, Op.BILINEAR):
         shape = {Op.CONV: (8, 4, 3, 3), Op.CONV_TRANSPOSE: (8, 4, 3, 3), Op.BILINEAR: (8, 4, 5)}
         param = Param(Role.WEIGHT, "w", shape.get(op, (8, 4)), "float32", packed=3)
-        found = list(candidates(Layer("l", op, (param,)), param))
+        found = list(candidates(Layer("l", op, (param,)), param).all)
         assert all(candidate.match.std > 0 for candidate in found)
         assert [c.tier for c in found if c.match.scheme == "normal(0.02)"] == [0]

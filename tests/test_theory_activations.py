@@ -19,6 +19,7 @@ from initlint.theory.activations import (
     slope,
     standardised_gain,
 )
+from initlint.theory.functions import _piecewise
 
 # E[φ], E[φ²], E[φ'²], g_f, g_b, g_NF, slope, κ at q = 1: integrated independently on a grid of
 # 200,001 points
@@ -189,3 +190,27 @@ def test_an_operator_without_a_function_is_refused():
 @pytest.mark.parametrize("bad", ["x", None, float("nan"), [1, 2]])
 def test_attributes_that_are_no_numbers_fall_back_to_the_default(bad):
     assert second_moment(Op.ELU, {"alpha": bad}) == pytest.approx(second_moment(Op.ELU))
+
+
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.2, 1.0), (-1.0, 1.0), (0.25, -0.5)])
+@pytest.mark.parametrize("mean", [-0.9, -0.3, 0.002, 0.6, 0.98])
+def test_piecewise_linear_functions_off_centre_have_the_moments_of_the_integral(
+    slopes: tuple[float, float], mean: float
+) -> None:
+    left, right = slopes
+    spread = math.sqrt(1 - mean * mean)
+    x = np.linspace(-12.0, 12.0, 400_001)
+    weight = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) * (x[1] - x[0])
+    z = mean + spread * x
+    y, slope = np.where(z > 0, right * z, left * z), np.where(z > 0, right, left)
+    second = float(weight @ y**2)
+    found = moments(_piecewise("piecewise", left, right), 0.0, mean)
+    assert found is not None
+    assert found.log_second == pytest.approx(math.log(second), abs=1e-6)
+    assert found.mean == pytest.approx(float(weight @ y) / math.sqrt(second), abs=1e-6)
+    assert found.kurtosis == pytest.approx(float(weight @ y**4) / second**2 - 1, rel=1e-5)
+    assert found.log_derivative == pytest.approx(math.log(weight @ slope**2), abs=1e-4)
+    assert found.cosine(1.0) == pytest.approx(1.0)
+    # Price's theorem: the cosine's slope at correlation 0 is (E φ'(z) s)² / E φ².
+    step = (found.cosine(1e-5) - found.cosine(-1e-5)) / 2e-5
+    assert step == pytest.approx((spread * float(weight @ slope)) ** 2 / second, abs=1e-4)

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from math import floor, log, log10, prod, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from initlint.measure.families import TRUNCATED_STD
 from initlint.measure.result import Family, Match
@@ -72,8 +77,60 @@ class Candidate:
     tier: int = 0
 
 
-def candidates(layer: Layer, param: Param) -> Iterator[Candidate]:
-    """Every candidate for a parameter, the most specific and most common first in each tier."""
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The candidates of parameters that are used alike.
+
+    Attributes:
+        all: the most specific and most common first in each tier.
+        log_stds: logarithms of the standard deviations they predict; NaN for zero.
+    """
+
+    all: tuple[Candidate, ...]
+    log_stds: NDArray[np.float64]
+
+    def near(self, std: float, distance: float) -> list[Candidate]:
+        """Those whose standard deviation is within ``distance`` of ``std`` in its logarithm."""
+        if std <= 0.0:
+            return []
+        inside = np.abs(self.log_stds - log(std)) <= distance
+        return [self.all[index] for index in np.flatnonzero(inside)]
+
+
+KEPT = 512
+"""Kinds of use whose candidates are kept: a network repeats a few shapes."""
+
+_kept: dict[Any, Candidates] = {}
+
+
+def candidates(layer: Layer, param: Param) -> Candidates:
+    """Every candidate for a parameter; made once for all parameters that are used alike."""
+    attrs, weight = layer.attrs, layer.weight
+    stored = param.tensor.stored_shape if param.tensor is not None else ()
+    key = (
+        layer.op,
+        str(attrs.get("groups")),
+        str(attrs.get("stride")),
+        str(attrs.get("hidden_size")),
+        weight.shape if weight is not None else None,
+        param.role,
+        param.shape,
+        param.packed,
+        param.module,
+        stored if len(stored) == 3 else (),
+    )
+    found = _kept.get(key)
+    if found is None:
+        made = tuple(_candidates(layer, param))
+        stds = np.array([candidate.match.std for candidate in made])
+        found = Candidates(made, np.log(np.where(stds > 0.0, stds, np.nan)))
+        if len(_kept) >= KEPT:
+            _kept.clear()
+        _kept[key] = found
+    return found
+
+
+def _candidates(layer: Layer, param: Param) -> Iterator[Candidate]:
     if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION) and len(param.shape) > 1:
         yield from _weights(layer, param)
     elif param.role in (Role.BIAS, Role.RECURRENT_BIAS):
@@ -281,8 +338,12 @@ def is_common(match: Match) -> bool:
     """
     if "(" not in match.scheme:
         return match.true_fan
-    fixed = {candidate.match.scheme for candidate in _fixed()}
-    return match.scheme in fixed or match.scheme == "he_uniform(a=sqrt(5))"
+    return match.scheme in _fixed_schemes() or match.scheme == "he_uniform(a=sqrt(5))"
+
+
+@lru_cache(maxsize=1)
+def _fixed_schemes() -> frozenset[str]:
+    return frozenset(candidate.match.scheme for candidate in _fixed())
 
 
 def _biases(layer: Layer, param: Param) -> Iterator[Candidate]:

@@ -105,7 +105,7 @@ def _followers(
         if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
             continue
         found, true = measures.identify(param), fans(layer, param)
-        for candidate in candidates(layer, param):
+        for candidate in candidates(layer, param).all:
             match = candidate.match
             like = evident.get((match.scheme, match.fan), ())
             if not like or true is None or found.family not in candidate.families:

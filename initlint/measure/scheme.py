@@ -52,6 +52,10 @@ COLLAPSED_LEAST = 1024
 """Distinct values that a tensor of mostly repeated units must leave to be judged: training does not
 repeat units, so what is left of a few copied rows says nothing about it."""
 
+ROUNDING = 1e-9
+"""Slack of the first choice among candidates, for the rounding of two logarithms; each is then
+judged by itself."""
+
 SERIES_MOST = 3
 """A scheme with a free integer (GPT-2's depth) that leaves more members than this names none: n is
 too small to tell its members apart, so any scale would find some."""
@@ -184,7 +188,9 @@ def _named(
     layer: Layer, param: Param, fitted: Fit, moments: Moments, dtype: str
 ) -> tuple[Match, ...]:
     found: dict[int, dict[tuple[str, str], Match]] = {0: {}, 1: {}, 2: {}}
-    for candidate in candidates(layer, param):
+    std = sqrt(moments.second_moment)
+    widest = max(_scale_limit(family, moments, dtype) for family in fitted.alternatives)
+    for candidate in candidates(layer, param).near(std, widest + ROUNDING):
         if _survives(candidate, fitted, moments, dtype):
             match = candidate.match
             found[candidate.tier].setdefault((match.scheme, match.fan), match)
@@ -215,9 +221,13 @@ def _survives(candidate: Candidate, fitted: Fit, moments: Moments, dtype: str) -
 
 
 def _scale_fits(family: Family, moments: Moments, predicted: float, dtype: str) -> bool:
+    distance = abs(log(sqrt(moments.second_moment) / predicted))
+    return distance <= _scale_limit(family, moments, dtype)
+
+
+def _scale_limit(family: Family, moments: Moments, dtype: str) -> float:
     error = _std_error(REFERENCES[family].kurtosis, moments.count)
-    limit = SCALE_SIGMAS * error + SCALE_SLACK[dtype]
-    return abs(log(sqrt(moments.second_moment) / predicted)) <= limit
+    return SCALE_SIGMAS * error + SCALE_SLACK[dtype]
 
 
 def _bound_fits(moments: Moments, bound: float, dtype: str) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 
 from initlint.model.op import Op
 from initlint.theory.functions import Activation, activation
-from initlint.theory.gaussian import hermite_basis, nodes
+from initlint.theory.gaussian import HERMITE_ORDER, RANGE, hermite_basis, nodes
 
 __all__ = [
     "Activation",
@@ -172,6 +172,62 @@ def _integrate(function: Activation, scale: float, mean: float) -> ActivationMom
     )
 
 
+def _off_centre(left: float, right: float, mean: float) -> ActivationMoments:
+    """Closed form for φ(z) = right·z⁺ + left·z⁻ and z ~ N(mean, 1 - mean²).
+
+    With z = s(x + h), x ~ N(0, 1), φ = s (right·(x + h)⁺ - left·(-x - h)⁺), and the moments of
+    (x + h)⁺ are those of a truncated normal. φ'' is a jump of the slope at x = -h, so that the
+    Hermite coefficients from the second on are (right - left) s n(h) he_{k-2}(-h)/√(k(k-1)).
+    Beyond `gaussian.RANGE` there is no mass, as in the quadrature of other functions.
+    """
+    s = math.sqrt(1 - mean * mean)
+    h = mean / s
+    density = math.exp(-0.5 * h * h) / math.sqrt(2 * math.pi) if abs(h) < RANGE else 0.0
+    above = _rectified(h, density)
+    below = _rectified(-h, density)
+    first = s * (right * above[1] - left * below[1])
+    second = s * s * (right * right * above[2] + left * left * below[2])
+    derivative = right * right * above[0] + left * left * below[0]
+    if second <= 0:
+        return ActivationMoments(-math.inf, 0.0, _log(derivative), 0.0, 0.0, 0.0, ())
+    fourth = s**4 * (right**4 * above[4] + left**4 * below[4])
+    jump = (right - left) * s * density
+    linear = s * (right * above[0] + left * below[0])
+    coefficients = [first, linear]
+    before, current = 0.0, 1.0
+    for k in range(2, HERMITE_ORDER + 1):
+        coefficients.append(jump * current / math.sqrt(k * (k - 1)))
+        step = (-h * current - math.sqrt(k - 2) * before) / math.sqrt(k - 1)
+        before, current = current, step
+    energies = [coefficient * coefficient / second for coefficient in coefficients]
+    variance = max(second - first * first, 1e-300)
+    slope = right * above[0] + left * below[0]
+    return ActivationMoments(
+        log_second=math.log(second),
+        mean=first / math.sqrt(second),
+        log_derivative=_log(derivative),
+        derivative_mean=slope * slope / derivative if derivative > 0 else 0.0,
+        linear=min(max(linear / math.sqrt(variance), -1.0), 1.0),
+        kurtosis=fourth / (second * second) - 1,
+        spectrum=(*energies, max(1.0 - sum(energies), 0.0)),
+    )
+
+
+def _rectified(h: float, density: float) -> tuple[float, float, float, float, float]:
+    """P(x > -h) and E[((x + h)⁺)^k] for k = 1 … 4, x ~ N(0, 1) with this density at h."""
+    if h <= -RANGE:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    share = 0.5 * math.erfc(-h / math.sqrt(2))
+    square = h * h
+    return (
+        share,
+        h * share + density,
+        (square + 1) * share + h * density,
+        (square + 3) * h * share + (square + 2) * density,
+        (square * (square + 6) + 3) * share + h * (square + 5) * density,
+    )
+
+
 def _log(x: float) -> float:
     return math.log(x) if x > 0 else -math.inf
 
@@ -197,8 +253,7 @@ def _moments(function: Activation, log_q: float, mean: float) -> ActivationMomen
     if function.frequency == 1.0 and mean == 0:
         return _wave_moments(log_q)
     if function.slopes is not None:
-        found = _integrate(function, math.sqrt(1 - mean * mean), mean)
-        return _shift(found, log_q, 0.0) if found else None
+        return _shift(_off_centre(*function.slopes, mean), log_q, 0.0)
     if abs(log_q) <= LOG_RANGE:
         rms = math.exp(0.5 * log_q)
         return _integrate(function, rms * math.sqrt(1 - mean * mean), rms * mean)
