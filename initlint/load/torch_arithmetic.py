@@ -101,6 +101,8 @@ def binary(call: Call, op: Op, operands: list[Any]) -> Mapped:
         value = constant_value(fixed)
         if value is not None:
             attrs["constant"] = value
+            if isinstance(value, float) and fixed.numel() > 1:
+                attrs["constant_shape"] = tuple(fixed.shape)
         return _special_power(op, attrs, active)
     if isinstance(fixed, (int, float)):
         attrs["constant"] = fixed

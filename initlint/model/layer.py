@@ -132,9 +132,10 @@ class Layer:
         attrs: the operator's settings in one spelling, whatever the framework:
             ``stride, padding, dilation, kernel`` (tuples), ``groups``, ``axis``, ``eps``,
             ``negative_slope``, ``alpha``, ``approximate``, ``constant`` (the other operand of an
-            arithmetic primitive when it is a fixed number or array), ``kind`` of a pool or
-            reduction (``max``, ``mean``, ``sum``), ``p`` of a dropout, ``hidden_size``,
-            ``num_layers``, ``heads``, ``scale`` of an attention, ``causal``.
+            arithmetic primitive when it is a fixed number or array), ``constant_shape`` (that of
+            an array whose elements are all this number), ``kind`` of a pool or reduction
+            (``max``, ``mean``, ``sum``), ``p`` of a dropout, ``hidden_size``, ``num_layers``,
+            ``heads``, ``scale`` of an attention, ``causal``.
         scope: module path of the enclosing module.
         where: where it was constructed.
         output_shape: shape of its first output where known, None entries for dynamic axes.

@@ -150,6 +150,9 @@ class StandardisedGain(Rule):
 
     code = "RES506"
     name = "standardised-gain"
+    formula = (
+        "std sqrt(fan_in) factor = 1 / Std[phi(z)], z ~ N(0, 1);  rows of sum zero drop E[phi]"
+    )
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})

@@ -121,6 +121,7 @@ class RankDeficientInit(Rule):
 
     code = "SYM107"
     name = "rank-deficient-init"
+    formula = "#{s_i > s_1 / 1000} < min(rows, columns) / 2"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH})
     folds = ("gain-mismatch", "distribution-anomaly", "correlation-collapse")
