@@ -204,12 +204,14 @@ class Planner:
             return False
         return not self.measures.duplicates(param)
 
-    def rescale(self, finding: Record, layer: Layer, param: Param, factor: float) -> None:
-        """Multiply a parameter."""
+    def rescale(
+        self, finding: Record, layer: Layer, param: Param, factor: float, to: str = ""
+    ) -> None:
+        """Multiply a parameter, to bring it to the scale of the scheme ``to`` if one is named."""
         values = self.measures.read(param)
         if values is None or abs(math.log(factor)) < SAME_SCALE or not self._may_change(param):
             return
-        arguments = {"factor": factor}
+        arguments = {"factor": factor, **({"to": to} if to else {})}
         self._add(layer, param, values * factor, "rescale", arguments, str(finding["name"]))
 
     def draw(
@@ -255,7 +257,8 @@ def _to_std(
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
         assert rms
-        planner.rescale(finding, layer, param, _std(slot, scheme, more) / rms)
+        std = _std(slot, scheme, more)
+        planner.rescale(finding, layer, param, std / rms, _family(slot, scheme, std))
     else:
         planner.draw(finding, layer, param, scheme, **more)
 
@@ -267,6 +270,17 @@ def _std(slot: Slot, scheme: str, arguments: Mapping[str, Any]) -> float:
     if scheme == "orthogonal":
         return float(gain) / math.sqrt(max(slot.shape[0], slot.fan_in))
     return preserving_std(slot, gain)
+
+
+def _family(slot: Slot, scheme: str, std: float) -> str:
+    """What the scale is known as; the shape of the draws stays, so the law is not named."""
+    if scheme.startswith(("he_", "xavier_", "lecun_")):
+        return scheme.partition("_")[0]
+    if scheme == "scale_preserving" and slot.fan_in:
+        for name, power in (("he", 2.0), ("lecun", 1.0)):
+            if math.isclose(std * std * slot.fan_in, power, rel_tol=1e-6):
+                return name
+    return scheme
 
 
 def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:

@@ -42,12 +42,12 @@ def dense(tensor: Any) -> Any:
     return tensor.coalesce().values() if tensor.is_sparse else tensor
 
 
-def sampled(tensor: Any) -> Any:
-    """At most `SAMPLE` elements, evenly over the tensor, in float32; always a copy."""
+def sampled(tensor: Any, *, copy: bool = True) -> Any:
+    """At most `SAMPLE` elements, evenly over the tensor, in float32; a copy unless not wanted."""
     flat = dense(tensor).reshape(-1)
     step = -(-flat.numel() // SAMPLE)
     step += 1 - step % 2  # an odd stride does not stay in one column of a power of two
-    return flat[::step].to(torch.float32, copy=True)
+    return flat[::step].to(torch.float32, copy=copy)
 
 
 class ParameterWatch:
@@ -61,14 +61,12 @@ class ParameterWatch:
         self._reached: Any = None
         self._before: Any = None
         self._gradients: list[Any] = []
-        self._updates: list[Any] = []
-        self._zero: Any = None
+        self._sizes: list[Any] = []
+        self._changes: list[Any] = []
 
     def before(self) -> None:
         """Keep the weights, just before a step."""
         self._before = sampled(self.parameter)
-        if self._zero is None:
-            self._zero = ~self._before.any()
 
     def after(self) -> None:
         """Compare the weights with those before the step, and look at the gradient it used.
@@ -79,16 +77,14 @@ class ParameterWatch:
         before, self._before = self._before, None
         if before is None:
             return
-        size = before.norm()
-        change = sampled(self.parameter).sub_(before).norm()
-        self._updates.append(torch.where(size > 0, change / size, torch.nan))
+        self._sizes.append(before.norm())
+        self._changes.append(before.sub_(sampled(self.parameter, copy=False)).norm())
         gradient = self.parameter.grad
         if gradient is None:
             self._gradients.append(None)
             return
         numbers = dense(gradient)
-        size = numbers.norm(dtype=torch.float32) / max(gradient.numel(), 1) ** 0.5
-        self._gradients.append(size)
+        self._gradients.append(numbers.norm(dtype=torch.float32))
         if self._units and numbers.shape == self.parameter.shape:
             reached = numbers.flatten(1).any(dim=1)
             self._reached = reached if self._reached is None else self._reached | reached
@@ -102,15 +98,20 @@ class ParameterWatch:
         silent: tuple[int, ...] = ()
         if self._reached is not None:
             silent = tuple((~self._reached).nonzero().flatten().tolist())
-        updates = [float(value) for value in self._updates]
+        sizes = [float(size) for size in self._sizes]
+        root = max(self.parameter.numel(), 1) ** 0.5
+        updates = [
+            float(change) / size if size > 0 else None
+            for size, change in zip(sizes, self._changes, strict=True)
+        ]
         return ParameterHistory(
             path=self.path,
             shape=tuple(self.parameter.shape),
             trained=self.trained,
-            gradients=tuple(None if g is None else float(g) for g in self._gradients),
+            gradients=tuple(None if g is None else float(g) / root for g in self._gradients),
             updates=tuple(None if value != value else value for value in updates),
             silent=silent,
-            started_at_zero=self._zero is not None and bool(self._zero),
+            started_at_zero=bool(sizes) and sizes[0] == 0,
         )
 
 

@@ -67,17 +67,11 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
     tensors = len({change["stored"] for change in changes})
     word = "would change" if planned else "changed"
     lines = [f"{word} {tensors} tensors (unsafe: weights change)"]
-    groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    groups: dict[str, list[Record]] = defaultdict(list)
     for change in changes:
-        arguments = ", ".join(
-            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in sorted(change["arguments"].items())
-            if value is not None
-        )
-        groups[change["scheme"], arguments].append(change)
-    for (scheme, arguments), items in groups.items():
-        told = f"({arguments})" if arguments else ""
-        lines.append(f"  {Untrusted(scheme)}{Untrusted(told)}")
+        groups[_way(change)].append(change)
+    for way, items in groups.items():
+        lines.append(f"  {Untrusted(way)}{_factors(items)}")
         for item in items[:_MOST]:
             sides = "x".join(map(str, item["shape"]))
             before, after = item["before"]["std"], item["after"]["std"]
@@ -88,6 +82,28 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
         if len(items) > _MOST:
             lines.append(f"    and {len(items) - _MOST} more")
     return [*lines, ""]
+
+
+def _way(change: Record) -> str:
+    """How a change was made: with one scheme, every layer needs a factor of its own."""
+    arguments = change["arguments"]
+    if arguments.get("to"):
+        return f"{change['scheme']} to the scale of {arguments['to']}"
+    told = ", ".join(
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in sorted(arguments.items())
+        if value is not None
+    )
+    return f"{change['scheme']}({told})" if told else str(change["scheme"])
+
+
+def _factors(items: Sequence[Record]) -> str:
+    """The factors of one scheme, from the least to the largest."""
+    factors = [item["arguments"]["factor"] for item in items if item["arguments"].get("to")]
+    if not factors:
+        return ""
+    low, high = _number(min(factors)), _number(max(factors))
+    return f" (factor {low})" if low == high else f" (factors {low} to {high})"
 
 
 def _risk(risk: Record) -> list[str]:

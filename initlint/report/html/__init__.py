@@ -16,7 +16,7 @@ from initlint.report.html.words import glossary, term
 from initlint.report.profile import parse
 from initlint.report.run import Run
 from initlint.report.style import View
-from initlint.report.summary import counts_text, plural, probe_text, risk_text, unchecked
+from initlint.report.summary import counts_text, plural, probe_text, unchecked
 from initlint.report.text import inert
 
 _HERE = Path(__file__).parent
@@ -124,10 +124,7 @@ def _verdict(target: Target) -> Markup:
     risk = []
     if target.risk is not None:
         share = min(max(target.risk, 0.0), 1.0)
-        bar = element("meter", f"{share:.0%}", min=0, max=1, high=0.5, value=share)
-        why = risk_text(target)
-        said = [f" {why}"] if why else []
-        risk = [element("p", term(f"Risk {share:.0%}", "risk"), " ", bar, *said, class_="risk")]
+        risk = [element("div", *_risk(target, share), class_="risk")]
     return element(
         "header",
         element("h1", target.target.show()),
@@ -135,6 +132,32 @@ def _verdict(target: Target) -> Markup:
         *risk,
         element("p", *facts, class_="facts"),
     )
+
+
+def _risk(target: Target, share: float) -> Iterator[Markup]:
+    """The number, a bar in the colour of its level, and what it comes from."""
+    level = next(name for limit, name in _LEVELS if share >= limit)
+    bar = element(
+        "svg",
+        element("rect", class_="trough", width=100, height=10),
+        element("rect", class_=f"level {level}", width=100 * share, height=10),
+        class_="bar",
+        viewBox="0 0 100 10",
+        preserveAspectRatio="none",
+        aria_hidden="true",
+    )
+    yield element("p", term(f"Risk {share:.0%}", "risk", class_=level), " ", bar)
+    reasons = [element("li", reason.show(120)) for reason in target.risk_reasons]
+    if reasons:
+        yield element("ul", *reasons)
+    basis = target.risk_basis.show(120)
+    if basis:
+        yield element("p", term("rests on", "rests on"), f" {basis}", class_="basis")
+
+
+_LEVELS = ((0.5, "error"), (0.2, "warning"), (0.0, "good"))
+"""Risk from which a model is more likely harmed than not, and from which harm is one in five: the
+offset alone, with no evidence of harm, is one in eight."""
 
 
 def _sentence(target: Target) -> str:

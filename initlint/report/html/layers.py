@@ -15,6 +15,9 @@ from initlint.report.profile import Output, Profile, Row, Weight
 from initlint.report.summary import plural
 from initlint.report.text import Untrusted
 
+DRAWN_AT_ONCE = 250
+"""Rows that are drawn before they are in sight; a picture of the whole page then has them all."""
+
 
 def layers_section(target: Target, profile: Profile, worst: Mapping[str, str], key: str) -> Markup:
     """One row per layer, coloured by its worst finding, with residual arcs beside."""
@@ -34,6 +37,7 @@ def layers_section(target: Target, profile: Profile, worst: Mapping[str, str], k
         "label", element("input", type="checkbox", class_="only-found"), " only with findings"
     )
     note = [element("p", _hidden(layout.hidden))] if layout.hidden else []
+    many = " many" if len(rows) > DRAWN_AT_ONCE else ""
     return element(
         "section",
         element("h2", "Layers"),
@@ -41,7 +45,7 @@ def layers_section(target: Target, profile: Profile, worst: Mapping[str, str], k
             "div", only, search, element("span", class_="status", role="status"), class_="filter"
         ),
         *note,
-        element("div", *rows, class_=f"rows lanes-{layout.lanes}"),
+        element("div", *rows, class_=f"rows lanes-{layout.lanes}{many}"),
         class_="layers",
     )
 

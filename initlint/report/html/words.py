@@ -17,7 +17,11 @@ TERMS = {
     "accepted": (
         "Findings that an allow entry, a comment or the baseline accepts. They do not count."
     ),
-    "risk": "Predicted probability that training from these weights is harmed.",
+    "risk": (
+        "Predicted probability that training from these weights is harmed. Red from 50 %, amber "
+        "from 20 %; with no sign of harm it is 12 %."
+    ),
+    "rests on": "The evidence that was there for the risk; with more of it the risk is surer.",
     "confidence": "How sure the rule is of what it saw, apart from how bad that is.",
     "measured": "What the weights or the run show.",
     "expected": "What an initialisation that fits this place would show.",
