@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: docs fuzz demo test lint types contracts format corpus pages pictures clean
+.PHONY: docs reference fuzz demo test lint types contracts format corpus pages pictures clean
 
 COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h
 
@@ -59,6 +59,9 @@ pictures: $(VENV)/.base ## the charts on those pages and on the page about theor
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.base ## docs/reference: options, configuration and schema, from the program
+	$(BIN)/python docs/reference.py docs/reference
 
 docs: $(VENV)/.dev ## the site, in build/site
 	$(BIN)/python -m mkdocs build --strict
