@@ -32,6 +32,7 @@ class Logits:
         layer: id of the fused attention, or of the softmax.
         query, key: ids of the weighted layers behind queries and keys; None where there is none.
         params: the weights that make queries and keys, still as they were drawn.
+        scaling: those of them whose scale the logits have: no normaliser stands behind them.
         scale: factor on the product of queries and keys.
         head_dim: length of that product.
         keys: entries of the softmax.
@@ -44,6 +45,7 @@ class Logits:
     query: str | None
     key: str | None
     params: tuple[Param, ...]
+    scaling: tuple[Param, ...]
     scale: float
     head_dim: int
     keys: int
@@ -143,20 +145,21 @@ def _build(
         return None
     (q, q_measured), (k, k_measured) = of_query, of_key
     feeders = [_feeder(context.model.graph, source) for source in (query, key)]
-    params = tuple(
-        param
+    makers = [
+        (param, feeder.normalised)
         for feeder, gate in zip(feeders, ("query", "key"), strict=True)
         if feeder.layer is not None
         for param in context.model.graph[feeder.layer].with_role(Role.WEIGHT)
         if param.gate in (None, gate)
         and not param.quantised
         and context.measures.stage(param) is Stage.FRESH
-    )
+    ]
     return Logits(
         layer=layer.id,
         query=feeders[0].layer,
         key=feeders[1].layer,
-        params=params,
+        params=tuple(param for param, _ in makers),
+        scaling=tuple(param for param, normalised in makers if not normalised),
         scale=scale,
         head_dim=width,
         keys=keys,

@@ -48,9 +48,10 @@ class AttentionLogitScale(Rule):
 
     What it does not flag
     ---------------------
-    Near-uniform attention (small logits learn well); normalised queries or keys with a learned
-    temperature (cosine attention, QK-norm); masks and position biases, which are added later;
-    fewer than four keys; trained weights.
+    Near-uniform attention (small logits learn well); wide weights behind normalised queries and
+    keys (QK-norm, cosine attention), whose logits they do not reach: a normaliser on one of the two
+    leaves the width of the other; masks and position biases, which are added later; fewer than four
+    keys; trained weights.
 
     Example
     -------
@@ -131,11 +132,12 @@ def _finding(context: Context, found: list[Logits], excess: float) -> Finding:
         dict.fromkeys(key for item in found for key in (item.query, item.key) if key is not None)
     )
     factor = 1 / worst.std
-    name = worst.params[0].name
+    widest = (worst.scaling or worst.params)[0]
+    name, owner = widest.name, context.measures.layer(widest)
     return Finding(
         severity=Severity.ERROR if frozen else Severity.WARNING,
         confidence=Confidence.HIGH if worst.measured else Confidence.MEDIUM,
-        layer=worst.query or worst.layer,
+        layer=owner.id if owner is not None else worst.layer,
         param=name,
         layers=(*makers, *(item.layer for item in found)),
         message=f"attention logits of {worst.layer}{more} have a{assumed} std of {worst.std:.2g} "
@@ -152,10 +154,15 @@ def _finding(context: Context, found: list[Logits], excess: float) -> Finding:
         f"{worst.frozen:.1f} one key takes all; a warm-up only keeps it from falling further",
         measured=f"logit std {worst.std:.2g}",
         expected=f"logit std of about 1, below {sqrt(log(worst.keys)):.1f} for {worst.keys} keys",
-        fix=Fix(
-            "rescale",
-            params=tuple(dict.fromkeys(item.params[0].key for item in found if item.params)),
-            arguments={"factor": factor},
-            code=f"multiply {name} by {factor:.2g}",
-        ),
+        fix=_fix(found, name, factor),
     )
+
+
+def _fix(found: list[Logits], name: str, factor: float) -> Fix:
+    """Smaller weights, or a smaller factor where normalisers take their scale away."""
+    params = tuple(dict.fromkeys(item.scaling[0].key for item in found if item.scaling))
+    if found[0].scaling:
+        code = f"multiply {name} by {factor:.2g}"
+    else:
+        code = f"multiply the factor on the logits by {factor:.2g}"
+    return Fix("rescale", params=params, arguments={"factor": factor}, code=code)
