@@ -13,7 +13,7 @@ import torch
 from initlint.load import LoadOptions
 from initlint.load.torch_spec import build
 from initlint.load.torch_weights import public_name, unwrap
-from initlint.model import Draws, Redrawn
+from initlint.model import Draws, Redrawn, SeedScales
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class _Digest:
     constant: bool
     size: int
     rms: float
+    std_error: float
 
 
 def compare_draws(spec: str, options: LoadOptions, seeds: Sequence[int]) -> Draws | None:
@@ -72,6 +73,8 @@ def compare_builds(make: Callable[[int], Any], seeds: Sequence[int]) -> Draws | 
         for name, digest in first.items()
         if any(name in other and other[name].content != digest.content for other in others)
     }
+    random = tuple(name for name in first if name in varying and name not in redrawn)
+    builds = (first, *others)
     return Draws(
         seeds=tuple(seeds),
         insensitive=tuple(
@@ -80,7 +83,17 @@ def compare_builds(make: Callable[[int], Any], seeds: Sequence[int]) -> Draws | 
             if not digest.constant and name not in varying and name not in redrawn
         ),
         irreproducible=tuple(redrawn.values()),
-        random=tuple(name for name in first if name in varying and name not in redrawn),
+        random=random,
+        scales=tuple(
+            SeedScales(
+                name,
+                first[name].size,
+                tuple(build[name].rms for build in builds),
+                max(build[name].std_error for build in builds),
+            )
+            for name in random
+            if all(name in build and build[name].size == first[name].size for build in builds)
+        ),
     )
 
 
@@ -97,6 +110,25 @@ def _digest(tensor: Any) -> _Digest:
     flat = tensor.detach().cpu().contiguous().view(-1)
     raw = flat.view(torch.uint8).numpy()
     constant = flat.numel() < 2 or bool((flat == flat[0]).all())
-    rms = float(torch.linalg.vector_norm(flat.to(torch.float32))) / max(flat.numel(), 1) ** 0.5
+    values = tensor.detach().cpu().to(torch.float32)
+    rms = float(torch.linalg.vector_norm(values)) / max(flat.numel(), 1) ** 0.5
     digest = hashlib.blake2b(memoryview(raw), digest_size=16).hexdigest()
-    return _Digest(digest, constant, flat.numel(), rms)
+    return _Digest(digest, constant, flat.numel(), rms, _std_error(values, rms))
+
+
+def _std_error(values: Any, rms: float) -> float:
+    """Relative standard error of a tensor's rms, from the mean squares of its rows and columns.
+
+    Clustered both ways (Cameron, Gelbach, Miller 2011, without the overlap, so from above): right
+    for independent elements up to a factor of 1.4, and for repeated rows, outer products and other
+    draws whose elements hang together.
+    """
+    if values.numel() < 2 or not 0.0 < rms < float("inf"):
+        return 0.0
+    squares = (values.reshape(len(values), -1) / rms) ** 2
+    variance = 0.0
+    for axis in (0, 1):
+        means = squares.mean(axis)
+        if means.numel() > 1:
+            variance += float(means.var()) / means.numel()
+    return float(0.5 * variance**0.5)

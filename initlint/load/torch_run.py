@@ -221,9 +221,17 @@ def run_capture(
 
 
 def _configuration(module: Any) -> dict[str, Any]:
-    """What a module's ``config`` says about tied tables, in the spelling of ``config.json``."""
-    tied = getattr(getattr(module, "config", None), "tie_word_embeddings", None)
-    return {"config": {"tie_word_embeddings": tied}} if isinstance(tied, bool) else {}
+    """What a module's ``config`` says about its weights, in the spelling of ``config.json``."""
+    config = getattr(module, "config", None)
+    found: dict[str, Any] = {}
+    tied = getattr(config, "tie_word_embeddings", None)
+    if isinstance(tied, bool):
+        found["tie_word_embeddings"] = tied
+    for name in ("initializer_range", "initializer_factor"):
+        value = getattr(config, name, None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[name] = float(value)
+    return {"config": found} if found else {}
 
 
 def _captured(

@@ -1,6 +1,6 @@
 """What a network is: layers, tensors, fans and the graph between them. Imports no framework."""
 
-from initlint.model.draws import Draws, Redrawn
+from initlint.model.draws import Draws, Redrawn, SeedScales
 from initlint.model.errors import LoadError
 from initlint.model.fans import Fans, fans
 from initlint.model.graph import Edge, LayerGraph
@@ -53,6 +53,7 @@ __all__ = [
     "Param",
     "Redrawn",
     "Role",
+    "SeedScales",
     "Source",
     "StoredSource",
     "Tensor",

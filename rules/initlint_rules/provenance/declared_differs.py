@@ -16,6 +16,7 @@ from initlint.api import (
     Finding,
     Fix,
     Identification,
+    Kind,
     Layer,
     Op,
     Option,
@@ -65,7 +66,7 @@ class DeclaredDiffers(Rule):
     What it does
     ------------
     Compares freshly drawn weights with a declaration: the `initializer_range` in the `config.json`
-    of a Hugging Face folder, or the scheme you name with `--expect`.
+    of a Hugging Face folder or in the `config` of a module, or the scheme you name with `--expect`.
 
     Why is this bad
     ---------------
@@ -85,7 +86,7 @@ class DeclaredDiffers(Rule):
     Projections into the residual stream that are scaled down with depth, truncated draws with or
     without the correction for the cut, embeddings and norms, schemes by fan beside a declared
     range (a model family's own initialiser), heads (with `--expect`), weights below 1024 elements,
-    trained weights.
+    trained weights, configurations that also have an `initializer_factor` (CLIP).
 
     Example
     -------
@@ -130,7 +131,7 @@ class DeclaredDiffers(Rule):
         "expect": Option(
             "",
             "scheme that weight matrices are meant to have, such as he_normal or normal(0.02); "
-            "empty: none is declared, and only a config.json is compared",
+            "empty: none is declared, and only a configuration is compared",
         )
     }
 
@@ -144,7 +145,8 @@ class DeclaredDiffers(Rule):
         config = context.model.metadata.get("config")
         declared = _declared_range(config) if isinstance(config, Mapping) else None
         if declared is not None:
-            yield from _against_range(drawn, declared)
+            source = "config.json" if context.model.kind is Kind.HUGGINGFACE else "its config"
+            yield from _against_range(drawn, declared, source)
         expected = str(context.options["expect"])
         if expected:
             yield from _against_scheme(context, drawn, expected)
@@ -162,6 +164,13 @@ def _drawn(context: Context, layer: Layer, param: Param) -> _Drawn | None:
 
 
 def _declared_range(config: Mapping[str, Any]) -> float | None:
+    """The declared standard deviation; None where a second number shares in the declaration.
+
+    With an ``initializer_factor`` (CLIP and its kin) the factor sets the linear layers, by fan and
+    depth, and the range little else.
+    """
+    if config.get("initializer_factor") is not None:
+        return None
     value = config.get("initializer_range")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -173,7 +182,7 @@ def _by_fan(item: _Drawn) -> bool:
     return any(match.fan.startswith("fan") for match in item.found.matches)
 
 
-def _against_range(drawn: Sequence[_Drawn], declared: float) -> Iterator[Finding]:
+def _against_range(drawn: Sequence[_Drawn], declared: float, source: str) -> Iterator[Finding]:
     normal = [item for item in drawn if item.found.family in _NORMAL]
     meant = (declared, declared * TRUNCATED)
     off = [
@@ -199,7 +208,7 @@ def _against_range(drawn: Sequence[_Drawn], declared: float) -> Iterator[Finding
         layer=same[0].layer.id,
         param=same[0].param.name,
         layers=tuple(dict.fromkeys(item.layer.id for item in same)),
-        message=f"config.json declares initializer_range {declared:g}, but "
+        message=f"{source} declares initializer_range {declared:g}, but "
         f"{same[0].param.name}{more} start with std {std:.3g}",
         evidence={
             "declared": declared,
