@@ -17,6 +17,7 @@ from initlint.measure.kept import Kept
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import Draws, Kind, Layer, LoadError, Model, Param, Where, fans
+from initlint.model.collector import collector_paused
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.risk import risk
 from initlint.selection import choose
@@ -257,15 +258,16 @@ def lint_observed(
         extend_select=settings.extend_select,
         preview=settings.preview,
     )
-    measures = measure(model, settings, kept)
-    rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
-    needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
-    if settings.profile:
-        needs |= {Need.THEORY}
-    evidence = gather(model, settings, needs, measures)
-    asked = settings.probe and (_uses_probe(rules) or settings.profile)
-    probing = asked and model.runnable is not None
-    findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
+    with collector_paused():
+        measures = measure(model, settings, kept)
+        rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
+        needs = frozenset(need for rule in rules for need in rule.needs | rule.optional)
+        if settings.profile:
+            needs |= {Need.THEORY}
+        evidence = gather(model, settings, needs, measures)
+        asked = settings.probe and (_uses_probe(rules) or settings.profile)
+        probing = asked and model.runnable is not None
+        findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
     if asked and not probing:
         pending = run_probe(model, settings, evidence.stage)
     else:

@@ -107,6 +107,7 @@ class Measures:
         self.whole_elements = _whole_elements(model)
         # What was asked about an object before; the object is kept, so that its id stays its own.
         self._keys: dict[int, tuple[Tensor, Any]] = {}
+        self._asked: dict[int, tuple[Tensor, Moments]] = {}
         self._identifications: dict[int, tuple[Param, Identification]] = {}
         self._stages: dict[int, tuple[Param, Stage]] = {}
 
@@ -163,6 +164,9 @@ class Measures:
         tensor = param.tensor
         if tensor is None:
             return None
+        asked = self._asked.get(id(tensor))
+        if asked is not None:
+            return asked[1]
         key = self._key(tensor)
         if key not in self._moments:
             found = self._kept.moments(tensor)
@@ -174,6 +178,7 @@ class Measures:
                     found = _moments.array_moments(array, tensor.dtype)
                 self._kept.keep_moments(tensor, found)
             self._moments[key] = found
+        self._asked[id(tensor)] = tensor, self._moments[key]
         return self._moments[key]
 
     def _key(self, tensor: Tensor) -> Any:

@@ -24,6 +24,11 @@ NARROW_RESIDUAL = 1e-5
 they are not. One row says nothing."""
 
 
+FIRST_ROWS = 4.0
+"""Two rows whose powers are within the limit of the mean are within twice the limit of each other;
+twice as much again leaves room for rounding."""
+
+
 def constant(moments: Moments) -> tuple[Family, Match] | None:
     """Zeros, ones, or one repeated value."""
     if not moments.constant:
@@ -118,8 +123,11 @@ def _orthogonal(layer: Layer, array: Array) -> tuple[Family, Match] | None:
 def _equal_norms(matrix: Array, limit: float) -> bool:
     """The diagonal of the Gram matrix alone, which refuses nearly everything for one pass."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    one, other = float(wide[0].dot(wide[0])), float(wide[1].dot(wide[1]))
+    if abs(one - other) > FIRST_ROWS * limit * max(one, other):
+        return False  # nearly every matrix is refused by its first two rows
     powers = np.einsum("ij,ij->i", wide, wide)
-    mean = float(powers.mean())
+    mean = float(np.add.reduce(powers)) / powers.size
     return mean > 0.0 and bool(np.abs(powers - mean).max() <= limit * mean)
 
 
@@ -141,7 +149,9 @@ def _hadamard(array: Array, zeros: int) -> tuple[Family, Match] | None:
     rows, columns = core.shape
     if min(rows, columns) < LEAST_ROWS:
         return None
-    magnitude = float(np.abs(core[0, 0]))
+    magnitude = abs(float(core[0, 0]))
+    if abs(abs(float(core[0, 1])) - magnitude) > 1e-4 * magnitude:
+        return None
     for part in (core[0], core):  # nearly every matrix is refused by its first row
         if np.abs(np.abs(part) - magnitude).max() > 1e-5 * magnitude:
             return None

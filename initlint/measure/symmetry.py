@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import pairwise
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,10 @@ STREAM_MOST = 4096
 STREAM_SPREAD = 1e-4
 """Relative median deviation of the ratios; one stream rescaled in float32 leaves 1e-7, in bfloat16
 4e-3 would be needed and independent draws would still give more than 1."""
+
+
+SMALL = 1 << 12
+"""Elements up to which the number of passes over a matrix costs more than their arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,8 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     if array.ndim == 0 or array.shape[0] < 2 or array.size == 0:
         return ()
     matrix = array.reshape(array.shape[0], -1)
+    if matrix.size <= SMALL and _surely_distinct(matrix, dtype):
+        return ()
     finite = np.isfinite(matrix)
     if not finite.all():
         matrix = np.where(finite, matrix, np.nan)
@@ -82,6 +90,24 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
         for close in _runs(shadows[candidates, 1], candidates, slack):
             groups.extend(_verified(matrix, close, tolerance))
     return tuple(sorted(groups))
+
+
+def _surely_distinct(matrix: Array, dtype: str | None) -> bool:
+    """True when one projection tells all rows of a small matrix apart.
+
+    What `duplicate_units` would find after many more passes, each of which costs more on a small
+    matrix than its arithmetic.
+    """
+    largest = float(np.maximum.reduce(np.abs(matrix), axis=None))
+    if not isfinite(largest):
+        return False
+    roundoff = unit_roundoff(dtype or str(matrix.dtype))
+    tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
+    # No component of the probes is above 1/2, which bounds the slack from above.
+    slack = (4.0 * tolerance + 1e-13 * largest) * 0.5 * sqrt(matrix.shape[1])
+    probe = scattered(matrix.shape[1], 2)
+    shadows = sorted((matrix.astype(np.float64, copy=False) @ probe)[:, 0].tolist())
+    return all(above - below > slack for below, above in pairwise(shadows))
 
 
 def _runs(values: Array, indices: Array, slack: float) -> list[Array]:

@@ -192,7 +192,8 @@ class Tensor:
     def transpose(self, *axes: int) -> Tensor:
         """This tensor with its axes permuted (all reversed when none are given)."""
         order = axes or tuple(range(len(self.shape)))[::-1]
-        return replace(self, views=(*self.views, View("transpose", tuple(order))))
+        views = (*self.views, View("transpose", tuple(order)))
+        return Tensor(self.name, self.dtype, self.stored_shape, self.source, views)
 
     def take(self, axis: int, start: int, stop: int) -> Tensor:
         """The block ``start`` to ``stop`` along ``axis``."""

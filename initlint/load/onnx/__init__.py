@@ -8,9 +8,7 @@ projections, `folded_norms` puts normalisers back, `finish` names, ties and conn
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +28,7 @@ from initlint.load.onnx.walk import Walk
 from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
 from initlint.load.steps import sequence_length
 from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
+from initlint.model.collector import collector_paused
 
 __all__ = ["load_onnx"]
 
@@ -54,7 +53,7 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
     """
     proto = read_model(path)
     try:
-        with _collector_paused():
+        with collector_paused():
             return _load(path, proto, shared)
     except LoadError as error:
         text = str(error)
@@ -63,22 +62,6 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
     except _DAMAGE as error:
         reason = shown(str(error) or type(error).__name__)
         raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Build without the cyclic garbage collector.
-
-    The growing graph is alive in whole and hardly cyclic, yet every pass of the collector walks all
-    of it: a third of the time of a graph of 10^5 nodes.
-    """
-    paused = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if paused:
-            gc.enable()
 
 
 def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:

@@ -91,7 +91,9 @@ class Finish:
         for weighted in (True, False):
             for index, layer in enumerate(layers):
                 if (_naming_param(layer.params) is not None) == weighted:
-                    layers[index] = replace(layer, id=self._unique(layer.id))
+                    name = self._unique(layer.id)
+                    if name != layer.id:
+                        layers[index] = replace(layer, id=name)
         return layers
 
     def _layer(self, draft: Draft) -> Layer:

@@ -37,27 +37,25 @@ def ordered(nodes: Sequence[Any], scope: Mapping[str, Any]) -> Iterator[Any]:
                 if text in producer:
                     raise LoadError(f"two nodes produce the value {shown(text)!r}")
                 producer[text] = index
-    needs: list[set[int]] = []
     sorted_already = True
     for index, node in enumerate(nodes):
-        own = set()
-        reads = node.input if not node.attribute else _reads_of(node)
-        for text in reads:
+        for text in node.input if not node.attribute else _reads_of(node):
             if not text:
                 continue
             made_by = producer.get(text)
             if made_by is not None:
-                own.add(made_by)
                 sorted_already = sorted_already and made_by < index
             elif text not in scope and text in node.input:
                 raise LoadError(
                     f"node {shown(node.name or node.op_type)!r} reads {shown(text)!r}, "
                     "which nothing produces"
                 )
-        needs.append(own)
     if sorted_already:
         yield from nodes
         return
+    needs = [
+        {producer[text] for text in _reads_of(node) if text and text in producer} for node in nodes
+    ]
     yield from _by_need(nodes, needs)
 
 

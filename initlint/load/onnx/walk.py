@@ -58,13 +58,12 @@ class Walk:
         for proto in graph.input:
             if proto.name not in scope:
                 scope[proto.name] = self._input(proto)
-        self._nodes(graph, graph.node, scope, {}, Origin(None, ""), self._opsets, graph.output)
+        main = Origin(None, "")
+        used = self._nodes(graph, graph.node, scope, {}, main, self._opsets, graph.output)
         for position, proto in enumerate(graph.output):
             if proto.name not in scope:
                 raise LoadError(f"graph output {shown(proto.name)!r} is produced by no node")
             self._output(proto, scope[proto.name], position)
-        used = set(names_read(graph.node))
-        used.update(proto.name for proto in graph.output)
         self.unused = [value for name, value in read if name in stored and name not in used]
 
     def _input(self, proto: Any) -> Dynamic:
@@ -109,8 +108,12 @@ class Walk:
         owner: Origin,
         versions: Mapping[str, int],
         results: Iterable[Any],
-    ) -> None:
-        """Walk one node list in an order in which values exist before they are read."""
+    ) -> Mapping[str, int]:
+        """Walk one node list in an order in which values exist before they are read.
+
+        Returns:
+            How often each name is read, the results of the graph included.
+        """
         frame, self._frame = self._frame, (outer, versions)
         uses = Counter(names_read(nodes))
         uses.update(result if isinstance(result, str) else result.name for result in results)
@@ -140,13 +143,14 @@ class Walk:
                 if text:
                     scope[text] = None
         self._frame = frame
+        return uses
 
     def _visit(self, call: Call, node: Any, scope: Scope) -> Sequence[Value | None]:
         if call.op == "Constant" and call.domain == "":
             return [self._constant(call)]
-        key = call_key(node)
-        if key in self._functions:
-            return self._call(self._functions[key], call)
+        function = self._functions.get(call_key(node)) if self._functions else None
+        if function is not None:
+            return self._call(function, call)
         if call.op == "ConstantOfShape" and call.domain == "":
             call.attrs = {**call.attrs, "fill": self._fill(call)}
         if not any(isinstance(value, Dynamic) for value in call.inputs):

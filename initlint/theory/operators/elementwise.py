@@ -30,12 +30,6 @@ def function_of(node: Node) -> Activation | None:
     return activation(node.layer.op, attrs)
 
 
-def moments_of(node: Node, state: State) -> ActivationMoments | None:
-    """Moments of the layer's function on this input."""
-    function = function_of(node)
-    return moments(function, state.log_q, state.mean) if function else None
-
-
 def _cosine(found: ActivationMoments, share: float, mean: float) -> float:
     rest = 1 - mean * mean
     centred = (share - mean * mean) / rest if rest > 1e-9 else 1.0
@@ -73,8 +67,8 @@ def _forward(node: Node) -> State | None:
 
 
 def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-    x = node.first
-    found = moments_of(node, x) if x else None
+    x, function = node.first, function_of(node)
+    found = moments(function, x.log_q, x.mean) if x and function else None
     others: list[Gradient | None] = [Gradient(-math.inf)] * len(node.edges)
     if not node.signals:
         return others
@@ -82,16 +76,16 @@ def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
         others[node.signals[0]] = None
         return others
     keep, passed = found.derivative_mean, found.log_derivative
-    function = function_of(node)
     if gradient.positive is not None and function is not None and function.slopes is not None:
         left, right = function.slopes
         share = gradient.positive
         passed = log(share * right * right + (1 - share) * left * left)
-    others[node.signals[0]] = replace(
-        gradient.scaled(passed),
-        positions=gradient.positions * keep,
-        units=gradient.units * keep,
-        positive=None,
+    others[node.signals[0]] = Gradient(
+        gradient.log_g + passed,
+        gradient.positions * keep,
+        gradient.units * keep,
+        gradient.keys,
+        gradient.zero_sum,
     )
     return others
 

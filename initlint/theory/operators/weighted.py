@@ -225,10 +225,14 @@ def _linear(node: Node) -> State | None:
     if scale != 1:
         state = state.scaled(2 * log(abs(scale)))
     blocks = tuple(block.log_q for _, block in outputs) if len(outputs) > 1 else ()
-    return replace(
-        state,
-        log_variance=_scattered(node, state),
-        roots=((node.layer.id, 1.0),),
+    return State(
+        state.log_q,
+        state.mean,
+        state.samples,
+        state.positions,
+        state.units,
+        _scattered(node, state),
+        ((node.layer.id, 1.0),),
         blocks=blocks,
         unit_axis=axis,
     )
@@ -278,10 +282,7 @@ def _linear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         shared_out += shared * fan * (1 + max(fan - 1, 0.0) * gradient.units)
     units = unit(shared_out / factor) if factor > 0 else 0.0
     factor *= scale_of(node) ** 2
-    result = replace(
-        gradient.scaled(log(factor)), units=units, keys=0.0, zero_sum=False, positive=None
-    )
-    return _to_first(node, result)
+    return _to_first(node, Gradient(gradient.log_g + log(factor), gradient.positions, units))
 
 
 def weight_gain(node: Node) -> float | None:
