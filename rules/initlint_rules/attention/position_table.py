@@ -76,7 +76,8 @@ class PositionTable(Rule):
     geometric; zeros at the end of partial rotations; grids of two axes and positions that jump;
     learnable tables of zeros (their rows receive different gradients), relative biases of zeros,
     ALiBi, networks without positions, trained tables. NaN in a stored tensor is told by
-    non-finite, here only where it is in tables that are computed.
+    non-finite, here only where it is in tables that are computed. Cosines and sines that a file's
+    graph works out as it runs (ONNX with positions that are not constants) are not seen.
 
     Example
     -------
