@@ -12,9 +12,14 @@ from initlint.api import (
     Context,
     Finding,
     Fix,
+    GradientStats,
+    Layer,
     LayerGraph,
     Need,
     Op,
+    Option,
+    Param,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -32,6 +37,15 @@ half a decade."""
 
 ADAM_EPSILON = 1e-8
 """Adam's default epsilon: a gradient below it is no longer brought to unit size."""
+
+
+STEP_RANGE = (1e-5, 1e-1)
+"""First step relative to the weight's size: beyond a tenth a layer forgets its draw within a few
+steps, below 1e-5 it takes 100,000 steps to move by its own size."""
+
+CLIPPED = 10.0
+"""Gradient norm over the clipping bound: clipping then sets the step, a tenth of what the learning
+rate says, and the same for a gradient twice as long."""
 
 
 class GradientProfile(Rule):
@@ -53,12 +67,15 @@ class GradientProfile(Rule):
     The gradient's norm per sample, rms times the root of the number of units, which a layer with
     Var(W) = g / fan_in keeps whatever its width. Decades from the last hidden layer to the first:
     vanishing 1.5 warning, 4 error; exploding 0.7 warning, 1.5 error. Less is ordinary: gates,
-    strides and depthwise kernels change it by up to a decade.
+    strides and depthwise kernels change it by up to a decade. Only with the options `lr` and `clip`
+    (your training's): an info for weight matrices whose first step, lr rms(g) / rms(w) with SGD,
+    lr / rms(w) with Adam, is outside 1e-5 to 1e-1, and for a gradient norm above ten times `clip`.
 
     What it does not flag
     ---------------------
     Stretches with normalisers between the layers, the output layer, fewer than three hidden layers,
-    trained models, a profile that another finding on the same layers explains.
+    trained models, a profile that another finding on the same layers explains. The first step of
+    embeddings, queries and keys, and of weights behind a zero that opens after one step.
 
     Example
     -------
@@ -106,6 +123,11 @@ class GradientProfile(Rule):
     needs = frozenset({Need.GRAPH, Need.BACKWARD})
     stages = frozenset({Stage.FRESH})
     folds = ("correlation-collapse",)
+    options = {
+        "lr": Option(0.0, "learning rate of the training; 0: unknown, first steps are not judged"),
+        "optimizer": Option("adam", "adam or sgd: which step the learning rate makes"),
+        "clip": Option(0.0, "norm that gradients are clipped to; 0: none, it is not judged"),
+    }
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch whose measured gradient drifts."""
@@ -124,6 +146,11 @@ class GradientProfile(Rule):
             severity = backward_severity(drift)
             if severity is not None and severity > Severity.INFO:
                 yield _finding(context, profile, drift, severity)
+        rate, clip = float(context.options["lr"]), float(context.options["clip"])
+        if rate > 0:
+            yield from _steps(context, rate, context.options["optimizer"] == "sgd")
+        if clip > 0 and _global_norm(context) > CLIPPED * clip:
+            yield _clipped(context, clip)
 
 
 def _profile(
@@ -240,4 +267,79 @@ def _finding(
             code="choose each layer's gain so that gain^2 E[f'(z)^2] = 1, or add normalisation or "
             "residual connections",
         ),
+    )
+
+
+def _judged(context: Context) -> Iterator[tuple[Layer, Param, GradientStats]]:
+    """Weight matrices that a gradient reaches at the first step."""
+    assert context.probe is not None
+    graph = context.model.graph
+    for layer, param in graph.params:
+        stats = context.probe.gradients.get(param.key)
+        if stats is None or not param.trainable or layer.op is Op.EMBEDDING:
+            continue
+        if param.role is not Role.WEIGHT or len(param.shape) < 2 or stats.weight_rms <= 0:
+            continue
+        readers = graph.effective_consumers(layer.id)
+        if any(reader.op in (Op.ATTENTION, Op.MATMUL) for reader in readers):
+            continue  # queries and keys: their gradient is small at any good start
+        if stats.reached and stats.rms > 0.0 and isfinite(stats.rms):
+            yield layer, param, stats
+
+
+def _steps(context: Context, rate: float, plain: bool) -> Iterator[Finding]:
+    """One finding for the weights whose first step is far too large or too small."""
+    low, high = STEP_RANGE
+    found = []
+    for layer, param, stats in _judged(context):
+        step = rate * (stats.rms if plain else 1.0) / stats.weight_rms
+        if not low <= step <= high:
+            found.append((abs(log10(step) - log10(sqrt(low * high))), step, layer, param))
+    if not found:
+        return
+    _, step, layer, param = max(found, key=lambda item: item[0])
+    optimizer = "SGD" if plain else "Adam"
+    more = f" (and {len(found) - 1} more outside the range)" if len(found) > 1 else ""
+    yield Finding(
+        severity=Severity.INFO,
+        layer=layer.id,
+        param=param.name,
+        layers=tuple(dict.fromkeys(item[2].id for item in found)),
+        message=f"the first step of {optimizer} at {rate:g} moves {param.name} by {step:.1e} of "
+        f"its size{more}",
+        evidence={"lr": rate, "optimizer": optimizer, "step": step, "params": len(found)},
+        why="a step of the weight's own size erases the draw; one far below it trains nothing",
+        measured=f"relative step {step:.1e}",
+        expected=f"between {low:g} and {high:g}",
+        fix=Fix(
+            "rescale",
+            params=tuple(item[3].key for item in found),
+            code=f"another learning rate or warm-up ({rate * 1e-3 / step:.1e} gives 1e-3), or "
+            "another scale of the weights",
+        ),
+    )
+
+
+def _clipped(context: Context, clip: float) -> Finding:
+    """What clipping makes of the first gradient."""
+    assert context.probe is not None
+    gradients = context.probe.gradients
+    norm = _global_norm(context)
+    layer, param = max(
+        context.model.graph.params,
+        key=lambda item: (
+            gradients[item[1].key].rms * sqrt(item[1].size) if item[1].key in gradients else 0.0
+        ),
+    )
+    return Finding(
+        severity=Severity.INFO,
+        layer=layer.id,
+        param=param.name,
+        message=f"the first gradient has norm {norm:.3g}, clipping to {clip:g} divides it by "
+        f"{norm / clip:.3g}; most is in {param.name}",
+        evidence={"global_gradient_norm": norm, "clip": clip, "ratio": norm / clip},
+        why="clipping then sets the step of all layers, whatever the learning rate",
+        measured=f"norm {norm:.3g}",
+        expected=f"below {CLIPPED:g} times {clip:g}",
+        fix=Fix("rescale", code=f"lower the scale of {param.name} and the layers behind it"),
     )
