@@ -307,3 +307,25 @@ def test_a_profile_follows_the_trunk():
     middles = centres([row.forward for row in charted])
     assert max(middles) / min(middles) == pytest.approx(1, abs=0.6)
     assert charted[4].forward.predicted > 2 * charted[0].forward.predicted
+
+
+def test_a_repair_and_a_ranking_as_pages(tmp_path, monkeypatch):
+    from fixtures.onnx_models import main as write_model
+    from initlint.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    write_model(["bad_residual_unscaled", "net.onnx"])
+    told = ["--report", "html=fix.html", "--report", "json=fix.json"]
+    assert main(["fix", "net.onnx", "-o", "fixed.onnx", *told]) == 0
+    assert main(["fix", "net.onnx", "--diff", "--report", "html=net.onnx"]) == 2
+    page = (tmp_path / "fix.html").read_text()
+    assert "Content-Security-Policy" in page
+    assert "line before" in page
+    assert "line after" in page
+    assert "Risk 100%" in page
+    assert "Risk 12%" in page
+    compared = ["compare", "net.onnx", "--schemes", "he_normal,fixup", "--seeds", "1"]
+    assert main([*compared, "--report", "html=ranking.html"]) == 0
+    page = (tmp_path / "ranking.html").read_text()
+    assert page.count('class="card scheme') == 3  # as given, too
+    assert "best for this network: fixup" in page

@@ -32,6 +32,7 @@ class CompareFormat(str, Enum):
 
     TEXT = "text"
     JSON = "json"
+    HTML = "html"
 
 
 def compare(
@@ -67,6 +68,14 @@ def compare(
     format: Annotated[CompareFormat, typer.Option(help="Format of the ranking.")] = (
         CompareFormat.TEXT
     ),
+    report: Annotated[
+        ListOption,
+        typer.Option(
+            metavar="FORMAT=PATH",
+            show_default=False,
+            help="Also write a report to a file (html: side by side); may be repeated.",
+        ),
+    ] = None,
     arg: Annotated[
         ListOption,
         typer.Option(
@@ -102,12 +111,18 @@ def compare(
     (Adam 1e-3 and SGD 1e-2, the better counts), and the report says whether the ranking holds.
     """
     from initlint.cli.console import complain, write
-    from initlint.cli.options import UsageError, merge
-    from initlint.cli.tasks import TaskError, carry_out_task, one_target, require
+    from initlint.cli.options import UsageError, merge, report_files
+    from initlint.cli.tasks import (
+        TaskError,
+        carry_out_task,
+        one_target,
+        outcome,
+        require,
+        write_outcomes,
+    )
     from initlint.config import ConfigError, load_config
-    from initlint.report.json import dump
     from initlint.report.ranking import render
-    from initlint.report.style import style_for
+    from initlint.report.style import Style, style_for
 
     given = {
         "arg": arg,
@@ -123,12 +138,16 @@ def compare(
         one = one_target(target)
         require(train_steps is None or one.python, "--train-steps needs your module as the target")
         told = {"schemes": chosen, "seeds": seeds, "train_steps": train_steps, "data": data}
+        files = report_files(tuple(report or ()), {f.value: f.value for f in CompareFormat})
         record = carry_out_task(one, "compare", options, told, walled=False)
     except (ConfigError, UsageError, TaskError) as error:
         complain(f"initlint: {error}")
         raise typer.Exit(2) from error
-    if format is CompareFormat.JSON:
-        write(dump(record) + "\n")
-    else:
-        write(render(record, style_for(sys.stdout)))
+
+    def told_as(name: str, style: Style) -> str:
+        return outcome(name, record, lambda: render(record, style), "ranking_page")
+
+    write(told_as(format.value, style_for(sys.stdout)))
+    if not write_outcomes(files, lambda name: told_as(name, Style()), target):
+        raise typer.Exit(2)
     raise typer.Exit(0 if record["best"] is not None else 2)

@@ -47,6 +47,7 @@ class FixFormat(str, Enum):
 
     TEXT = "text"
     JSON = "json"
+    HTML = "html"
 
 
 def fix(
@@ -147,6 +148,14 @@ def fix(
         typer.Option(metavar="DTYPE", rich_help_panel=MODEL, help="Its dtype, such as int64."),
     ] = None,
     format: Annotated[FixFormat, typer.Option(help="Format of the report.")] = FixFormat.TEXT,
+    report: Annotated[
+        ListOption,
+        typer.Option(
+            metavar="FORMAT=PATH",
+            show_default=False,
+            help="Also write a report to a file (html: before and after); may be repeated.",
+        ),
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Re-initialise what is wrong, lint and run the result, and show before and after.
@@ -156,12 +165,11 @@ def fix(
     and so are trained weights. A fix that could not be verified is never called one.
     """
     from initlint.cli.console import complain, write
-    from initlint.cli.options import UsageError, merge
-    from initlint.cli.tasks import TaskError
+    from initlint.cli.options import UsageError, merge, report_files
+    from initlint.cli.tasks import TaskError, outcome, write_outcomes
     from initlint.config import ConfigError, load_config
-    from initlint.report.json import dump
     from initlint.report.repair import render
-    from initlint.report.style import style_for
+    from initlint.report.style import Style, style_for
 
     given = {
         "select": select,
@@ -180,14 +188,18 @@ def fix(
     try:
         options = merge(given, load_config(config, Path.cwd()))
         told["seed"] = options.seed
+        files = report_files(tuple(report or ()), {f.value: f.value for f in FixFormat})
         record = _run(target, options, told, output, in_place=in_place, diff=diff)
     except (ConfigError, UsageError, TaskError) as error:
         complain(f"initlint: {error}")
         raise typer.Exit(2) from error
-    if format is FixFormat.JSON:
-        write(dump(record) + "\n")
-    else:
-        write(render(record, style_for(sys.stdout), planned=diff))
+
+    def told_as(name: str, style: Style) -> str:
+        return outcome(name, record, lambda: render(record, style, planned=diff), "repair_page")
+
+    write(told_as(format.value, style_for(sys.stdout)))
+    if not write_outcomes(files, lambda name: told_as(name, Style()), target, output):
+        raise typer.Exit(2)
     raise typer.Exit(exit_code(record, options.fail_on))
 
 

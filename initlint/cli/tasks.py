@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from initlint import supervisor
@@ -100,3 +102,39 @@ def require(condition: object, message: str) -> None:
     """
     if not condition:
         raise UsageError(message)
+
+
+def outcome(name: str, record: Any, text: Callable[[], str], page: str) -> str:
+    """What a task found as ``text``, ``json`` or ``html`` (a function of the module of pages)."""
+    if name == "json":
+        from initlint.report.json import dump
+
+        return dump(record) + "\n"
+    if name == "html":
+        from initlint import __version__
+        from initlint.report.html import outcome as pages
+
+        made: str = getattr(pages, page)(record, __version__)
+        return made
+    return text()
+
+
+def write_outcomes(
+    files: Sequence[tuple[str, Path]], told_as: Callable[[str], str], *kept: str | None
+) -> bool:
+    """Write every ``--report``, over none of the files that are kept; False when one failed."""
+    from initlint.cli.console import complain
+    from initlint.output import write_atomically
+
+    complete = True
+    for name, path in files:
+        if path.resolve() in {Path(other).resolve() for other in kept if other}:
+            complain(f"initlint: {path}: not overwritten: it is a target of this run")
+            complete = False
+            continue
+        try:
+            write_atomically(path, told_as(name))
+        except OSError as error:
+            complain(f"initlint: {path}: cannot be written: {(error.strerror or '').lower()}")
+            complete = False
+    return complete

@@ -14,7 +14,7 @@ Record = Mapping[str, Any]
 _MOST = 12
 """Changes and layers listed one by one; a long network repeats itself."""
 
-_STATUS = {
+STATUS = {
     "nothing": "nothing to fix",
     "fixed": "fixed and verified: nothing above info is left, and the network ran",
     "improved": "improved, not clean: findings are left",
@@ -67,11 +67,8 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
     tensors = len({change["stored"] for change in changes})
     word = "would change" if planned else "changed"
     lines = [f"{word} {tensors} tensors (unsafe: weights change)"]
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for change in changes:
-        groups[_way(change)].append(change)
-    for way, items in groups.items():
-        lines.append(f"  {Untrusted(way)}{_factors(items)}")
+    for way, items in grouped(changes):
+        lines.append(f"  {Untrusted(way)}")
         for item in items[:_MOST]:
             sides = "x".join(map(str, item["shape"]))
             before, after = item["before"]["std"], item["after"]["std"]
@@ -82,6 +79,14 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
         if len(items) > _MOST:
             lines.append(f"    and {len(items) - _MOST} more")
     return [*lines, ""]
+
+
+def grouped(changes: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """Changes by how they were made, in words."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for change in changes:
+        groups[_way(change)].append(change)
+    return [(f"{way}{_factors(items)}", items) for way, items in groups.items()]
 
 
 def _way(change: Record) -> str:
@@ -154,7 +159,7 @@ def _code(entries: Sequence[Record]) -> list[str]:
 
 def _verdict(record: Record, *, planned: bool) -> list[str]:
     verdict = record["verdict"]
-    lines = [_STATUS.get(verdict["status"], str(verdict["status"]))]
+    lines = [STATUS.get(verdict["status"], str(verdict["status"]))]
     lines += [f"  {Untrusted(reason)}" for reason in verdict["reasons"]]
     if planned:
         lines.append("nothing was written (--diff)")

@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
-from hashlib import sha256
-from pathlib import Path
 
 from initlint.records import Target
 from initlint.report.html.findings import findings_section, worst_by_layer
 from initlint.report.html.layers import layers_section
-from initlint.report.html.markup import Markup, element, join
+from initlint.report.html.markup import Markup, element
+from initlint.report.html.page import document
 from initlint.report.html.signals import signals_section
-from initlint.report.html.words import glossary, term
+from initlint.report.html.words import term
 from initlint.report.profile import parse
 from initlint.report.run import Run
 from initlint.report.style import View
 from initlint.report.summary import counts_text, plural, probe_text, unchecked
-from initlint.report.text import inert
-
-_HERE = Path(__file__).parent
 
 
 def render(run: Run, view: View) -> str:
     """The whole run as one HTML document."""
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-    head = element(
-        "head",
-        element("meta", charset="utf-8"),
-        element("meta", http_equiv="Content-Security-Policy", content=policy),
-        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        element("meta", name="color-scheme", content="light dark"),
-        element("title", _title(run)),
-        element("style", Markup(style)),
-    )
-    body = element(
-        "body",
-        _top(run),
-        element("main", *_main(run), glossary()),
-        element("footer", "initlint ", run.version),
-        element("output", id="tip", hidden=True),
-        element("script", Markup(script)),
-    )
-    page = join(Markup("<!doctype html>\n"), element("html", head, body, lang="en"))
-    return "".join(f"{inert(line)}\n" for line in page.split("\n"))
-
-
-def _digest(text: str) -> str:
-    """The hash by which the policy lets one inline text in; `inert` must leave that as it is."""
-    return "sha256-" + base64.b64encode(sha256(text.encode("utf-8")).digest()).decode("ascii")
+    return document(_title(run), *_main(run), version=run.version, top=_top(run))
 
 
 def _title(run: Run) -> str:

@@ -130,6 +130,64 @@ def profile_chart(
     )
 
 
+def comparison_chart(
+    title: str,
+    note: str,
+    layers: Sequence[str],
+    series: Sequence[tuple[str, str, Sequence[float | None]]],
+    axis: Axis | None = None,
+) -> Markup:
+    """Magnitudes by depth, a line for each series.
+
+    Args:
+        title: what is shown.
+        note: behind the title.
+        layers: names from the first layer to the last.
+        series: name, class and values of each line.
+        axis: to share one between charts.
+    """
+    axis = axis or axis_for([v for _, _, values in series for v in values if v is not None])
+    width = SIDE / len(layers)
+    across = [width * (index + 0.5) for index in range(len(layers))]
+    shapes = list(_grid(axis))
+    for _, class_, values in series:
+        shapes += _line(values, across, axis, f"line {class_}")
+    for index, layer in enumerate(layers):
+        told = [f"{name} {number(values[index])}" for name, _, values in series]
+        text = " · ".join([layer, *told])
+        shapes.append(
+            element(
+                "rect",
+                element("title", text),
+                class_="column",
+                x=width * index,
+                y=0,
+                width=width,
+                height=SIDE,
+                data_tip=text,
+            )
+        )
+    drawing = element(
+        "svg",
+        *shapes,
+        class_="profile",
+        viewBox="0 0 1000 1000",
+        preserveAspectRatio="none",
+        role="group",
+        tabindex=0,
+        aria_label=f"{title}: arrow keys move from layer to layer",
+    )
+    labels = element("div", *(element("span", tick(t)) for t in reversed(axis.ticks)), class_="y")
+    ends = element("div", element("span", layers[0]), element("span", layers[-1]), class_="x")
+    return element(
+        "figure",
+        element("figcaption", element("b", title), " ", note),
+        element("div", labels, element("div", drawing, class_="plane"), class_="chart"),
+        ends,
+        class_="wide",
+    )
+
+
 def _grid(axis: Axis) -> Iterator[Markup]:
     for decades in axis.ticks:
         y = axis.y(10**decades)
@@ -153,14 +211,19 @@ def _band(
             run = []
 
 
-def _line(values: Sequence[float | None], across: Sequence[float], axis: Axis) -> Iterator[Markup]:
+def _line(
+    values: Sequence[float | None],
+    across: Sequence[float],
+    axis: Axis,
+    class_: str = "predicted",
+) -> Iterator[Markup]:
     run: list[str] = []
     for x, value in (*zip(across, values, strict=True), (0.0, None)):
         if value is not None:
             run.append(f"{x:.1f},{axis.y(value):.1f}")
         elif run:
             points = run if len(run) > 1 else run * 2
-            yield element("polyline", class_="predicted", points=" ".join(points))
+            yield element("polyline", class_=class_, points=" ".join(points))
             run = []
 
 

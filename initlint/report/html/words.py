@@ -21,6 +21,14 @@ TERMS = {
         "Predicted probability that training from these weights is harmed. Red from 50 %, amber "
         "from 20 %; with no sign of harm it is 12 %."
     ),
+    "signal drift": "Decades by which the signal changes over the depth; 0 is ideal.",
+    "gradient drift": "The same for the gradient on its way back.",
+    "spread": "Standard deviation of the signal's drift between draws, in decades.",
+    "dead": "Share of units that were zero on every sample.",
+    "distance of inputs": (
+        "1 minus the mean cosine between the outputs for different inputs; near 0 they are told "
+        "apart no more."
+    ),
     "rests on": "The evidence that was there for the risk; with more of it the risk is surer.",
     "confidence": "How sure the rule is of what it saw, apart from how bad that is.",
     "measured": "What the weights or the run show.",
