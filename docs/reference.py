@@ -56,7 +56,7 @@ def _help_texts() -> Mapping[str, str]:
             texts.update({name.lstrip("-"): text for name in parameter.opts})
             # `--no-x` is told by the text of `--x`.
             texts.update(
-                {name.lstrip("-"): f"Turns off: {text}" for name in parameter.secondary_opts}
+                {name.lstrip("-"): f"The opposite of: {text}" for name in parameter.secondary_opts}
             )
     return texts
 
