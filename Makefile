@@ -48,7 +48,7 @@ fuzz: $(VENV)/.dev ## mutate files for every reader, TIME seconds in all; needs 
 	    -max_total_time=$$(( $(TIME) / $(words $(READERS)) )) || exit 1; \
 	done
 
-pages: $(VENV)/.base ## docs/rules: a page per rule, from the docstrings
+pages: reference ## docs/rules: a page per rule, from the docstrings; and the pages of reference
 	$(BIN)/initlint rules --format markdown --output docs/rules
 
 pictures: $(VENV)/.base ## the charts on those pages and on the page about theory; a run as a picture
