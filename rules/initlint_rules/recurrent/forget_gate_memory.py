@@ -54,9 +54,9 @@ class ForgetGateMemory(Rule):
     How it decides
     --------------
     The 95th percentile of the units' biases b gives an opening s(b) and a gradient of s(b)^T over T
-    steps, T from the graph or `--sequence-length`. Below 10^-4.2 info, below 10^-18 (where Adam
-    does not learn either) warning. Without a known length, 50 steps are assumed and it stays an
-    info.
+    steps, T from the graph or `--sequence-length`. Below 10^-4.2 info, below 10^-8.7 (a memory
+    of a twentieth of the sequence) warning. Without a known length, 50 steps are assumed and it
+    stays an info.
 
     What it does not flag
     ---------------------
