@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
@@ -167,6 +168,7 @@ PAGES = {
 
 def main(folder: str) -> None:
     """Write every page into ``folder``."""
+    os.environ["COLUMNS"] = "80"
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name, page in PAGES.items():

@@ -65,6 +65,7 @@ def test_a_page_shows_what_its_commands_print(page, tmp_path):
 
 def test_the_reference_is_up_to_date(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.setenv("COLUMNS", "80")
     reference = importlib.import_module("reference")
     folder = ROOT / "docs" / "reference"
     stale = [
