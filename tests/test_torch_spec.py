@@ -363,3 +363,7 @@ def test_a_module_without_fitting_inputs_says_what_to_give() -> None:
 
     with pytest.raises(LoadError, match=r"give --input-shape, --input FILE\.npz"):
         capture(Picky())
+
+
+def test_values_for_a_given_shape_are_no_data_of_the_user(tmp_path: Path) -> None:
+    assert load(write(tmp_path, LOOP), "Net", input_shape=(4, 5, 8)).runnable.drawn

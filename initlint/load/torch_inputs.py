@@ -33,6 +33,7 @@ class Inputs:
     Attributes:
         args, kwargs: the call.
         guessed: True when shapes were worked out here.
+        drawn: True when the values were drawn here, though the user gave the shape.
         notice: one line for the user when they were.
     """
 
@@ -40,6 +41,7 @@ class Inputs:
     kwargs: Mapping[str, Any] | None = None
     guessed: bool = False
     notice: str = ""
+    drawn: bool = False
 
 
 def float_dtype(module: Any) -> Any:
@@ -77,7 +79,7 @@ def from_shape(module: Any, shape: Sequence[int], dtype: str | None, seed: int) 
         tensor = Shape(tuple(shape), high).make(generator, kind, device).to(kind)
     else:
         tensor = Shape(tuple(shape)).make(generator, kind or float_dtype(module), device)
-    return Inputs((tensor,), {})
+    return Inputs((tensor,), {}, drawn=True)
 
 
 def from_npz(module: Any, path: str) -> Inputs:

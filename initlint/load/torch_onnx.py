@@ -86,7 +86,7 @@ def load_export(
             **model.metadata,
             **({"sequence_length": None} if inputs.guessed else {}),
             "inputs_file": _write_inputs(module, args, kwargs, model, own),
-            "inputs_guessed": inputs.guessed,
+            "inputs_guessed": inputs.guessed or inputs.drawn,
         },
     )
 

@@ -35,6 +35,7 @@ class TorchRunnable:
             parametrisation computes.
         guessed: True when the inputs were worked out here, so that they may be exchanged.
         label: inputs by name, as the report prints them.
+        drawn: True when their values were drawn here, though the user gave their shape.
         frozen_norms: True when batch normalisation cannot take statistics of this batch (one value
             per channel) and uses its stored ones instead.
     """
@@ -48,6 +49,7 @@ class TorchRunnable:
     guessed: bool = False
     label: Mapping[str, str] = field(default_factory=dict)
     frozen_norms: bool = False
+    drawn: bool = False
 
 
 SINGLE_VALUE = "Expected more than 1 value per channel"
@@ -167,6 +169,7 @@ def run_capture(
     seed: int = 0,
     sites: Mapping[str, Where] | None = None,
     guessed: bool = False,
+    drawn: bool = False,
     notices: tuple[str, ...] = (),
     fresh_hint: bool | None = None,
 ) -> Model:
@@ -203,6 +206,7 @@ def run_capture(
         guessed,
         label,
         frozen_norms,
+        drawn,
     )
     return Model(
         target=target or type(module).__name__,

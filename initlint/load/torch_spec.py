@@ -64,6 +64,7 @@ def load_module_spec(spec: str, options: LoadOptions) -> Model:
         seed=options.seed,
         sites=built.sites,
         guessed=inputs.guessed,
+        drawn=inputs.drawn,
         notices=(inputs.notice,) if inputs.notice else (),
         fresh_hint=True if built.fresh else None,
     )
@@ -89,6 +90,7 @@ def capture_module(
         seed=options.seed,
         sites=source_sites(inner),
         guessed=given.guessed,
+        drawn=given.drawn,
         notices=(given.notice,) if given.notice else (),
     )
 

@@ -104,7 +104,7 @@ class _Run:
             outputs=outputs,
             train_mode=not self.runnable.frozen_norms,
             inputs=dict(self.runnable.label),
-            given=not self.runnable.guessed,
+            given=not (self.runnable.guessed or self.runnable.drawn),
         )
         if chosen is None:
             detail = "no output depends on a trainable parameter: no backward pass"
