@@ -19,6 +19,7 @@ from initlint.model import RECURRENT, WEIGHTED, Model, Op
 from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.risk import risk
 from initlint.theory.harm import (
     Harm,
     backward_harm,
@@ -34,6 +35,10 @@ AS_GIVEN = "as given"
 
 DECADES_PER_SATURATION = 1.0
 """A unit that does not pass its gradient on counts like a decade lost to that share of units."""
+
+DECADES_PER_RISK = 5.0
+"""Certain harm counts like the drift at which gradient descent stops learning (about four decades)
+and more; between healthy draws, whose risks are equal, the decades decide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +81,17 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Smaller is better: harms first (an error outweighs any drift), then decades."""
+        """Smaller is better: harms first (an error outweighs any drift), then risk and decades.
+
+        Healthy draws have the same risk, so that alone would not rank them.
+        """
         if self.reason:
             return float("inf")
-        if self.risk is not None:
-            return self.risk
         levels = {Harm.ERROR: 100.0, Harm.WARNING: 10.0, Harm.INFO: 1.0}
         drift = abs(self.forward) + abs(self.backward or 0.0)
         idle = DECADES_PER_SATURATION * (self.dead + self.saturated)
-        return sum(levels[harm] for harm in self.harms) + drift + idle
+        harmed = DECADES_PER_RISK * (self.risk or 0.0)
+        return sum(levels[harm] for harm in self.harms) + harmed + drift + idle
 
 
 def default_schemes(model: Model) -> tuple[str, ...]:
@@ -159,12 +166,14 @@ def _trial(model: Model, settings: Settings) -> Trial:
     static = replace(settings, probe=False, stage=Stage.FRESH.value)
     record = engine.lint(model, static)
     counts = record["summary"]
-    trial = Trial(
-        errors=counts.get("error", 0), warnings=counts.get("warning", 0), risk=record.get("risk")
-    )
+    trial = Trial(errors=counts.get("error", 0), warnings=counts.get("warning", 0))
     seen = engine.run_probe(model, settings, Stage.FRESH)
     if seen.status is not ProbeStatus.OK:
         return replace(trial, reason=f"the network was not run: {seen.detail}")
+    theory = engine.gather(model, static, frozenset({Need.THEORY})).theory
+    predicted = risk(model.graph, seen, theory)
+    if predicted is not None:
+        trial = replace(trial, risk=predicted.value)
     return _measured(model, static, seen, trial)
 
 
