@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, LayerGraph, Op, Role
+from initlint.model import RECURRENT, TRANSPARENT, LayerGraph, Op, Role
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -61,6 +61,9 @@ SATURATED = 0.5
 
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
+
+_AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
+"""What averages positions, and what may stand around that."""
 
 WEIGHTS: Mapping[str, float] = {
     "alike": 2.0,
@@ -227,7 +230,7 @@ def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
             continue
         bias = 1.0 if layer.with_role(Role.BIAS) else 0.0
         for edge in graph.inputs(layer.id):
-            stats = probe.outputs.get(edge.source)
+            stats = probe.outputs.get(_before_averaging(graph, edge.source))
             if stats is None or not isfinite(stats.row_std):
                 continue
             units = 1 if layer.op in (Op.CONV, Op.CONV_TRANSPOSE) else max(stats.units, 1)
@@ -236,11 +239,22 @@ def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
     return None
 
 
-def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | None) -> float:
-    """Decades between the gradients of early and late layers, measured or predicted, per element.
+def _before_averaging(graph: LayerGraph, name: str) -> str:
+    """The layer whose positions are averaged before the head.
 
-    As `initlint.probe.torch_response` measures it: the largest of each quarter, the last layer
-    left out.
+    Averages over independent positions of noise are alike whatever the network; those of data,
+    whose positions belong together, are not.
+    """
+    while graph[name].op in _AVERAGING and len(graph.inputs(name)) == 1:
+        name = graph.inputs(name)[0].source
+    return name
+
+
+def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | None) -> float:
+    """Decades between the gradients of early and late layers with weights, measured or predicted.
+
+    As `initlint.probe.torch_response` measures it: the length over all elements of a sample, the
+    largest of each quarter, the last layer left out.
     """
     if probe.backward:
         sizes: Mapping[str, float] = probe.backward
@@ -251,14 +265,13 @@ def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | Non
     ends = {
         above.id for layer in graph if layer.op is Op.OUTPUT for above in graph.producers(layer.id)
     }
-    shaped = _shaped(graph)
     order = [
-        sizes[layer.id]
+        sizes[layer.id] * (stats.count / max(stats.samples, 1)) ** 0.5
         for layer in graph.order
         if layer.id in sizes
-        and layer.id in shaped
+        and layer.op in _HEADS
         and layer.id not in ends
-        and layer.op is not Op.OUTPUT
+        and (stats := probe.outputs.get(layer.id)) is not None
     ]
     if len(order) < 2:
         return nan

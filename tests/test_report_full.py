@@ -57,10 +57,10 @@ count  code    worst    rule
 TABLE = """\
 deep.onnx: onnx · stage fresh · 1 layer, 1,900,000 parameters
 
-  parameter         shape         fan        std      stage    scheme
+  parameter       shape       fan      std      gain   stage    scheme
 blocks.0.attn  linear -> softmax
-  weight [query]    256x256       256/256    0.0625   fresh    xavier_norm…ormal
-  bias              256                               unknown
+  weight [query]  256x256     256/256  0.0625          fresh    xavier_nor…ormal
+  bias            256                                  unknown
 - the input size was not given; 224 was assumed
 """
 
@@ -177,14 +177,14 @@ def test_table_of_layers():
     target = Target.parse({**DEEP, "layers": LAYERS})
     assert layers.as_text(target, Style()) == TABLE
     assert all(len(line) <= 80 for line in TABLE.splitlines())
-    wide = layers.as_text(target, Style(table_width=160))
+    wide = layers.as_text(target, Style(table_width=180))
     assert "xavier_normal | lecun_normal" in wide
 
 
 def test_table_as_markdown():
     target = Target.parse({**DEEP, "layers": LAYERS})
     lines = layers.as_markdown(target).splitlines()
-    assert lines[2].count("|") == lines[3].count("|") == 10
+    assert lines[2].count("|") == lines[3].count("|") == 13
     assert "`xavier_normal \\| lecun_normal`" in lines[4]
 
 

@@ -97,17 +97,17 @@ def test_a_module_gives_a_state_dict_and_code_with_its_place(tmp_path):
         "from torch import nn\n\n\n"
         "def build():\n"
         "    layers = []\n"
-        "    for _ in range(20):\n"
-        "        layers += [nn.Linear(32, 32), nn.ReLU()]\n"
-        "    return nn.Sequential(*layers, nn.Linear(32, 4))\n"
+        "    for _ in range(12):\n"
+        "        layers += [nn.Linear(64, 64), nn.ReLU()]\n"
+        "    return nn.Sequential(*layers, nn.Linear(64, 4))\n"
     )
     ended = call("fix", "net.py:build", "-o", "start.safetensors", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "net.py:7" in ended.stdout
-    assert 'torch.nn.init.kaiming_normal_(model[0].weight, nonlinearity="relu")' in ended.stdout
+    assert "torch.nn.init.orthogonal_(model[0].weight, gain=1.414)" in ended.stdout
     from safetensors.torch import load_file
 
-    assert len(load_file(tmp_path / "start.safetensors")) == 42
+    assert len(load_file(tmp_path / "start.safetensors")) == 26
 
 
 def test_bad_targets_are_one_line_and_exit_code_two(tmp_path):
