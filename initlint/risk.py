@@ -274,7 +274,8 @@ def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | Non
         and (stats := probe.outputs.get(layer.id)) is not None
     ]
     if len(order) < 2:
-        return nan
+        inner = [layer for layer in graph.order if layer.op in _HEADS and layer.id not in ends]
+        return 0.0 if sizes and len(inner) < 2 else nan  # one layer has no depth to lose it in
     quarter = max(len(order) // 4, 1)
     early, late = max(order[:quarter]), max(order[-quarter:])
     if not late > 0.0 or not isfinite(early) or not isfinite(late):
