@@ -84,9 +84,14 @@ def search_path(*, python: bool) -> list[str]:
 def worker_command(
     preload: Sequence[str], *, python: bool, module: str = "initlint.worker"
 ) -> list[str]:
-    """The command line of a worker, which begins with a session of its own."""
+    """The command line of a worker, which begins with a session of its own.
+
+    What the caller holds open stays the caller's: libraries may have opened files that spawning
+    does not close.
+    """
     boot = (
-        f"import os, sys; os.setsid(); sys.path[:] = {search_path(python=python)!r}; "
+        f"import os, sys; os.setsid(); os.closerange(3, os.sysconf('SC_OPEN_MAX')); "
+        f"sys.path[:] = {search_path(python=python)!r}; "
         f"from {module} import main; main()"
     )
     options = [] if python else ["-I"]

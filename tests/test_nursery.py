@@ -53,8 +53,11 @@ def held_by(pid: int) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    found = Nursery((*preload_for("x.onnx"), *PROBE_PRELOAD))
+def nursery(tmp_path_factory):
+    log = open(tmp_path_factory.mktemp("caller") / "log", "wb")  # noqa: SIM115
+    os.set_inheritable(log.fileno(), True)  # as C++ libraries leave theirs
+    with log:
+        found = Nursery((*preload_for("x.onnx"), *PROBE_PRELOAD))
     yield found
     found.close()
 
