@@ -59,6 +59,27 @@ def same_law(ours: np.ndarray, theirs: object) -> None:
             {"fan": "fan_out"},
         ),
         ("lecun_normal", lambda w: init.kaiming_normal_(w, nonlinearity="linear"), {}),
+        (
+            "xavier_normal",
+            lambda w: init.kaiming_normal_(w, nonlinearity="linear"),
+            {"fan": "fan_in"},
+        ),
+        (
+            "xavier_uniform",
+            lambda w: init.kaiming_uniform_(w, mode="fan_out", nonlinearity="linear"),
+            {"fan": "fan_out"},
+        ),
+        (
+            "he_uniform",
+            lambda w: init.xavier_uniform_(w, gain=1.5),
+            {"fan": "fan_avg", "gain": 1.5},
+        ),
+        ("lecun_normal", lambda w: init.xavier_normal_(w, gain=2), {"fan": "fan_avg", "gain": 2}),
+        (
+            "lecun_uniform",
+            lambda w: init.kaiming_uniform_(w, mode="fan_out", nonlinearity="linear"),
+            {"fan": "fan_out"},
+        ),
         ("lecun_uniform", lambda w: init.kaiming_uniform_(w, nonlinearity="linear"), {}),
         ("selu", lambda w: init.kaiming_normal_(w, nonlinearity="linear"), {}),
         ("torch_default", lambda w: init.kaiming_uniform_(w, a=sqrt(5)), {}),

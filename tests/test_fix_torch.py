@@ -159,6 +159,37 @@ def drawn(net: object, name: str, seed: int = 0) -> dict[str, np.ndarray]:
     return {item.param.name: item.values for item in impose(model.graph, name, seed)}
 
 
+def test_a_scheme_takes_its_arguments_by_name():
+    values = drawn(residual(1), "xavier-normal:fan=fan_out:gain=2")
+    assert values["0.weight"].std() == pytest.approx(2 / sqrt(32), rel=0.1)
+    asked = drawn(residual(1), "orthogonal:gain=3")["1.fc1.weight"]
+    np.testing.assert_allclose(asked @ asked.T, 9 * np.eye(32), atol=1e-6)
+    for text, words in (
+        ("he:gian=2", "its arguments: gain, fan"),
+        ("he:fan=fan_mean", "fan_in, fan_out or fan_avg"),
+        ("he:gain=much", "no number"),
+        ("fixup:gain=2", "takes no 'gain'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            drawn(residual(1), text)
+
+
+def test_an_orthogonal_transposed_convolution_keeps_the_second_moment():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.ConvTranspose2d(32, 16, 4, 2, 1), nn.ConvTranspose2d(16, 16, 4, 2, 1))
+    x = torch.randn(8, 32, 8, 8)
+    for item in impose(capture(net, x).graph, "orthogonal", 0):
+        if item.param.role is Role.WEIGHT:
+            stored = net.get_parameter(item.param.name)
+            stored.data = torch.from_numpy(item.values).float().swapaxes(0, 1).contiguous()
+        else:
+            net.get_parameter(item.param.name).data.zero_()
+    for layer in net:
+        before, x = x, layer(x).detach()
+        middle = x[:, :, 2:-2, 2:-2].square().mean() / before.square().mean()
+        assert float(middle) == pytest.approx(1, rel=0.2)
+
+
 def test_fixup_is_the_papers():
     """L = 6 branches of m = 2 layers: first layers He × 6^(-1/2), last ones and the head zero."""
     values = drawn(residual(), "fixup")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import sqrt
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,8 @@ class Network:
         """The gain of an orthogonal weight in a deep stack; None where a Gaussian one will do.
 
         Between saturating units it balances signal and gradient over the depth; else it keeps the
-        second moment through the activation, also where a layer has more outputs than inputs.
+        second moment through the activation, also where a layer has more outputs than inputs, and
+        where a stride leaves part of a transposed convolution's terms out of each sum.
         """
         if param.role is not Role.WEIGHT or layer.op is Op.EMBEDDING or param.packed > 1:
             return None
@@ -97,7 +98,8 @@ class Network:
             return balanced_gain(slot.activation, self.saturating)
         if layer.id not in self.deep or layer.id in self.heads:
             return None
-        return slot.gain * sqrt(max(slot.shape[0] / slot.fan_in, 1.0))
+        longer = max(slot.shape[0] / slot.groups, prod(slot.shape[1:]))
+        return slot.gain * sqrt(longer / slot.fan_in)
 
     def params(self) -> Iterator[tuple[Layer, Param]]:
         """Trainable parameters, each stored block once."""

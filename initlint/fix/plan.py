@@ -265,11 +265,10 @@ def _to_std(
 
 def _std(slot: Slot, scheme: str, arguments: Mapping[str, Any]) -> float:
     gain = arguments.get("gain", SCHEMES[scheme].arguments.get("gain"))
-    if scheme.startswith("xavier"):
-        return float(gain) / math.sqrt(slot.fan("fan_avg"))
-    if scheme == "orthogonal":
-        return float(gain) / math.sqrt(max(slot.shape[0], slot.fan_in))
-    return preserving_std(slot, gain)
+    if scheme == "scale_preserving":
+        return preserving_std(slot, gain)
+    fan = str(arguments.get("fan", SCHEMES[scheme].arguments["fan"]))
+    return float(gain) / math.sqrt(slot.fan(fan))
 
 
 def _family(slot: Slot, scheme: str, std: float) -> str:

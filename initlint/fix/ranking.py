@@ -98,7 +98,7 @@ def default_schemes(model: Model) -> tuple[str, ...]:
     """Schemes worth trying on an architecture."""
     ops = {layer.op for layer in model.graph}
     names = ["torch_default", "xavier_uniform", "he_normal", "lecun_normal"]
-    names += ["scale_preserving", "orthogonal", "lsuv"]
+    names += ["scale_preserving", "orthogonal", "lsuv", "textbook"]
     if residual_branches(model.graph):
         names += ["fixup", "depth_scaled"]
     if Op.ATTENTION in ops or Op.SOFTMAX in ops:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from math import sqrt
+from collections.abc import Callable, Iterator, Mapping
+from math import isfinite, prod, sqrt
 from typing import Any
 
 from initlint.fix.balance import DEEP, balanced_gain
@@ -54,7 +54,7 @@ def impose(graph: LayerGraph, name: str, seed: int, steps: int | None = None) ->
 
     Args:
         graph: the network.
-        name: the scheme.
+        name: the scheme, with arguments where it takes them (see `specified`).
         seed: of the draws.
         steps: length of the sequences that recurrent layers see, where known.
 
@@ -62,14 +62,49 @@ def impose(graph: LayerGraph, name: str, seed: int, steps: int | None = None) ->
         UnknownSchemeError: there is no such scheme.
         ValueError: the scheme is no law for a network.
     """
-    key = name.replace("-", "_")
+    key, arguments = specified(name)
     network = Network.of(graph, seed, steps)
     if key in RECIPES:
+        if arguments:
+            raise ValueError(f"{key} weighs layers together and takes no {next(iter(arguments))!r}")
         return list(RECIPES[key](network))
-    chosen = find(key).name
-    if chosen in PER_TENSOR:
-        raise ValueError(f"{chosen} is for single tensors; for a network: {', '.join(names())}")
-    return list(_one_law(network, chosen))
+    if key in PER_TENSOR:
+        raise ValueError(f"{key} is for single tensors; for a network: {', '.join(names())}")
+    return list(_one_law(network, key, arguments))
+
+
+def specified(text: str) -> tuple[str, dict[str, Any]]:
+    """A scheme's own name and arguments: ``he:fan=fan_out:gain=1.2``.
+
+    Raises:
+        UnknownSchemeError: there is no such scheme.
+        ValueError: an argument that it does not take, or that is no number.
+    """
+    head, *pairs = text.split(":")
+    key = head.strip().replace("-", "_")
+    key = key if key in RECIPES else find(key).name
+    known = SCHEMES[key].arguments if key in SCHEMES else {}
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        word, _, value = pair.partition("=")
+        if word not in known and key not in RECIPES:
+            raise ValueError(
+                f"{key} takes no {word!r}; its arguments: {', '.join(known) or 'none'}"
+            )
+        arguments[word] = value if word == "fan" else _number(word, value)
+    if arguments.get("fan", "fan_in") not in ("fan_in", "fan_out", "fan_avg"):
+        raise ValueError(f"unknown fan mode {arguments['fan']!r}: fan_in, fan_out or fan_avg")
+    return key, arguments
+
+
+def _number(word: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not isfinite(number):
+        raise ValueError(f"{word}={value!r} is no number")
+    return number
 
 
 def recipe(name: str) -> Callable[[Recipe], Recipe]:
@@ -82,7 +117,9 @@ def recipe(name: str) -> Callable[[Recipe], Recipe]:
     return register
 
 
-def _weight(network: Network, name: str, layer: Layer, param: Param) -> Drawn:
+def _weight(
+    network: Network, name: str, layer: Layer, param: Param, arguments: Mapping[str, Any]
+) -> Drawn:
     """One weight under a law, with what the law leaves open for its kind of layer.
 
     Recurrent blocks are orthogonal under every law but framework defaults: the laws of feed-forward
@@ -90,17 +127,21 @@ def _weight(network: Network, name: str, layer: Layer, param: Param) -> Drawn:
     nearest relative does: a matrix for delta-orthogonal is orthogonal, a kernel for the identity
     Dirac.
     """
-    name = _fitting(name, layer, param)
+    asked, name = name, _fitting(name, layer, param)
+    given = arguments if name == asked else {}
     if name in ("orthogonal", "delta_orthogonal") and param.role is Role.WEIGHT:
-        return network.draw(name, layer, param, gain=_orthogonal_gain(network, layer, param))
-    return network.draw(name, layer, param)
+        gain = _orthogonal_gain(network, layer, param, arguments.get("gain"))
+        return network.draw(name, layer, param, gain=gain)
+    return network.draw(name, layer, param, **given)
 
 
-def _orthogonal_gain(network: Network, layer: Layer, param: Param) -> float:
+def _orthogonal_gain(network: Network, layer: Layer, param: Param, asked: float | None) -> float:
+    """The gain for the activation behind, larger where a stride thins out the terms of a sum."""
     slot = network.slot(layer, param)
-    if slot.activation in SATURATING and network.saturating >= DEEP:
-        return balanced_gain(slot.activation, network.saturating)
-    return slot.gain
+    gain = slot.gain if asked is None else asked
+    if asked is None and slot.activation in SATURATING and network.saturating >= DEEP:
+        gain = balanced_gain(slot.activation, network.saturating)
+    return gain * sqrt(prod(slot.shape[1:]) / slot.fan_in)
 
 
 def _fitting(name: str, layer: Layer, param: Param) -> str:
@@ -125,10 +166,12 @@ def _constant(network: Network, layer: Layer, param: Param) -> Drawn | None:
     return network.draw("constant", layer, param, value=default_value(param.role))
 
 
-def _one_law(network: Network, name: str) -> Iterator[Drawn]:
+def _one_law(
+    network: Network, name: str, arguments: Mapping[str, Any] | None = None
+) -> Iterator[Drawn]:
     for layer, param in network.params():
         if param.role in WEIGHT_ROLES:
-            yield _weight(network, name, layer, param)
+            yield _weight(network, name, layer, param, arguments or {})
         else:
             constant = _constant(network, layer, param)
             if constant is not None and param.role in (Role.BIAS, Role.RECURRENT_BIAS):

@@ -9,7 +9,7 @@ from initlint import engine
 from initlint.engine import Settings
 from initlint.fix.changes import Change, Untouched
 from initlint.fix.plan import Planner
-from initlint.fix.recipes import NEEDS_RUN, impose
+from initlint.fix.recipes import NEEDS_RUN, impose, specified
 from initlint.fix.search import (
     RANKS,
     RISKY,
@@ -91,9 +91,9 @@ def imposed(
         UnknownSchemeError: the scheme does not exist.
         ValueError: it is no scheme for a network.
     """
-    name = (options.scheme or "").replace("-", "_")
+    name, _ = specified(options.scheme or "")
     steps = settings.sequence_length or model.metadata.get("sequence_length")
-    drawn = impose(model.graph, name, options.seed, int(steps) if steps else None)
+    drawn = impose(model.graph, options.scheme or "", options.seed, int(steps) if steps else None)
     measures = engine.measure(model, settings)
     planner = Planner(model, measures, options.seed, options.include_trained)
     plan = planner.impose(drawn, name)

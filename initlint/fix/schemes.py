@@ -158,14 +158,14 @@ _HE = "He, Zhang, Ren, Sun 2015"
 _LECUN = "LeCun, Bottou, Orr, Müller 1998"
 
 
-@scheme("xavier_normal", "N(0, 2 gain²/(fan_in + fan_out))", _GLOROT, gain=1.0)
-def _xavier_normal(slot: Slot, rng: np.random.Generator, gain: float) -> Array:
-    return _variance_scaling(slot, rng, gain, "fan_avg", "normal")
+@scheme("xavier_normal", "N(0, 2 gain²/(fan_in + fan_out))", _GLOROT, gain=1.0, fan="fan_avg")
+def _xavier_normal(slot: Slot, rng: np.random.Generator, gain: float, fan: str) -> Array:
+    return _variance_scaling(slot, rng, gain, fan, "normal")
 
 
-@scheme("xavier_uniform", "U(±gain √(6/(fan_in + fan_out)))", _GLOROT, gain=1.0)
-def _xavier_uniform(slot: Slot, rng: np.random.Generator, gain: float) -> Array:
-    return _variance_scaling(slot, rng, gain, "fan_avg", "uniform")
+@scheme("xavier_uniform", "U(±gain √(6/(fan_in + fan_out)))", _GLOROT, gain=1.0, fan="fan_avg")
+def _xavier_uniform(slot: Slot, rng: np.random.Generator, gain: float, fan: str) -> Array:
+    return _variance_scaling(slot, rng, gain, fan, "uniform")
 
 
 @scheme("he_normal", "N(0, gain²/fan_in)", _HE, gain=sqrt(2), fan="fan_in")
@@ -178,14 +178,14 @@ def _he_uniform(slot: Slot, rng: np.random.Generator, gain: float, fan: str) -> 
     return _variance_scaling(slot, rng, gain, fan, "uniform")
 
 
-@scheme("lecun_normal", "N(0, gain²/fan_in)", _LECUN, gain=1.0)
-def _lecun_normal(slot: Slot, rng: np.random.Generator, gain: float) -> Array:
-    return _variance_scaling(slot, rng, gain, "fan_in", "normal")
+@scheme("lecun_normal", "N(0, gain²/fan_in)", _LECUN, gain=1.0, fan="fan_in")
+def _lecun_normal(slot: Slot, rng: np.random.Generator, gain: float, fan: str) -> Array:
+    return _variance_scaling(slot, rng, gain, fan, "normal")
 
 
-@scheme("lecun_uniform", "U(±gain √(3/fan_in))", _LECUN, gain=1.0)
-def _lecun_uniform(slot: Slot, rng: np.random.Generator, gain: float) -> Array:
-    return _variance_scaling(slot, rng, gain, "fan_in", "uniform")
+@scheme("lecun_uniform", "U(±gain √(3/fan_in))", _LECUN, gain=1.0, fan="fan_in")
+def _lecun_uniform(slot: Slot, rng: np.random.Generator, gain: float, fan: str) -> Array:
+    return _variance_scaling(slot, rng, gain, fan, "uniform")
 
 
 @scheme("selu", "N(0, 1/fan_in)", "Klambauer, Unterthiner, Mayr, Hochreiter 2017")
