@@ -40,12 +40,12 @@ contracts: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 TIME ?= 60
-READERS := onnx safetensors pickle exported index
+FUZZED := onnx safetensors pickle exported index command
 
-fuzz: $(VENV)/.dev ## mutate files for every reader, TIME seconds in all; needs atheris
-	@for reader in $(READERS); do \
-	  $(BIN)/python fuzz/fuzz.py $$reader -timeout=20 -rss_limit_mb=2048 \
-	    -max_total_time=$$(( $(TIME) / $(words $(READERS)) )) || exit 1; \
+fuzz: $(VENV)/.dev ## mutate files for every reader and for the command, TIME seconds in all; needs atheris
+	@for target in $(FUZZED); do \
+	  $(BIN)/python fuzz/fuzz.py $$target -timeout=20 -rss_limit_mb=2048 \
+	    -max_total_time=$$(( $(TIME) / $(words $(FUZZED)) )) || exit 1; \
 	done
 
 pages: reference ## docs/rules: a page per rule, from the docstrings; and the pages of reference

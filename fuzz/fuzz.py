@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the readers and of the whole engine.
+"""Coverage-guided fuzzing of the readers, of the whole engine and of the whole command.
 
 ``python fuzz/fuzz.py TARGET [libFuzzer options]`` with a target of `TARGETS`; ``make fuzz TIME=60``
 runs each in turn. An input is a file; a reader may refuse it with `LoadError` and do nothing else.
@@ -21,8 +21,9 @@ TARGETS = {
     "pickle": ".pt",
     "exported": ".pt2",
     "index": ".safetensors.index.json",
+    "command": "",
 }
-"""Targets, one per reader, and the suffix of their files."""
+"""Targets, and the suffix of their files: one per reader, and `fuzz.command`, which draws one."""
 
 
 def main() -> int:
@@ -38,11 +39,13 @@ def main() -> int:
         import initlint.load
         import initlint.load.onnx
         import initlint.load.torch_export  # noqa: F401
+        from fuzz import command
     from initlint.engine import Settings, lint
     from initlint.load import load
     from initlint.model import LoadError
 
     folder = Path(tempfile.mkdtemp(prefix="initlint-fuzz-", dir=_memory()))
+    command.without_processes()
     path = folder / f"model{TARGETS[name]}"
     settings = Settings(probe=False)
 
@@ -58,12 +61,17 @@ def main() -> int:
         crashed = [line for line in record["failures"] if "crashed" in line]
         assert not crashed, crashed
 
+    def check_command(data: bytes) -> None:
+        command.check(data, folder)
+
     found = ROOT / "build" / "fuzz" / name
     found.mkdir(parents=True, exist_ok=True)
     os.chdir(found)
     corpora = [str(found), str(ROOT / "fuzz" / "corpus" / name)]
     artifacts = f"-artifact_prefix={found.parent}/{name}-"
-    atheris.Setup([sys.argv[0], artifacts, *options, *corpora], check)
+    atheris.Setup(
+        [sys.argv[0], artifacts, *options, *corpora], check_command if name == "command" else check
+    )
     atheris.Fuzz()
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fuzz.command import COMMANDS, SUFFIXES, call, without_processes  # noqa: E402
 from fuzz.fuzz import TARGETS  # noqa: E402
 from tests.hostile import CASES  # noqa: E402
 
@@ -20,7 +21,8 @@ FAMILIES = ("valid but odd", "onnx inconsistent graphs", "pickled tensors", "exp
 
 def main() -> None:
     """One folder per target."""
-    for target, suffix in TARGETS.items():
+    readers = {target: suffix for target, suffix in TARGETS.items() if suffix}
+    for target, suffix in readers.items():
         folder = ROOT / "fuzz" / "corpus" / target
         folder.mkdir(parents=True, exist_ok=True)
         for case in CASES:
@@ -31,6 +33,41 @@ def main() -> None:
                 path = case.make(Path(scratch))
                 if path.is_file() and 0 < path.stat().st_size <= LARGEST:
                     (folder / case.name).write_bytes(path.read_bytes())
+    _for_the_command(readers)
+
+
+def _for_the_command(readers: dict[str, str]) -> None:
+    """Every command line on files of every reader, those of a reader taken in turn."""
+    corpus = ROOT / "fuzz" / "corpus"
+    folder = corpus / "command"
+    folder.mkdir(exist_ok=True)
+    files = {name: sorted((corpus / name).iterdir()) for name in readers}
+    for number, words in enumerate(COMMANDS):
+        for name, suffix in readers.items():
+            file = files[name][number % len(files[name])]
+            head = bytes([number, SUFFIXES.index(suffix)])
+            (folder / f"{number:02}-{words[0]}-{name}").write_bytes(head + file.read_bytes())
+    for made, record in _records(files["onnx"]).items():
+        for number, words in enumerate(COMMANDS):
+            if words[0] in ("report", "diff"):
+                head = bytes([number, SUFFIXES.index(".json")])
+                (folder / f"{number:02}-{words[0]}-{made}").write_bytes(head + record)
+
+
+def _records(files: list[Path]) -> dict[str, bytes]:
+    """What `check` and `describe` write as JSON about the file that they say most about."""
+    without_processes()
+    found: dict[str, bytes] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            path = Path(scratch) / "model.onnx"
+            path.write_bytes(file.read_bytes())
+            for words in (("check", "--no-probe"), ("describe",)):
+                code, out, _ = call([*words, str(path), "--format", "json"])
+                text = out.replace(scratch, "").encode()
+                if code != 2 and LARGEST >= len(text) > len(found.get(words[0], b"")):
+                    found[words[0]] = text
+    return found
 
 
 if __name__ == "__main__":

@@ -71,6 +71,9 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
         return _Taps()
     attrs, axes = node.layer.attrs, len(kernel)
     stride = _sizes(attrs.get("stride"), axes, 1)
+    dilation = _sizes(attrs.get("dilation"), axes, 1)
+    if min((*kernel, *stride, *dilation)) < 1:  # files may claim it; nothing runs with it
+        return _Taps()
     transposed = node.layer.op is Op.CONV_TRANSPOSE
     volume, steps = math.prod(kernel), math.prod(stride)
     plain = (
@@ -81,7 +84,6 @@ def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
         return plain
     padding = _sizes(attrs.get("padding") or None, axes, 0)
     same = isinstance(attrs.get("padding"), str) or str(attrs.get("auto_pad")).startswith("SAME")
-    dilation = _sizes(attrs.get("dilation"), axes, 1)
     if len(padding) < axes or len(stride) != axes or len(dilation) != axes:
         return plain
     forward = backward = overlap = 1.0
