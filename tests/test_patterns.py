@@ -143,6 +143,17 @@ ACTIVATIONS = {
     "relu by clip": (lambda n, x: clip(n, x, 0.0, None), Op.RELU),
     "relu by maximum": (lambda n, x: n.layer(Op.MAXIMUM, x, constant=0.0), Op.RELU),
     "relu6 by clip": (lambda n, x: clip(n, x, 0.0, 6.0), Op.RELU6),
+    "relu6 as torch has it": (
+        lambda n, x: n.activation(Op.HARD_TANH, x, min=0.0, max=6.0),
+        Op.RELU6,
+    ),
+    "hard swish by torch's relu6": (
+        lambda n, x: n.mul(
+            x, n.div(n.activation(Op.HARD_TANH, n.add(x, 3.0), min=0.0, max=6.0), 6.0)
+        ),
+        Op.HARD_SWISH,
+    ),
+    "clip as a hard tanh": (lambda n, x: n.activation(Op.HARD_TANH, x, min=0.0, max=1.0), Op.CLIP),
     "relu6 by minimum": (lambda n, x: n.layer(Op.MINIMUM, n.relu(x), constant=6.0), Op.RELU6),
     "hard tanh by extremes": (
         lambda n, x: n.layer(Op.MAXIMUM, n.layer(Op.MINIMUM, x, constant=1.0), constant=-1.0),

@@ -136,7 +136,7 @@ def _bounds(layer: Layer) -> tuple[float | None, float | None]:
 
 def hard_swish(draft: Draft) -> None:
     """Hard swish, x clip(x + 3, 0, 6) / 6, its other spellings, and the hard sigmoid alone."""
-    for core in draft.of(Op.CLIP, Op.RELU6):
+    for core in draft.of(Op.CLIP, Op.RELU6, Op.HARD_TANH):
         argument, bounds = draft.inputs[core.id][0], _bounds(core)
         if bounds == (0.0, 6.0):
             base = base_of(draft, argument, (3.0, 1.0))
@@ -181,7 +181,7 @@ def clipped(draft: Draft) -> None:
             _clip(draft, layer, constant)
         elif layer.op is Op.MAXIMUM and len(inputs) == 2:
             _leaky_maximum(draft, layer)
-    for layer in draft.of(Op.CLIP):
+    for layer in draft.of(Op.CLIP, Op.HARD_TANH):  # torch's ReLU6 is a hard tanh by its bounds
         low, high = _bounds(layer)
         inputs = draft.inputs[layer.id][:1]
         if (low, high) == (0.0, None):
@@ -189,7 +189,10 @@ def clipped(draft: Draft) -> None:
         elif (low, high) == (0.0, 6.0):
             draft.replace(layer, Op.RELU6, inputs)
         elif low is not None and high is not None and low == -high < 0:
-            draft.replace(layer, Op.HARD_TANH, inputs, attrs={"min": low, "max": high})
+            if layer.op is Op.CLIP:
+                draft.replace(layer, Op.HARD_TANH, inputs, attrs={"min": low, "max": high})
+        elif layer.op is Op.HARD_TANH:
+            draft.replace(layer, Op.CLIP, inputs, attrs={"min": low, "max": high})
 
 
 def _clip(draft: Draft, layer: Layer, constant: float) -> None:
