@@ -104,6 +104,36 @@ def test_half_precision_in_varints_becomes_raw_and_all_else_stays():
     assert after == model
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_the_tensor_of_a_constant_node_is_replaced_and_nothing_else(half, tmp_path):
+    """Half precision in varints changes the lengths of tensor, attribute, node and graph."""
+    model = MODELS["bad_mlp_duplicated_units"](0)
+    graph = model.graph
+    for tensor in graph.initializer:
+        if half:
+            values = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, 10, values.shape, values.ravel()))
+        node = helper.make_node("Constant", [], [tensor.name], name=f"{tensor.name}_held")
+        node.attribute.append(helper.make_attribute("value", tensor))
+        graph.node.insert(0, node)
+    del graph.initializer[:]
+    for place in (*graph.input, *graph.output) if half else ():
+        place.type.tensor_type.elem_type = TensorProto.FLOAT16
+    source, out = tmp_path / "model.onnx", tmp_path / "fixed.onnx"
+    onnx.save(model, source)
+    record = fix(load_onnx(str(source)), SELECTED, {"out": str(out), "seed": 0})
+    assert record["verdict"]["status"] == "fixed"
+    changed = {change["stored"] for change in record["changes"]}
+    before, after = onnx.load(source), onnx.load(out)
+    for one in (before, after):
+        for node in one.graph.node:
+            if node.op_type == "Constant" and node.output[0] in changed:
+                node.attribute[0].t.ClearField("raw_data")
+                node.attribute[0].t.ClearField("int32_data")
+    assert changed
+    assert before == after
+
+
 def test_unknown_fields_survive():
     weight = numpy_helper.from_array(np.ones((2, 3), np.float32), "w")
     unknown = b"\xfa\x7f\x03abc"  # field 2047, which no version of the format has

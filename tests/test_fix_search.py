@@ -96,6 +96,47 @@ def test_sigmoids_are_started_as_the_tanh_they_are():
     assert float(hidden.std(0).mean()) > 0.1
 
 
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm, self.head = nn.Linear(32, 32), nn.LayerNorm(32), nn.Linear(32, 10)
+        with torch.no_grad():
+            self.norm.weight.fill_(-8.0)
+            self.norm.bias.fill_(-8.0)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.first(x))))
+
+
+def test_a_fault_that_a_cure_uncovers_is_cured_as_well():
+    """Gains of -8 let some units fire in spite of shifts of -8; gains of 1 alone let none."""
+    torch.manual_seed(0)
+    net = Normed()
+    assert initlint.fix(net, torch.randn(64, 32)).status == "fixed"
+    assert (net.norm.weight == 1).all()
+    assert not net.norm.bias.any()
+
+
+class Cosine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(32, 32), nn.Linear(32, 16)
+        self.classes = nn.Parameter(torch.zeros(10, 16))
+
+    def forward(self, x):
+        classes = nn.functional.normalize(self.classes, dim=-1)
+        return self.second(torch.relu(self.first(x))) @ classes.T
+
+
+def test_what_a_layer_reads_only_as_a_result_is_left_alone():
+    torch.manual_seed(0)
+    net = Cosine()
+    model = capture(net, torch.randn(16, 32))
+    _, untouched, _ = repairs.imposed(model, Settings(), FixOptions(scheme="he_normal"))
+    assert [item.name for item in untouched] == ["classes"]
+    assert "computed from it" in untouched[0].reason
+
+
 class Tied(nn.Module):
     def __init__(self):
         super().__init__()

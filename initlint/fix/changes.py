@@ -62,17 +62,27 @@ def unwritable(model: Model, param: Param) -> str | None:
         return f"its element type {tensor.dtype} is not one that weights are drawn in"
     if not tensor.name or tensor.name not in stored_names(model):
         return "it is computed from other tensors (a parametrisation, a constant in a body)"
+    if model.kind is Kind.TORCH and not _is_live(tensor, torch_tensors(model)[tensor.name]):
+        return "its layer reads what is computed from it (normalised, masked, joined)"
     sources = {id(other.source) for other in _tensors(model) if other.name == tensor.name}
     if len(sources) > 1 and model.kind is not Kind.TORCH:
         return "several tensors have this name"
     return None
 
 
+def _is_live(tensor: Tensor, live: Any) -> bool:
+    """False when a layer of a module reads a result, which does not change with the parameter."""
+    read = getattr(tensor.source, "tensor", None)
+    if read is None:
+        return tensor.stored_shape == tuple(live.shape)
+    same: bool = read.untyped_storage().data_ptr() == live.untyped_storage().data_ptr()
+    return same and read.shape == live.shape
+
+
 def stored_names(model: Model) -> frozenset[str]:
     """Names of the tensors of a model that a fix can replace in its file or module."""
     if model.kind is Kind.ONNX:
-        proto = model.runnable.model
-        return frozenset(tensor.name for tensor in proto.graph.initializer)
+        return frozenset(name for name, _ in _onnx_tensors(model.runnable.model))
     if model.kind is Kind.TORCH:
         return frozenset(torch_tensors(model))
     return frozenset(model.metadata.get("tensors", ()))
@@ -158,16 +168,27 @@ def _onnx_runnable(model: Model, arrays: Mapping[str, Array]) -> Any:
     proto = type(model.runnable.model)()
     proto.CopyFrom(model.runnable.model)
     dtypes = {tensor.name: tensor.dtype for tensor in _tensors(model)}
-    for stored in proto.graph.initializer:
-        if stored.name not in arrays:
+    for name, stored in _onnx_tensors(proto):
+        if name not in arrays:
             continue
         kind, dims = stored.data_type, list(stored.dims)
-        name = stored.name
+        own = stored.name
         stored.Clear()
-        stored.name, stored.data_type = name, kind
+        stored.name, stored.data_type = own, kind
         stored.dims.extend(dims)
         stored.raw_data = encode(dtypes[name], arrays[name])
     return replace(model.runnable, model=proto)
+
+
+def _onnx_tensors(proto: Any) -> Iterator[tuple[str, Any]]:
+    """Initializers of the main graph and tensors of its Constant nodes, by name."""
+    for tensor in proto.graph.initializer:
+        yield tensor.name, tensor
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and not node.domain:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield node.output[0], attribute.t
 
 
 @contextmanager

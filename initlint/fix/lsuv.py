@@ -50,6 +50,7 @@ def scale(
     layers: tuple[str, ...],
     run: Callable[[Mapping[str, float]], Activations],
     tolerance: float = TOLERANCE,
+    variances_wanted: Mapping[str, float] | None = None,
 ) -> Scaled:
     """Factors that bring the output variance of each layer to 1, in forward order.
 
@@ -57,8 +58,10 @@ def scale(
         graph: the network.
         layers: ids of the layers to scale; others keep their weights.
         run: runs the network with these factors applied and measures every layer's output.
-        tolerance: of the variance around 1.
+        tolerance: of the variance around 1, relative where another one is wanted.
+        variances_wanted: by layer, where it is not 1.
     """
+    goals = dict(variances_wanted or {})
     wanted = [layer.id for layer in graph.order if layer.id in set(layers) and layer.op in SCALED]
     factors = dict.fromkeys(wanted, 1.0)
     variances: dict[str, float] = {}
@@ -69,7 +72,7 @@ def scale(
         if seen.status is not ProbeStatus.OK:
             return Scaled(factors, variances, runs, seen.detail or "the network could not be run")
         variances = {key: seen.outputs[key].std ** 2 for key in wanted if key in seen.outputs}
-        step = _step(graph, frozenset(wanted), seen, tolerance)
+        step = _step(graph, frozenset(wanted), seen, tolerance, goals)
         if not step:
             return Scaled(factors, variances, runs, _silent(wanted, variances))
         if runs >= budget:
@@ -84,7 +87,11 @@ def _silent(wanted: list[str], variances: Mapping[str, float]) -> str:
 
 
 def _step(
-    graph: LayerGraph, wanted: frozenset[str], seen: Activations, tolerance: float
+    graph: LayerGraph,
+    wanted: frozenset[str],
+    seen: Activations,
+    tolerance: float,
+    goals: Mapping[str, float],
 ) -> dict[str, float]:
     """Factors for this round; empty when all layers with a signal are within the tolerance.
 
@@ -97,8 +104,9 @@ def _step(
         before = _incoming(graph, layer, changed, seen)
         stats = seen.outputs.get(layer.id)
         if layer.id in wanted and stats is not None and stats.std > 0 and isfinite(stats.std):
-            off = off or abs(stats.std**2 - 1) > tolerance
-            factor = 1 / (stats.std * before) if off else 1.0
+            goal = sqrt(goals.get(layer.id, 1.0))
+            off = off or abs((stats.std / goal) ** 2 - 1) > tolerance
+            factor = goal / (stats.std * before) if off else 1.0
             if factor != 1.0:
                 step[layer.id] = factor
             changed[layer.id] = before * factor

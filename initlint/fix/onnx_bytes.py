@@ -2,9 +2,9 @@
 
 The file is not parsed and written again, which would lose unknown fields and change orders and
 encodings: the spans of the elements are located in the wire format (field 7 of ModelProto is the
-graph, field 5 of GraphProto an initializer; onnx/onnx.proto) and overwritten. Elements that fields
-of another width hold (half precision in ``int32_data``) become ``raw_data``, and only the lengths
-around them change.
+graph, field 5 of GraphProto an initializer, field 5 of a Constant node its attribute;
+onnx/onnx.proto) and overwritten. Elements that fields of another width hold (half precision in
+``int32_data``) become ``raw_data``, and only the lengths around them change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from initlint.model import LoadError
 
-_GRAPH, _INITIALIZER = 7, 5
+_GRAPH, _INITIALIZER, _NODE = 7, 5, 1
+_OUTPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN, _ATTRIBUTE_TENSOR = 2, 4, 5, 7, 5
 _NAME, _RAW, _EXTERNAL = 8, 9, 13
 _ELEMENTS = {4: "float_data", 5: "int32_data", 10: "double_data"}
 _KEY, _VALUE = 1, 2
@@ -33,15 +34,17 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One initializer in the file.
+    """One initializer in the file, or the tensor of a Constant node.
 
     Attributes:
         message: the field that holds it.
+        around: the messages around that one, from the graph inwards.
         elements: the fields that hold its elements (``raw_data`` or one of the typed ones).
         external: where its elements lie when in another file: ``location``, ``offset``.
     """
 
     message: Field
+    around: tuple[Field, ...]
     elements: tuple[Field, ...]
     external: Mapping[str, str]
 
@@ -95,22 +98,43 @@ def fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
 
 
 def locate(data: bytes) -> dict[str, Stored]:
-    """The initializers of the main graph by name."""
+    """The initializers of the main graph, and what its Constant nodes hold, by name."""
     view = memoryview(data)
     found: dict[str, Stored] = {}
     for graph in _graphs(view):
         for message in fields(view, graph.value, graph.stop):
             if message.number == _INITIALIZER and message.wire == 2:
-                name, stored = _initializer(view, message)
+                name, stored = _tensor(view, message, (graph,))
                 found[name] = stored
+            elif message.number == _NODE and message.wire == 2:
+                found.update(_constant(view, graph, message))
     return found
+
+
+def _constant(view: memoryview, graph: Field, node: Field) -> dict[str, Stored]:
+    """The tensor of a Constant node by the name of its output; empty for other nodes."""
+    parts = [part for part in fields(view, node.value, node.stop) if part.wire == 2]
+    texts = {
+        part.number: bytes(view[part.value : part.stop]).decode("utf-8", "surrogateescape")
+        for part in parts
+        if part.number in (_OUTPUT, _OP_TYPE, _DOMAIN)
+    }
+    if texts.get(_OP_TYPE) != "Constant" or texts.get(_DOMAIN):
+        return {}
+    return {
+        texts.get(_OUTPUT, ""): _tensor(view, held, (graph, node, attribute))[1]
+        for attribute in parts
+        if attribute.number == _ATTRIBUTE
+        for held in fields(view, attribute.value, attribute.stop)
+        if held.number == _ATTRIBUTE_TENSOR and held.wire == 2
+    }
 
 
 def _graphs(view: memoryview) -> list[Field]:
     return [item for item in fields(view, 0, len(view)) if item.number == _GRAPH and item.wire == 2]
 
 
-def _initializer(view: memoryview, message: Field) -> tuple[str, Stored]:
+def _tensor(view: memoryview, message: Field, around: tuple[Field, ...]) -> tuple[str, Stored]:
     name = ""
     elements: list[Field] = []
     external: dict[str, str] = {}
@@ -121,7 +145,7 @@ def _initializer(view: memoryview, message: Field) -> tuple[str, Stored]:
             elements.append(item)
         elif item.number == _EXTERNAL:
             external.update([_entry(view, item)])
-    return name, Stored(message, tuple(elements), external)
+    return name, Stored(message, around, tuple(elements), external)
 
 
 def _entry(view: memoryview, item: Field) -> tuple[str, str]:
@@ -161,24 +185,34 @@ def replaced(data: bytes, values: Mapping[str, bytes]) -> bytes:
 def _resized(
     view: memoryview, out: bytearray, stored: Mapping[str, Stored], values: Mapping[str, bytes]
 ) -> bytes:
-    """Replace whole initializers by ones with ``raw_data``, and the length of their graph."""
-    messages = {stored[name].message.start: name for name in values}
-    graphs = _graphs(view)
-    if len(graphs) != 1:
-        raise LoadError(f"the protobuf holds {len(graphs)} graphs in pieces")
-    graph = graphs[0]
-    body = bytearray()
-    for item in fields(view, graph.value, graph.stop):
-        name = messages.get(item.start)
-        if name is None:
-            body += out[item.start : item.stop]
-            continue
+    """Replace whole tensors by ones with ``raw_data``, and the lengths of what is around them."""
+    if len(_graphs(view)) != 1:
+        raise LoadError(f"the protobuf holds {len(_graphs(view))} graphs in pieces")
+    tensors = {stored[name].message.start: name for name in values}
+    around = {message.start for name in values for message in stored[name].around}
+
+    def copied(start: int, stop: int) -> bytes:
+        body = bytearray()
+        for item in fields(view, start, stop):
+            if item.start in tensors:
+                body += _message(item.number, rewritten(item, tensors[item.start]))
+            elif item.start in around:
+                body += _message(item.number, copied(item.value, item.stop))
+            else:
+                body += out[item.start : item.stop]
+        return bytes(body)
+
+    def rewritten(item: Field, name: str) -> bytes:
         dropped = {element.start for element in stored[name].elements}
-        tensor = bytearray()
-        for part in fields(view, item.value, item.stop):
-            if part.start not in dropped:
-                tensor += out[part.start : part.stop]
-        tensor += _to_varint(_RAW << 3 | 2) + _to_varint(len(values[name])) + values[name]
-        body += _to_varint(_INITIALIZER << 3 | 2) + _to_varint(len(tensor)) + tensor
-    head = _to_varint(_GRAPH << 3 | 2) + _to_varint(len(body))
-    return bytes(out[: graph.start]) + head + bytes(body) + bytes(out[graph.stop :])
+        kept = [
+            bytes(out[part.start : part.stop])
+            for part in fields(view, item.value, item.stop)
+            if part.start not in dropped
+        ]
+        return b"".join(kept) + _message(_RAW, values[name])
+
+    return copied(0, len(view))
+
+
+def _message(number: int, body: bytes) -> bytes:
+    return _to_varint(number << 3 | 2) + _to_varint(len(body)) + body

@@ -21,7 +21,7 @@ from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.fix.textbook import SHORT, recurrent
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
-from initlint.model import WEIGHTED, Layer, Model, Param, Role
+from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Param, Role
 
 Record = Mapping[str, Any]
 
@@ -192,6 +192,14 @@ class Planner:
             return (graph[key],)
         return tuple(layer for layer in graph.effective_producers(key) if layer.op in WEIGHTED)
 
+    def _normalisers(self, key: str) -> tuple[Layer, ...]:
+        """Normalisers that feed a layer directly, or the layer itself."""
+        graph = self.model.graph
+        if key not in graph:
+            return ()
+        near = (graph[key], *graph.effective_producers(key))
+        return tuple(layer for layer in near if layer.op in NORMALISERS)
+
     def usable(self, param: Param) -> bool:
         """True for a draw worth keeping: finite, centred, spread, and without copied units."""
         moments = self.measures.moments(param)
@@ -300,8 +308,9 @@ def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
 
 def _finish_by_running(planner: Planner, finding: Record) -> None:
     if planner.thorough:
-        for layer, _ in planner._targets(finding, *WEIGHT_ROLES):
-            planner._scaled[layer.id] = None
+        for layer, param in planner._targets(finding, *WEIGHT_ROLES):
+            if planner._may_change(param):
+                planner._scaled[layer.id] = None
 
 
 def _drawn_as(scheme: str) -> Cure:
@@ -361,6 +370,11 @@ def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None
         if moments is not None and moments.max_abs > 0:
             planner.draw(finding, layer, param, "zeros")
     for key in finding["layers"]:
+        for norm in planner._normalisers(key):
+            for param in norm.with_role(Role.SHIFT):
+                moments = planner.measures.moments(param)
+                if param.trainable and moments is not None and moments.max_abs > 0:
+                    planner.draw(finding, norm, param, "zeros")
         for layer in planner._weighted(key):
             weight = layer.weight
             if weight is not None and (planner.thorough or not planner.usable(weight)):

@@ -12,8 +12,9 @@ from initlint.fix.changes import Change, Untouched, applied, merged
 from initlint.fix.lsuv import SCALED, Scaled, scale
 from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
+from initlint.fix.slot import gain_of
 from initlint.measure.result import Stage
-from initlint.model import Model, Param
+from initlint.model import RELU_FAMILY, LayerGraph, Model, Param
 from initlint.probe.result import Activations, ProbeStatus
 
 Record = dict[str, Any]
@@ -116,8 +117,10 @@ class Search:
         if not self.best.sound and self._whole_is_meant():
             self._whole()
         changed = {change.param.key for change in self.best.changes.values()}
-        for name in [name for name in self.untouched if name in changed]:
-            del self.untouched[name]
+        left = {f"{item['name']} at {item['layer']}" for item in self.best.record["findings"]}
+        for name in tuple(self.untouched):
+            if name in changed or (" at " in name and name not in left):
+                del self.untouched[name]
         return self.best
 
     def _rounds(self, count: int, *, thorough: bool) -> None:
@@ -218,7 +221,8 @@ class Search:
 
     def _try(self, changes: Mapping[str, Change], layers: Sequence[str]) -> State:
         if layers:
-            changes, ended = scaled_by_running(self.model, self.settings, changes, layers)
+            goals = rectified(self.model.graph, layers)
+            changes, ended = scaled_by_running(self.model, self.settings, changes, layers, goals)
             if ended.reason:
                 self.notes.append(f"scaling by running the network: {ended.reason}")
         return judged(self.model, self.settings, changes)
@@ -227,9 +231,8 @@ class Search:
 def _cures(findings: Sequence[Record], tried: State) -> bool:
     """True when the worst of the findings are gone, whatever came into view behind them."""
     left = {item["fingerprint"] for item in tried.record["findings"]}
-    return not any(
-        item["fingerprint"] in left for item in findings if item["severity"] != "info"
-    ) and any(item["severity"] != "info" for item in findings)
+    serious = [item for item in findings if item["severity"] != "info"] or findings
+    return not any(item["fingerprint"] in left for item in serious)
 
 
 def _useless(plan: Plan, *, thorough: bool) -> str:
@@ -238,10 +241,28 @@ def _useless(plan: Plan, *, thorough: bool) -> str:
     return f"{how} ({', '.join(schemes)}) was tried and did not lower the findings: not kept"
 
 
+def rectified(graph: LayerGraph, layers: Sequence[str]) -> dict[str, float]:
+    """Output variances with which ReLUs and their kin hand on a second moment of 1.
+
+    At the unit variance of LSUV the first layer would come out at half of He's variance, and the
+    linter would say so.
+    """
+    found = {}
+    for key in layers:
+        bend = graph.activation(key)
+        if bend is not None and bend.op in RELU_FAMILY:
+            found[key] = gain_of(bend) ** 2
+    return found
+
+
 def scaled_by_running(
-    model: Model, settings: Settings, changes: Mapping[str, Change], layers: Sequence[str]
+    model: Model,
+    settings: Settings,
+    changes: Mapping[str, Change],
+    layers: Sequence[str],
+    variances_wanted: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Change], Scaled]:
-    """The changes with layers scaled to unit output variance by running the network."""
+    """The changes with layers scaled by running the network, to unit output variance or another."""
 
     def with_factors(factors: Mapping[str, float]) -> dict[str, Change]:
         found = dict(changes)
@@ -267,7 +288,7 @@ def scaled_by_running(
             return run_fresh(now, settings)
 
     chosen = tuple(key for key in layers if model.graph[key].op in SCALED)
-    ended = scale(model.graph, chosen, run)
+    ended = scale(model.graph, chosen, run, variances_wanted=variances_wanted)
     return with_factors(ended.factors), ended
 
 
