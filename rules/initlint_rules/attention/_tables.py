@@ -173,7 +173,7 @@ def addends(context: Context) -> Iterator[Addend]:
                     param, source = table.weight, other.source
             moments = context.measures.moments(param) if param is not None else None
             power = moments.second_moment if moments is not None else None
-        start = _tokens(graph, source)
+        start = _tokens(graph, source) if power is not None else None
         if power is not None and start is not None:
             yield Addend(
                 layer, source, param, values, power, _power(context, source), start is Op.EMBEDDING
