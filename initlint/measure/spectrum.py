@@ -25,6 +25,10 @@ squared norm: a neighbour at 0.97 σ_1 is down to 5 %, so σ_1 is right to about
 BLOCK = 8
 """Vectors per sweep: the block also holds the neighbours that one vector would converge into."""
 
+REORTHOGONALISED = 3
+"""Sweeps between two orthogonalisations. Until then the others lean towards the first direction,
+by (σ_1/σ_j)^6 of float32's seven digits: of use where the gap is small, of none where it is not."""
+
 KRYLOV = 120
 """Arnoldi steps for the spectral radius of large matrices. Measured on Gaussian matrices of 400
 to 2,000 rows, the largest Ritz value is within 3 % of the spectral radius."""
@@ -134,10 +138,14 @@ def leading_singular_value(matrix: Array, sweeps: int) -> float:
     wide = wide / np.float32(scale)
     width = min(BLOCK, wide.shape[0])
     block = scattered(wide.shape[0], width).astype(np.float32)
-    for _ in range(sweeps):
-        block, _ = np.linalg.qr(wide @ (wide.T @ block))
+    for sweep in range(1, sweeps + 1):
+        block = wide @ (wide.T @ block)
+        if sweep == sweeps or sweep % REORTHOGONALISED == 0:
+            block, _ = np.linalg.qr(block)
+        else:
+            block /= np.abs(block).max()
     projected = (wide.T @ block).astype(np.float64)
-    return scale * float(np.linalg.svd(projected, compute_uv=False)[0])
+    return scale * sqrt(max(float(np.linalg.eigvalsh(projected.T @ projected)[-1]), 0.0))
 
 
 def spectral_radius(square: Array) -> float:

@@ -155,25 +155,30 @@ def _is_judged(context: Context, layer: Layer, param: Param) -> bool:
 
 def _rank(array: Any) -> tuple[int, int] | None:
     """Singular values above the floor, and how many there could be; None for a structure."""
-    matrix = np.asarray(array, dtype=np.float64).reshape(array.shape[0], -1)
+    matrix = array.reshape(array.shape[0], -1)
     if not np.isfinite(matrix).all():
         return None
     step = -(-len(matrix) // ROWS)
-    rows = matrix[::step]
+    rows = np.asarray(matrix[::step], dtype=np.float64)
     rows = rows[(rows != 0).any(axis=1)]
     rows = rows[:, (rows != 0).any(axis=0)]
     if min(rows.shape, default=0) < SMALLEST_SIDE:
         return None
-    if len(np.unique(np.abs(rows[:SMALLEST_SIDE]))) <= FEW_VALUES:
+    first = np.abs(rows[:SMALLEST_SIDE])
+    few = len(set(first[0, :ROWS].tolist())) <= FEW_VALUES  # nearly every row has more
+    if few and len(np.unique(first)) <= FEW_VALUES:
         return None
     signs = np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)])
-    rows = np.unique(rows * signs[:, None], axis=0)
+    rows = rows * signs[:, None]
+    if len(set(rows[:, 0].tolist())) < len(rows):  # else no two are equal
+        rows = np.unique(rows, axis=0)
     side = min(rows.shape)
     if side < SMALLEST_SIDE:
         return None
-    largest = np.abs(rows).max()
-    values = np.linalg.svd(rows / largest, compute_uv=False)
-    return int((values > FLOOR * values[0]).sum()), side
+    rows = rows / np.abs(rows).max()
+    # Squares in float64: what is a millionth of the largest is still right to ten digits.
+    powers = np.linalg.eigvalsh(rows @ rows.T if side == len(rows) else rows.T @ rows)
+    return int((powers > FLOOR**2 * powers[-1]).sum()), side
 
 
 def _finding(context: Context, layer: Layer, param: Param, rank: int, side: int) -> Finding:
