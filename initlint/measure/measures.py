@@ -38,8 +38,8 @@ WHOLE_ELEMENTS = 1 << 24
 streamed for their moments, and their distribution is judged on leading rows of this many elements:
 a sample that finds a relative change of the scale of 4·0.71/√2²⁴ = 7e-4."""
 
-VERY_LARGE = 1 << 29
-"""Elements of a model (2 GB of float32) from which reading the file should take the time: its large
+VERY_LARGE = 1 << 27
+"""Elements of a model (0.5 GB of float32) from which reading the file should take the time: its large
 tensors are then judged on shorter leading rows, `JUDGED_ELEMENTS` in all."""
 
 JUDGED_SHARE = 16
