@@ -39,7 +39,7 @@ streamed for their moments, and their distribution is judged on leading rows of 
 a sample that finds a relative change of the scale of 4·0.71/√2²⁴ = 7e-4."""
 
 VERY_LARGE = 1 << 27
-"""Elements of a model (0.5 GB of float32) from which reading the file should take the time: its large
+"""Elements of a model (0.5 GB of float32) from which reading it should take the time: its large
 tensors are then judged on shorter leading rows, `JUDGED_ELEMENTS` in all."""
 
 JUDGED_SHARE = 16
