@@ -11,20 +11,22 @@ from benchmarks.outcome import evaluate, judging, training
 from benchmarks.outcome.models import ARCHITECTURES, ZOO
 
 
-def train(pattern: str) -> None:
+def train(pattern: str, seeds: int) -> None:
     """Train what is not in the file yet."""
     record = training.load()
-    for seed in training.SEEDS:
-        for architecture in ARCHITECTURES:
-            entries = [entry for entry in ZOO if entry.architecture == architecture]
-            missing = [e for e in entries if f"{e.name}#{seed}" not in record]
-            if not missing or pattern not in architecture:
-                continue
-            started = time.process_time()
-            for name, losses in training.train(missing, seed).items():
-                record[f"{name}#{seed}"] = losses
-            training.save(record)
-            print(f"{architecture} {seed}: {time.process_time() - started:.1f} s", flush=True)
+    for architecture in ARCHITECTURES:
+        missing = [
+            (entry, seed)
+            for entry in ZOO
+            for seed in training.SEEDS[:seeds]
+            if entry.architecture == architecture and f"{entry.name}#{seed}" not in record
+        ]
+        if not missing or pattern not in architecture:
+            continue
+        started = time.process_time()
+        record.update(training.train_starts(missing))
+        training.save(record)
+        print(f"{architecture}: {time.process_time() - started:.1f} s", flush=True)
     for name, score in training.scores(record, ZOO).items():
         print(f"{score:.2f} {training.outcome(score):<7} {name}")
 
@@ -42,11 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("command", choices=("train", "judge", "fit", "evaluate"))
     parser.add_argument("--only", default="", help="part of the names of the architectures")
+    parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
     parser.add_argument("--road", choices=judging.ROADS, default="module")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.command == "train":
-        train(arguments.only)
+        train(arguments.only, arguments.seeds)
     elif arguments.command == "judge":
         judge(arguments.only, arguments.road)
     elif arguments.command == "fit":

@@ -1,4 +1,4 @@
-"""What initlint says of every model of the zoo before training, by both roads."""
+"""What initlint says of every model of the zoo before training, by three roads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
 from initlint.risk import evidence
 
-ROADS = ("module", "onnx")
+ROADS = ("module", "noise", "onnx")
+"""A module with a batch of its task; a module of which only the input's shape is given, so that
+noise is fed; the export to ONNX."""
+
 VERDICTS = Path(__file__).resolve().parent / "verdicts.json"
 
 
@@ -29,9 +32,13 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
         kept[:] = evidence(*args)[0]
         return inner(*args)
 
+    inputs = entry.inputs(seed)
     with TemporaryDirectory() as folder:
         options = LoadOptions(via="onnx" if road == "onnx" else None, folder=folder)
-        loaded = capture_with(model, entry.inputs(seed), {}, options)
+        if road == "noise":
+            shape, kind = tuple(inputs[0].shape), str(inputs[0].dtype).removeprefix("torch.")
+            inputs, options = (), LoadOptions(input_shape=shape, input_dtype=kind)
+        loaded = capture_with(model, inputs, {}, options)
         engine.risk = risk  # the terms of the same run
         try:
             record = lint(loaded, Settings())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import mean
 
@@ -20,17 +20,23 @@ from benchmarks.outcome.models import Entry
 from benchmarks.outcome.tasks import TASKS, chance
 
 STEPS = 100
-"""Steps of a run; tasks that take longer to learn get `LONG_STEPS`."""
+"""Steps in which the healthy twin shows what there is to gain; tasks that take longer to learn get
+`LONG_STEPS`."""
 
 LONG_STEPS = 200
+PATIENCE = 2
+"""Every start is trained so many times as long: what reaches the twin's loss a little later (a zero
+head, a closed branch, an identity recurrence) is no harm, what needs twice the training is."""
+
 LONG = frozenset({"memory-30", "text", "parity", "picture", "generate"})
 BATCH = 32
-TAIL = 0.2
-"""Share of the steps, at the end, whose mean loss is the result of a run."""
+WINDOWS = 5
+"""Means that are kept of the loss over `STEPS`, `PATIENCE` times as many over a run."""
 
 RATES: tuple[tuple[str, float], ...] = (
     ("sgd", 0.1),
-    ("sgd", 0.01),
+    ("sgd", 0.02),
+    ("sgd", 0.004),
     ("adam", 0.01),
     ("adam", 0.001),
 )
@@ -38,8 +44,11 @@ RATES: tuple[tuple[str, float], ...] = (
 
 SEEDS = (0, 1)
 
-Losses = dict[str, float | None]
-"""Loss by optimiser and learning rate (``sgd 0.1``); None where the run diverged."""
+Curve = list[float | None]
+"""Mean loss of every window of steps; None where it was not finite."""
+
+Losses = dict[str, Curve]
+"""Curves by optimiser and learning rate (``sgd 0.1``)."""
 
 FINE, HARMED, FAILS = "fine", "harmed", "fails"
 
@@ -84,10 +93,8 @@ class _Optimiser:
             weight.sub_(update * self.rates.view(shape))
 
 
-def runs(
-    models: Sequence[nn.Module], rates: Sequence[tuple[str, float]], task: str
-) -> list[float | None]:
-    """Mean loss of every model over the last steps; None for one that left the finite numbers."""
+def runs(models: Sequence[nn.Module], rates: Sequence[tuple[str, float]], task: str) -> list[Curve]:
+    """The loss of every model over the steps, window by window."""
     source = TASKS[task]
     weights, buffers = stack_module_state(list(models))
     trained = {
@@ -110,46 +117,65 @@ def runs(
     step = vmap(grad_and_value(loss), in_dims=(0, 0, 0, None, None))
     optimiser = _Optimiser(trained, rates)
     generator = torch.Generator().manual_seed(1000)
-    steps = LONG_STEPS if task in LONG else STEPS
-    tail = []
-    for number in range(steps):
-        inputs, targets = source.draw(BATCH, generator)
-        gradients, values = step(trained, frozen, buffers, inputs, targets)
-        optimiser.step(trained, gradients)
-        if number >= steps * (1 - TAIL):
-            tail.append(values.detach())
-    ends = torch.stack(tail).mean(0).tolist()
-    return [round(value, 5) if isfinite(value) else None for value in ends]
+    window = (LONG_STEPS if task in LONG else STEPS) // WINDOWS
+    means = []
+    for _ in range(WINDOWS * PATIENCE):
+        total = torch.zeros(len(models))
+        for _ in range(window):
+            inputs, targets = source.draw(BATCH, generator)
+            gradients, values = step(trained, frozen, buffers, inputs, targets)
+            optimiser.step(trained, gradients)
+            total += values.detach()
+        means.append((total / window).tolist())
+    return [
+        [float(f"{value:.4g}") if isfinite(value) else None for value in curve]
+        for curve in zip(*means, strict=True)
+    ]
 
 
 def train(entries: Sequence[Entry], seed: int) -> dict[str, Losses]:
     """Every optimiser and learning rate from the starts of one architecture, by entry name."""
-    jobs = [(entry, kind, rate) for entry in entries for kind, rate in RATES]
-    found: dict[str, Losses] = {entry.name: {} for entry in entries}
+    found = train_starts([(entry, seed) for entry in entries])
+    return {entry.name: found[f"{entry.name}#{seed}"] for entry in entries}
+
+
+def train_starts(starts: Sequence[tuple[Entry, int]]) -> dict[str, Losses]:
+    """The same from entries of one architecture and seeds, by ``entry#seed``."""
+    jobs = [(entry, seed, kind, rate) for entry, seed in starts for kind, rate in RATES]
+    found: dict[str, Losses] = {f"{entry.name}#{seed}": {} for entry, seed in starts}
     for start in range(0, len(jobs), TOGETHER):
         part = jobs[start : start + TOGETHER]
-        models = [entry.build(seed) for entry, _, _ in part]
-        ends = runs(models, [(kind, rate) for _, kind, rate in part], part[0][0].task)
-        for (entry, kind, rate), end in zip(part, ends, strict=True):
-            found[entry.name][f"{kind} {rate:g}"] = end
+        models = [entry.build(seed) for entry, seed, _, _ in part]
+        rates = [(kind, rate) for _, _, kind, rate in part]
+        curves = runs(models, rates, part[0][0].task)
+        for (entry, seed, kind, rate), curve in zip(part, curves, strict=True):
+            found[f"{entry.name}#{seed}"][f"{kind} {rate:g}"] = curve
     return found
 
 
-def best(losses: Losses, kind: str) -> float:
-    """Lowest loss over the learning rates of one optimiser; infinite when all diverged."""
-    ends = [loss for key, loss in losses.items() if key.startswith(kind) and loss is not None]
-    return min(ends, default=float("inf"))
+def best(losses: Losses, kind: str, windows: int) -> float:
+    """Lowest loss of one optimiser over its learning rates and the first windows.
+
+    Infinite when all runs left the finite numbers at once.
+    """
+    curves = [
+        curve[:windows] if isinstance(curve, list) else [curve]  # a run whose end alone was kept
+        for key, curve in losses.items()
+        if key.startswith(kind)
+    ]
+    return min((loss for curve in curves for loss in curve if loss is not None), default=inf)
 
 
 def progress(losses: Losses, twin: Losses, task: str) -> float:
-    """What was gained on chance, relative to the healthy twin; mean over the optimisers.
+    """What was gained on chance, relative to what the healthy twin gains in a part of the steps.
 
-    Every optimiser's best learning rate counts, between 0 and 1.2.
+    The start is given `PATIENCE` times the twin's steps. Every optimiser's best learning rate and
+    window count, between 0 and 1.2; mean over the optimisers with which the twin learns.
     """
     guess = chance(task)
     kinds = dict.fromkeys(kind for kind, _ in RATES)
-    gained = {kind: guess - best(losses, kind) for kind in kinds}
-    twins = {kind: guess - best(twin, kind) for kind in kinds}
+    gained = {kind: guess - best(losses, kind, WINDOWS * PATIENCE) for kind in kinds}
+    twins = {kind: guess - best(twin, kind, WINDOWS) for kind in kinds}
     most = max(twins.values())
     return mean(
         min(max(gained[kind] / twins[kind], 0.0), 1.2)
@@ -186,6 +212,7 @@ def load() -> dict[str, Losses]:
 
 
 def save(record: Mapping[str, Losses]) -> None:
-    """Write the losses, one start per line."""
+    """Write the losses, one start per line, beside what another run has written meanwhile."""
+    record = {**load(), **record}
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
     LOSSES.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from math import isfinite, log10
 
 from initlint.model import NORMALISERS, RECURRENT, SATURATING, Layer, LayerGraph, Op
 from initlint.probe.result import Activations
-
-_FLOOR = 1e-300
-"""Stands for an rms of zero: a signal that is gone is 300 decades down, not undefined."""
 
 _PASSING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
 """Weighted layers whose output scale follows their input's: no tables, no bounded states."""
@@ -33,7 +31,8 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
 
     With the right gain the input of every layer has the same second moment (He et al. 2015,
     equation 9), so the intended value is 0. Growth counts from 1 upwards: a signal that enters
-    small (a codebook, a hash grid, coordinates) and reaches unit scale does no harm.
+    small (a codebook, a hash grid, coordinates) and reaches unit scale does no harm. A signal that
+    is exactly zero from some layer on was cut there, which is no drift: what comes before counts.
 
     Returns:
         None when fewer than two inputs were observed, or one was not finite.
@@ -45,9 +44,10 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
         and graph[key].op in _PASSING
         and (rms := input_rms(key, graph, probe)) is not None
     ]
-    if len(seen) < 2 or not all(isfinite(rms) for rms in seen) or seen[0] <= 0:
+    seen = list(takewhile(bool, seen))
+    if len(seen) < 2 or not all(isfinite(rms) for rms in seen):
         return None
-    end = log10(max(seen[-1], _FLOOR))
+    end = log10(seen[-1])
     drift = end - log10(seen[0])
     return drift if drift <= 0 else max(min(drift, end), 0.0)
 

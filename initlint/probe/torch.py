@@ -27,6 +27,7 @@ from initlint.probe.result import (
     ProbeStatus,
     Response,
 )
+from initlint.probe.torch_coherent import coherent
 from initlint.probe.torch_gradients import (
     STEPS,
     Leaf,
@@ -195,10 +196,14 @@ class _Run:
     ) -> Any:
         names, module = self.runnable.names, self.runnable.module
         tracer = Tracer(names, on_call, before_write=saved.keep, keep_dropout=False)
-        args, kwargs = map_tensors(
-            (self.runnable.args, dict(self.runnable.kwargs)),
-            lambda tensor: _copied(tensor, with_gradient=from_inputs),
-        )
+        generator = torch.Generator().manual_seed(self.seed)
+
+        def fed(tensor: Any) -> Any:
+            if from_inputs:
+                tensor = coherent(tensor, generator)
+            return _copied(tensor, with_gradient=from_inputs)
+
+        args, kwargs = map_tensors((self.runnable.args, dict(self.runnable.kwargs)), fed)
         for _, tensor in input_names(module, args, kwargs):
             tracer.mark_fed(tensor)
         with torch.enable_grad(), tracing(tracer):

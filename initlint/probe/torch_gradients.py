@@ -90,8 +90,13 @@ def statistics(leaf: Leaf, tensors: Mapping[str, Any], found: Mapping[str, Any])
     return GradientStats(size, zeros / max(gradient.numel(), 1), units, rms(largest))
 
 
-def sign_step(tensors: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Move every parameter with a gradient a little against its sign, as Adam's first step does."""
+def sign_step(
+    tensors: Mapping[str, Any], found: Mapping[str, Any], opened: Mapping[str, float] | None = None
+) -> None:
+    """Move every parameter with a gradient a little against its sign, as Adam's first step does.
+
+    ``opened`` are steps for zero tensors by name, where they are to be no small ones.
+    """
     with torch.no_grad():
         for name, gradient in found.items():
             if gradient is None:
@@ -101,9 +106,10 @@ def sign_step(tensors: Mapping[str, Any], found: Mapping[str, Any]) -> None:
             gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
             tensor = tensors[name]
             scale = rms(tensor)
+            step = STEP * scale
             if not scale > 0.0 or scale == float("inf"):
-                scale = 1.0
-            tensor.data.add_(gradient.sign(), alpha=-STEP * scale)
+                step = (opened or {}).get(name, STEP)
+            tensor.data.add_(gradient.sign(), alpha=-step)
 
 
 def still_zero(keys: Mapping[str, Leaf], stats: Mapping[str, GradientStats]) -> Iterator[str]:

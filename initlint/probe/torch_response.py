@@ -12,7 +12,7 @@ import torch
 from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
-from initlint.model import RECURRENT, LayerGraph, Op
+from initlint.model import RECURRENT, LayerGraph, Op, Role
 from initlint.probe.kernel import summary
 from initlint.probe.result import Response
 from initlint.probe.torch_gradients import gradients, sign_step
@@ -28,6 +28,14 @@ FEWEST = 4
 STEPS = 2
 """Steps before the second look: a zero behind a zero (a zero head over zero branches) ends after
 two."""
+
+FACTORS = frozenset({Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION, Role.GAIN})
+"""Parameters that signal and gradient are multiplied by."""
+
+OPENED = 0.1
+"""Step of a factor that starts at zero (a weight, a gain), relative to what an ordinary one is: 1
+for a gain, 1/sqrt(fan-in) for a weight. Some ten steps of training take it there; judged any
+earlier, everything behind it would seem cut off."""
 
 MOST_WORK = 1 << 33
 """Multiplications that all backward passes may take: half a second on one core. Every input's
@@ -80,18 +88,30 @@ def responses(
     first = _response(forward, runnable, graph, tensors, inputs, samples, seed)
     if first is None:
         return ()
+    opened = _opened(runnable, graph)
     copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         for _ in range(STEPS):
             chosen = choose(forward(lambda call: None), graph, seed, loss)
             if chosen is None:
                 return (first,)
-            sign_step(tensors, gradients(chosen.value, tensors))
+            sign_step(tensors, gradients(chosen.value, tensors), opened)
         second = _response(forward, runnable, graph, tensors, inputs, samples, seed)
     finally:
         for name, tensor in tensors.items():
             tensor.data.copy_(copies[name])
     return (first,) if second is None else (first, second)
+
+
+def _opened(runnable: TorchRunnable, graph: LayerGraph) -> dict[str, float]:
+    """Steps for factors that start at zero, by the name of their tensor."""
+    found: dict[str, float] = {}
+    for _, param in graph.params:
+        if param.role in FACTORS:
+            fan = math.prod(param.shape[1:]) if len(param.shape) > 1 else 1
+            for name in runnable.sources.get(param.key, ()):
+                found[name] = OPENED / math.sqrt(max(fan, 1))
+    return found
 
 
 @dataclass(slots=True)
