@@ -68,6 +68,7 @@ class SymmetricGroup:
         output: True when a graph output shows the units, so that labels separate them.
         shuffled: True when the units become positions (sub-pixel kernels are equal on purpose).
         followed: False when the units could not be followed to all their consumers.
+        parted: True when the biases of the units differ.
     """
 
     layer: str
@@ -82,6 +83,7 @@ class SymmetricGroup:
     output: bool = False
     shuffled: bool = False
     followed: bool = True
+    parted: bool = False
 
     @property
     def lost(self) -> int:
@@ -415,6 +417,7 @@ def _rows_alone(
         return []
     covered = set(symmetric)
     groups = [group for group in _classes(labels) if group not in covered]
+    biased = _refine_by_biases(labels, layer, weights) if groups else labels
     return [
         SymmetricGroup(
             layer=layer.id,
@@ -427,6 +430,7 @@ def _rows_alone(
             noise=space is not None and space.noise,
             output=space is not None and space.output,
             followed=space is not None and not space.lost,
+            parted=len(np.unique(biased[list(group)])) > 1,
         )
         for group in groups
         if not _zero_rows(layer, weights, group)
