@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from initlint.report.text import Untrusted
@@ -362,7 +363,13 @@ def _skipped(record: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def _rules(record: Mapping[str, Any]) -> dict[str, str]:
     if not all(isinstance(code, str) for code in record.values()):
         raise RecordError("rules holds something else than codes")
-    return {str(Untrusted(name)): str(Untrusted(code)) for name, code in record.items()}
+    return {_safe(name): _safe(code) for name, code in record.items()}
+
+
+@lru_cache(maxsize=1024)
+def _safe(text: str) -> str:
+    """The safe form of what every target of a call repeats."""
+    return str(Untrusted(text))
 
 
 def _sources(record: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
