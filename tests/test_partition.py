@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+import initlint
 from initlint.model import Op
 from initlint.testing import Network, full, he_normal, normal, ones, zeros
 from initlint.theory.partition import symmetric_units
@@ -334,6 +337,44 @@ def test_recurrent_units_need_equal_rows_and_columns(kind, recurrent):
     net.output(net.linear(h, twin_columns(normal(net.rng, 2, 5), (1, 3)), name="head"))
     expected = {"equal": [("rnn", (1, 3), True)], "rows only": [("rnn", (1, 3), False)], "none": []}
     assert summary(net) == expected[recurrent]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_constant_recurrent_layer_is_fresh_and_one_unit_per_direction(kind, directions):
+    torch.manual_seed(0)
+    rnn = kind(10, 20, bidirectional=directions == 2)
+    for parameter in rnn.parameters():
+        nn.init.constant_(parameter, 0.1)
+    net = nn.Sequential(Last(rnn), nn.Linear(20 * directions, 3))
+    (found,) = initlint.check(net, torch.randn(6, 2, 10), select="identical-incoming").findings
+    assert found["severity"] == "warning"
+    assert found["evidence"]["distinct"] == directions
+
+
+def test_a_second_direction_with_equal_rows_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(Last(nn.GRU(6, 8, bidirectional=True)), nn.Linear(16, 3))
+    rnn = net[0].rnn
+    with torch.no_grad():
+        for name, parameter in rnn.named_parameters():
+            if name.endswith("_reverse"):
+                parts = parameter.view(3, 8, -1)
+                parts[:, 2:5] = parts[:, 2:3].clone()
+    (found,) = initlint.check(net, torch.randn(6, 2, 6), select="identical-incoming").findings
+    assert found["severity"] == "warning"
+    assert found["evidence"]["first_group"] == [10, 11, 12]
+
+
+class Last(nn.Module):
+    """The states of the last step."""
+
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        return self.rnn(x)[0][-1]
 
 
 def test_depthwise_kernels_are_equal_without_harm():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from math import prod
 from typing import Any
@@ -32,6 +33,9 @@ Array = NDArray[Any]
 
 CACHE_BYTES = 64 << 20
 """Arrays kept for the next question about the same tensor."""
+
+MOSTLY = 0.5
+"""Share of a network's weights that speaks for it when the rest is too small to be judged."""
 
 WHOLE_ELEMENTS = 1 << 24
 """Tensors up to this many elements are read whole, once (64 MiB of float32). Larger ones are
@@ -342,7 +346,7 @@ class Measures:
         found = model_stage(verdicts)
         if found is Stage.UNKNOWN and self.model.fresh_hint is False:
             return Stage.TRAINED
-        if found is Stage.UNKNOWN and not verdicts and self._all_constant():
+        if found is Stage.UNKNOWN and self._mostly_constant(verdicts):
             return Stage.FRESH
         if found is not Stage.FRESH and verdicts and self._never_stepped():
             self._unmoved = True
@@ -356,18 +360,22 @@ class Measures:
         stored = self.model.kind is not Kind.ONNX
         return not quantised and never_stepped(self.model.graph, self.moments, stored=stored)
 
-    def _all_constant(self) -> bool:
-        """True when every weight matrix of a network of several layers holds one value.
+    def _mostly_constant(self, verdicts: Sequence[Verdict]) -> bool:
+        """True when weight matrices of one value hold most of a network of several layers.
 
-        Training does not leave that behind: the gradients of different layers differ.
+        Training does not leave that behind: the gradients of different layers differ. What else
+        the network holds must be too small to speak against it.
         """
+        if any(verdict.stage is not Stage.UNKNOWN for verdict in verdicts):
+            return False
         weights = [
             param
             for layer, param in self.model.graph.params
             if param.role in WEIGHT_ROLES and param.trainable and len(param.shape) > 1
         ]
-        families = {self.identify(param).family for param in weights}
-        return len(weights) > 1 and families <= {Family.CONSTANT, Family.ONES, Family.ZEROS}
+        constant = {Family.CONSTANT, Family.ONES, Family.ZEROS}
+        held = sum(param.size for param in weights if self.identify(param).family in constant)
+        return len(weights) > 1 and held >= MOSTLY * sum(param.size for param in weights)
 
     def _verdicts(self) -> list[Verdict]:
         verdicts: list[Verdict] = []

@@ -68,7 +68,6 @@ class SymmetricGroup:
         output: True when a graph output shows the units, so that labels separate them.
         shuffled: True when the units become positions (sub-pixel kernels are equal on purpose).
         followed: False when the units could not be followed to all their consumers.
-        parted: True when the biases of the units differ.
     """
 
     layer: str
@@ -83,7 +82,6 @@ class SymmetricGroup:
     output: bool = False
     shuffled: bool = False
     followed: bool = True
-    parted: bool = False
 
     @property
     def lost(self) -> int:
@@ -155,7 +153,8 @@ def _is_centred(graph: LayerGraph, layer: Layer) -> bool:
 def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels | None:
     """Label per unit: equal where the incoming weights of these roles are.
 
-    None for layers whose output units are not the rows of one trainable weight per gate.
+    None for layers whose output units are not the rows of one trainable weight per gate. The units
+    of a layer that reads in two directions are those of the first, then those of the second.
     """
     rows = layer.with_role(*roles)
     single = layer.op in RECURRENT or len(layer.with_role(Role.WEIGHT)) == 1
@@ -163,15 +162,14 @@ def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels |
     fits = layer.op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE) or layer.op in RECURRENT
     if not rows or not fits or not single or not plain or len({row.shape[0] for row in rows}) != 1:
         return None
-    if any(row.tensor is None or not row.trainable or row.direction for row in rows):
+    if any(row.tensor is None or not row.trainable for row in rows):
         return None
-    size = rows[0].shape[0]
-    labels = np.zeros(size, np.int64)
+    length = rows[0].shape[0]
+    size = length * (1 + max(row.direction for row in rows))
+    labels = np.arange(size) // length
     for row in rows:
-        equal = weights.duplicates(row)
-        if not equal:
-            return np.arange(size)
-        labels = _refine(labels, _from_groups(equal, size))
+        units = slice(length * row.direction, length * (row.direction + 1))
+        labels = _refine(labels, _among(_from_groups(weights.duplicates(row), length), units, size))
         if not _repeats(labels):
             return labels
     groups = int(layer.attrs.get("groups", 1)) or 1
@@ -183,10 +181,19 @@ def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels |
 def _refine_by_biases(labels: Labels, layer: Layer, weights: Weights) -> Labels:
     for bias in layer.with_role(*_BIASES):
         values = weights.read(bias)
-        if values is None or values.shape != (len(labels),):
+        start = bias.direction * bias.shape[0] if bias.shape else 0
+        if values is None or values.ndim != 1 or start + len(values) > len(labels):
             return np.arange(len(labels))
-        labels = _refine(labels, _distinct(values[:, None]))
+        units = slice(start, start + len(values))
+        labels = _refine(labels, _among(_distinct(values[:, None]), units, len(labels)))
     return labels
+
+
+def _among(labels: Labels, units: slice, size: int) -> Labels:
+    """Labels of some units among all; the others share one label."""
+    result: Labels = np.full(size, -1, np.int64)
+    result[units] = labels
+    return result
 
 
 def _is_depthwise(layer: Layer) -> bool:
@@ -392,15 +399,14 @@ def _merged(columns: Array, classes: Labels) -> Array:
 
 def _placed(labels: Labels, reading: Reading, size: int) -> Labels:
     """Labels of a run of units among all units of the space; the others share one label."""
-    result: Labels = np.full(size, -1, np.int64)
-    result[reading.start : reading.start + reading.length] = labels
-    return result
+    return _among(labels, slice(reading.start, reading.start + reading.length), size)
 
 
 def _zero_rows(layer: Layer, weights: Weights, units: Sequence[int]) -> bool:
     for row in layer.with_role(*_INCOMING):
+        unit = units[0] - row.direction * row.shape[0]
         values = weights.read(row)
-        if values is None or np.any(values[units[0]]):
+        if values is None or (0 <= unit < len(values) and np.any(values[unit])):
             return False
     return True
 
@@ -417,7 +423,6 @@ def _rows_alone(
         return []
     covered = set(symmetric)
     groups = [group for group in _classes(labels) if group not in covered]
-    biased = _refine_by_biases(labels, layer, weights) if groups else labels
     return [
         SymmetricGroup(
             layer=layer.id,
@@ -430,7 +435,6 @@ def _rows_alone(
             noise=space is not None and space.noise,
             output=space is not None and space.output,
             followed=space is not None and not space.lost,
-            parted=len(np.unique(biased[list(group)])) > 1,
         )
         for group in groups
         if not _zero_rows(layer, weights, group)

@@ -39,6 +39,10 @@ FEW_CLASSES, DRAWS = 256, 4096
 classes only (it says 1.0 instead of 0.3 nats for two classes at s = 1.4). 4096 draws give it to
 2 % of s."""
 
+FEWEST_SCORES = 3
+"""Outputs from which a head of unknown purpose is taken for a classifier: two are as often a mean
+and a variance, or coordinates."""
+
 WANTED_STD = 0.5
 """Logit std that the fix aims at: an excess of s^2/2 = 0.12 nats, below every level reported."""
 
@@ -63,8 +67,9 @@ class HeadExcessLoss(Rule):
     Excess s^2/2 below the frozen regime, s sqrt(2 ln V) - ln V in it, the average over drawn logits
     for few classes: from 0.75 nats an info, from 1.5 a warning, from 3 an error. The head answers
     for it only while its input has an rms up to 2; behind a signal that has already grown, the
-    layers before are to blame. Where a module's own loss is unknown, a linear head over classes or
-    over the vocabulary is taken to feed a cross-entropy, and the finding says so.
+    layers before are to blame. Where the loss is unknown, as it always is for a file, a linear head
+    over classes or over the vocabulary is taken to feed a cross-entropy, and the finding says so;
+    with nothing but a file's graph to go by it is a warning at most.
 
     What it does not flag
     ---------------------
@@ -149,13 +154,17 @@ def _excess(std: float, classes: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Logits:
-    """The tensor whose softmax the loss takes, and the layer that computes it."""
+    """The tensor whose softmax the loss takes, and the layer that computes it.
+
+    ``assumed`` when nothing but the shape of the graph speaks for a softmax.
+    """
 
     at: str
     head: Layer
     weight: Param
     classes: int
     source: str
+    assumed: bool
 
 
 def _examine(context: Context, output: Layer) -> Iterator[Finding]:
@@ -167,6 +176,8 @@ def _examine(context: Context, output: Layer) -> Iterator[Finding]:
         return
     excess = _excess(std, logits.classes)
     severity = next((level for limit, level in LEVELS if excess >= limit), None)
+    if severity is Severity.ERROR and logits.assumed:
+        severity = Severity.WARNING
     if severity is not None:
         yield _finding(context, logits, std, excess, severity)
 
@@ -181,7 +192,7 @@ def _finding(
     factor = WANTED_STD / std
     return Finding(
         severity=severity,
-        confidence=Confidence.HIGH if measured else Confidence.MEDIUM,
+        confidence=Confidence.HIGH if measured and not logits.assumed else Confidence.MEDIUM,
         layer=logits.head.id,
         param=logits.weight.name,
         layers=(logits.head.id, *((tied.id,) if tied is not None else ())),
@@ -216,7 +227,7 @@ def _logits(context: Context, output: Layer) -> _Logits | None:
     end = _before(graph, output)
     if end is None:
         return None
-    source = ""
+    source, assumed = "", False
     if end.op in (Op.SOFTMAX, Op.LOG_SOFTMAX):
         axis, shape = end.attrs.get("axis", -1), end.output_shape
         if shape is None or axis not in (-1, end.channel_axis % len(shape), len(shape) - 1):
@@ -225,6 +236,8 @@ def _logits(context: Context, output: Layer) -> _Logits | None:
         end = _before(graph, end)
     elif output.id == _first_output(graph) and _judged_by_cross_entropy(context):
         source = "cross-entropy, assumed from the head"
+    elif _looks_like_scores(context):
+        source, assumed = "cross-entropy, assumed from the graph", True
     if end is None:
         return None
     head = _head(graph, end)
@@ -233,10 +246,10 @@ def _logits(context: Context, output: Layer) -> _Logits | None:
         return None
     classes = weight.shape[0]
     if not source and (_tied(context, weight) is not None or _is_vocabulary(graph, classes)):
-        source = "a head over the vocabulary, taken to feed a cross-entropy"
+        source, assumed = "a head over the vocabulary, taken to feed a cross-entropy", False
     if not source or classes < 2:
         return None
-    return _Logits(end.id, head, weight, classes, source)
+    return _Logits(end.id, head, weight, classes, source, assumed)
 
 
 def _first_output(graph: LayerGraph) -> str | None:
@@ -246,6 +259,26 @@ def _first_output(graph: LayerGraph) -> str | None:
 def _judged_by_cross_entropy(context: Context) -> bool:
     """True when the probe took the first output for scores over classes."""
     return context.probe is not None and context.probe.loss_name.startswith("cross-entropy")
+
+
+def _looks_like_scores(context: Context) -> bool:
+    """True where no loss is known, for one linear head of another width than the inputs.
+
+    The same signs by which a probe with gradients chooses its loss.
+    """
+    graph = context.model.graph
+    outputs = [layer for layer in graph if layer.op is Op.OUTPUT]
+    inputs = [layer for layer in graph if layer.op is Op.INPUT]
+    end = _before(graph, outputs[0])
+    shape = end.output_shape if end is not None else None
+    if len(outputs) > 1 or end is None or end.op is not Op.LINEAR or shape is None:
+        return False
+    if context.probe is not None and context.probe.loss_name:
+        return False
+    if len(shape) == 3:
+        return any(str(layer.attrs.get("dtype", "")).startswith("int") for layer in inputs)
+    wide = shape[-1] is not None and shape[-1] >= FEWEST_SCORES
+    return wide and all((item.output_shape or (0,))[-1] != shape[-1] for item in inputs)
 
 
 def _before(graph: LayerGraph, layer: Layer) -> Layer | None:
