@@ -32,6 +32,12 @@ STEEP = 4.5
 descent is 2 over the kernel's largest eigenvalue (LeCun et al. 1991): beyond, rates of 1e-4 and
 less are needed."""
 
+SENSITIVE = 1.2
+"""Decades of the sensitivity to random relative changes of the weights. Each of L layers moves the
+output by about its own size, so ordinary networks are near sqrt(L); 10^1.2 is sqrt(250). Beyond
+the edge of chaos (Poole et al. 2016), and where saturated units flip, it grows with every layer and
+step, and a gradient says nothing about where a step of ordinary size leads."""
+
 FLAT = 0.7
 """Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half
 of its error in a step; below, the bias of the head is nearly all that moves."""
@@ -69,6 +75,7 @@ WEIGHTS: Mapping[str, float] = {
     "alike": 2.0,
     "one direction": 3.6,
     "steep": 2.5,
+    "sensitive": 1.5,
     "flat": 2.7,
     "shrinks": 2.7,
     "grows": 3.1,
@@ -85,6 +92,7 @@ REASONS: Mapping[str, str] = {
     "alike": "all inputs pull the weights the same way",
     "one direction": "the gradient sees one direction of the inputs",
     "steep": "a small step changes the output too much",
+    "sensitive": "small changes of the weights overturn the output",
     "flat": "a step hardly changes the output",
     "shrinks": "the gradient shrinks on its way to the first layers",
     "grows": "the gradient grows on its way to the first layers",
@@ -179,6 +187,7 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "alike": _under(look.contrast, CONTRAST),
         "one direction": max(RANK - look.rank, 0.0),
         "steep": _clipped(decades - STEEP),
+        "sensitive": _clipped(log10(look.sensitivity) - SENSITIVE) if look.sensitivity > 0 else 0.0,
         "flat": _clipped(FLAT - decades),
         "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
         "silent": look.silent,

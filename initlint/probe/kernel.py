@@ -20,6 +20,7 @@ def summary(
     silent: float = 0.0,
     depth_ratio: float = float("nan"),
     reach: float = float("nan"),
+    sensitivity: float = float("nan"),
 ) -> Response:
     """The numbers of a kernel, shape (inputs, inputs); not-a-number where it is not finite."""
     inputs = len(kernel)
@@ -31,4 +32,6 @@ def summary(
         # the mean over n inputs leaves (n-1)/n of the trace of unrelated gradients
         contrast = trace / (inputs - 1) if size > 0 else 0.0
         rank = trace**2 / square if square > 0 else 0.0
-    return Response(inputs, size, parameters, contrast, rank, output, silent, depth_ratio, reach)
+    return Response(
+        inputs, size, parameters, contrast, rank, output, silent, depth_ratio, reach, sensitivity
+    )

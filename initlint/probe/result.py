@@ -119,6 +119,9 @@ class Response:
             the last quarter before the output, decades; NaN where it was not measured.
         reach: smallest over largest gradient of a step of the sequences that a recurrent layer
             reads, decades; NaN without one.
+        sensitivity: how far the outputs would move, relative to their rms, if every weight moved
+            at random by the rms of its tensor: about the root of the number of layers for ordinary
+            networks of any width.
     """
 
     inputs: int
@@ -130,6 +133,7 @@ class Response:
     silent: float = 0.0
     depth_ratio: float = float("nan")
     reach: float = float("nan")
+    sensitivity: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)

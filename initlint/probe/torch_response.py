@@ -230,7 +230,7 @@ def _response(
         torch.zeros_like(tensor) if gradient is None else gradient
         for tensor, gradient in zip(sources, last, strict=False)
     ]
-    silent = 0
+    silent, relative = 0, 0.0
     for name in names:
         if not pieces[name]:
             continue
@@ -238,14 +238,19 @@ def _response(
         if not bool(stacked.any()):
             silent += tensors[name].numel()
             continue
-        found += stacked @ stacked.T
+        own = stacked @ stacked.T
+        relative += float(own.trace()) * rms(tensors[name]) ** 2
+        found += own
     total = sum(tensor.numel() for tensor in tensors.values())
+    output = rms(torch.cat([tensor.detach().float().flatten() for tensor in outputs]))
+    moved = math.sqrt(relative / inputs / max(elements, 1))
     reached = sum(tensors[name].numel() for name in names if name not in pieces or pieces[name])
     return summary(
         (found / max(elements, 1)).numpy(),
         parameters=total,
-        output=rms(torch.cat([tensor.detach().float().flatten() for tensor in outputs])),
+        output=output,
         silent=silent / max(reached, 1),
         depth_ratio=lengths.ratio(),
         reach=lengths.reach(steps),
+        sensitivity=moved / output if output > 0.0 else math.nan,
     )
