@@ -92,6 +92,7 @@ class OutputAccumulator:
         self._attrs = attrs or {}
         self._seed = seed
         self._cap = (DEAD_ELEMENTS if op in _RELU_LIKE else ELEMENTS) // runs
+        self._runs = runs
         self._non_finite = 0
         self._blocks: list[Array] = []
         self._entropies: list[tuple[float, ...]] = []
@@ -120,11 +121,14 @@ class OutputAccumulator:
         )
         self._told_apart &= told_apart
         if not self._blocks or self._blocks[0].shape[1:] == block.shape[1:]:
-            self._blocks.append(np.array(block))
+            self._blocks.append(block if self._runs == 1 else np.array(block))
 
     def finish(self) -> OutputStats:
         """The statistics of everything added so far."""
-        block = np.concatenate(self._blocks) if self._blocks else np.zeros((0, 0, 0, 0))
+        if len(self._blocks) == 1:
+            block = self._blocks[0]
+        else:
+            block = np.concatenate(self._blocks) if self._blocks else np.zeros((0, 0, 0, 0))
         valid = block.reshape(-1).astype(np.float64)
         if self._non_finite:
             finite = np.isfinite(block)
@@ -141,10 +145,16 @@ class OutputAccumulator:
         silent = (unit_low == 0) & (unit_high == 0)
         if self._op in _RELU_LIKE:
             silent = unit_high <= 0
-        scale = float(np.abs(valid).max())
-        mean = float(valid.mean())
-        rms = scale * sqrt(float(np.mean((valid / scale) ** 2))) if scale > 1e100 else _rms(valid)
         low, high = float(valid.min()), float(valid.max())
+        scale = max(-low, high)
+        mean = float(valid.mean())
+        work = np.empty_like(valid)  # one array for both sums of squares
+        if scale > 1e100:
+            rms = scale * sqrt(float(np.mean((valid / scale) ** 2)))
+        else:  # no BLAS: its threads wait for torch's
+            rms = sqrt(float(np.square(valid, out=work).mean()))
+        np.subtract(valid, mean, out=work)
+        std = sqrt(float(np.square(work, out=work).mean()))
         correlation, row_std = _contrast(block, self._seed) if self._told_apart else _UNKNOWN
         return OutputStats(
             count=block.size,
@@ -153,7 +163,7 @@ class OutputAccumulator:
             units=units,
             rms=rms,
             mean=mean,
-            std=float(valid.std()),
+            std=std,
             min=low,
             max=high,
             non_finite=self._non_finite,
@@ -184,10 +194,6 @@ def _unit_std(block: Array) -> tuple[float, float]:
     vary = (rows != np.median(rows, axis=0)).mean(axis=0) > 0.5
     moving = rows[:, vary].std(axis=0)
     return (float(moving.min()), float(moving.max())) if moving.size else _UNKNOWN
-
-
-def _rms(values: Array) -> float:
-    return sqrt(float(np.mean(np.square(values))))  # no BLAS: its threads wait for torch's
 
 
 def _dead_chance(block: Array) -> float:
@@ -224,7 +230,10 @@ def _contrast(block: Array, seed: int) -> tuple[float, float]:
     data = data.astype(np.float64)
     row_std = sqrt(float(data.var(axis=0, ddof=1).mean()))
     length = np.abs(data).max(axis=1, keepdims=True)
-    data = data[length[:, 0] > 0] / length[length > 0][:, None]
+    still = ~(length[:, 0] > 0)
+    if still.any():
+        data, length = data[~still], length[~still]
+    data /= length
     moving = len(data)
     if moving < 2:
         return float("nan"), row_std
@@ -250,8 +259,12 @@ def dead_chance(correlation: float, rows: int) -> float:
     for k in range(-400, 401):
         t = k * step
         below = 0.5 * erfc(t * slope / sqrt(2.0))
-        if below > 0.0:
-            total += exp(-0.5 * t * t + rows * log(below))
+        if below <= 0.0:
+            break
+        term = exp(-0.5 * t * t + rows * log(below))
+        total += term
+        if k > 0 and term < 1e-20 * total:
+            break  # what follows is smaller still
     return min(total * step / sqrt(2.0 * pi), 1.0)
 
 

@@ -180,6 +180,7 @@ def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
         return _failed(f"the probe's process could not be started: {error.strerror}")
     assert process.stdin is not None
     assert process.stdout is not None
+    _widen(process.stdin)
     answer: list[bytes] = []
     pieces = chain((limits,), request.pieces())
     writer = threading.Thread(target=_send, args=(process.stdin, pieces), daemon=True)
@@ -205,6 +206,14 @@ def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
     if late:
         return {"status": ProbeStatus.TIMEOUT, "detail": f"stopped after {timeout:g} s"}
     return _failed(_death(status))
+
+
+def _widen(stream: IO[bytes]) -> None:
+    """Let a pipe hold more than 64 KiB, where the system can: a model is sent with fewer turns."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
 def _send(stream: IO[bytes], pieces: Iterator[bytes]) -> None:
