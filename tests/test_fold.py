@@ -1,14 +1,19 @@
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from initlint.engine import Settings, lint
 from initlint.lint.finding import Finding, Fix, Severity
 from initlint.lint.fold import fold
-from initlint.testing import Network, he_normal
+from initlint.testing import Network, as_model, he_normal
 
 
 class _Rule:
-    def __init__(self, name, *folds):
+    def __init__(self, name, *folds, local=False):
         self.name = name
         self.folds = folds
+        self.local = local
 
 
 def _graph():
@@ -76,3 +81,72 @@ def test_different_severities_are_not_merged():
         [_finding("effect", "b.0"), _finding("effect", "b.1", Severity.INFO)], RULES, _graph()
     )
     assert len(found) == 2
+
+
+def test_a_milder_cause_takes_over_what_its_layers_answer_for():
+    effect = replace(_finding("effect", "a"), layers=("a", "c"), shares={("a",): 1.7, ("c",): 0.02})
+    (found,) = fold([effect, _finding("cause", "a", Severity.INFO)], RULES, _graph())
+    assert (found.name, found.severity, found.layers) == ("cause", Severity.ERROR, ("a",))
+    assert found.message == "cause at a; effect at a"
+    assert found.evidence["consequences"] == ["effect: effect at a"]
+
+
+def test_an_effect_with_a_second_origin_stays():
+    effect = replace(_finding("effect", "a"), shares={("a",): 1.0, ("c",): 1.0})
+    for severity in Severity:
+        found = fold([effect, _finding("cause", "a", severity)], RULES, _graph())
+        assert {item.name for item in found} == {"cause", "effect"}
+
+
+def test_two_causes_answer_for_one_effect_together():
+    effect = replace(_finding("effect", "a"), shares={("a",): 1.0, ("b", "c"): 2.0})
+    causes = [_finding("cause", "a", Severity.INFO), _finding("cause", "c", Severity.INFO)]
+    found = fold([effect, *causes], RULES, _graph())
+    assert [(item.layer, item.severity) for item in found] == [
+        ("c", Severity.ERROR),
+        ("a", Severity.INFO),
+    ]
+
+
+def test_odd_weights_elsewhere_are_no_consequence():
+    rules = (_Rule("cause", "odd"), _Rule("odd", local=True))
+    found = fold([_finding("cause", "a"), _finding("odd", "c")], rules, _graph())
+    assert len(found) == 2
+    found = fold([_finding("cause", "a"), _finding("odd", "a")], rules, _graph())
+    assert [item.name for item in found] == ["cause"]
+
+
+def _plain(faults):
+    net = Network()
+    x = net.input(32)
+    for index in range(8):
+        weight = he_normal(net.rng, 64, 32 if index == 0 else 64)
+        bias = np.zeros(64, np.float32)
+        kind = faults.get(index)
+        if kind == "loud":
+            weight *= 30
+        elif kind == "copied":
+            weight[8:] = np.tile(weight[:8], (7, 1))
+        elif kind == "dead":
+            bias -= 1e4
+        x = net.relu(net.linear(x, weight, bias, name=f"fc{index}"))
+    net.output(net.linear(x, he_normal(net.rng, 10, 64), name="head"))
+    return net
+
+
+@pytest.mark.parametrize("kind", ["loud", "copied", "dead"])
+def test_one_fault_is_one_finding(kind):
+    found = lint(as_model(_plain({3: kind})), Settings())["findings"]
+    loud = [item for item in found if item["severity"] != "info"]
+    assert len(loud) == 1
+    assert "fc3" in loud[0]["layers"]
+
+
+@pytest.mark.parametrize(
+    "faults", [("loud", "copied"), ("copied", "loud"), ("copied", "dead"), ("dead", "copied")]
+)
+def test_two_faults_are_both_named(faults):
+    first, second = faults
+    found = lint(as_model(_plain({2: first, 5: second})), Settings())["findings"]
+    loud = [item["layers"] for item in found if item["severity"] != "info"]
+    assert sorted(loud) == [["fc2"], ["fc5"]]

@@ -81,6 +81,8 @@ class Finding:
         fix: how to cure it.
         where: location of the first layer that has one (filled in by the engine when None).
         culprits: ids of layers whose other findings are consequences of this one (default: layers).
+        shares: how much of the harm layers answer for, in any unit, where that is known, by the
+            layers of which any may have caused that part.
     """
 
     severity: Severity
@@ -98,3 +100,4 @@ class Finding:
     fix: Fix | None = None
     where: Where | None = None
     culprits: tuple[str, ...] = ()
+    shares: Mapping[tuple[str, ...], float] = field(default_factory=dict)

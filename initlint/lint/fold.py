@@ -9,50 +9,164 @@ from dataclasses import replace
 from initlint.lint.finding import Finding
 from initlint.lint.rule import Rule
 from initlint.model.graph import LayerGraph
+from initlint.model.op import WEIGHTED
+
+MOSTLY = 0.7
+"""Share of an effect that its causes must answer for to be all there is to say of it; the rest is
+scatter of the draws. Below it something else is wrong as well, and both are said."""
+
+LISTED = 5
+"""Consequences that a finding's evidence lists."""
 
 
-def _explains(cause: Finding, effect: Finding, graph: LayerGraph) -> bool:
-    """True when the effect's layers hold, follow or precede a culprit of the cause.
+class _Fold:
+    """The findings of one model, and which of them explain which."""
 
-    A fault of scale spoils the signal of later layers and the gradient of earlier ones, so any
-    layer connected to a culprit by a directed path can show its consequence.
-    """
-    culprits = {key for key in cause.culprits if key in graph}
-    affected = {key for key in effect.layers if key in graph}
-    if culprits & affected or not affected:
-        return True
-    return bool(graph.downstream(culprits) & affected or graph.upstream(culprits) & affected)
+    def __init__(
+        self, findings: Iterable[Finding], rules: Iterable[type[Rule]], graph: LayerGraph
+    ) -> None:
+        rules = tuple(rules)
+        self._folds = {rule.name: frozenset(rule.folds) for rule in rules}
+        self._local = frozenset(rule.name for rule in rules if rule.local)
+        self._graph = graph
+        self._reach: dict[tuple[str, ...], frozenset[str]] = {}
+        self.kept = sorted(findings, key=_order)
+
+    def run(self) -> list[Finding]:
+        """The causes, each with the severity of what it leads to."""
+        while self._drop_milder() or self._drop_worse():
+            self.kept.sort(key=_order)
+        return self.kept
+
+    def _causes(self, effect: Finding) -> list[Finding]:
+        return [
+            cause
+            for cause in self.kept
+            if cause is not effect and effect.name in self._folds.get(cause.name, frozenset())
+        ]
+
+    def _drop_milder(self) -> bool:
+        """Fold effects into causes that are at least as bad, the mildest first."""
+        before = len(self.kept)
+        for number in reversed(range(before)):
+            effect = self.kept[number]
+            causes = [item for item in self._causes(effect) if item.severity >= effect.severity]
+            cause = self._explaining(effect, causes)
+            if cause is not None:
+                self._replace(cause, self._with_consequence(cause, effect))
+                del self.kept[number]
+        return len(self.kept) < before
+
+    def _drop_worse(self) -> bool:
+        """Fold the worst effect that milder causes answer for: they become as bad as it is."""
+        for number, effect in enumerate(self.kept):
+            causes = self._causes(effect)
+            shares = [(self._share(effect, (cause,)), cause) for cause in causes]
+            if not shares or self._share(effect, causes) < MOSTLY:
+                continue
+            cause = max(shares, key=lambda item: item[0])[1]
+            raised = replace(
+                self._with_consequence(cause, effect),
+                severity=max(effect.severity, cause.severity),
+                message=f"{cause.message}; {effect.message}",
+            )
+            self._replace(cause, raised)
+            del self.kept[number]
+            return True
+        return False
+
+    def _explaining(self, effect: Finding, causes: Sequence[Finding]) -> Finding | None:
+        """The cause that an effect is folded into, if they explain it."""
+        if not causes:
+            return None
+        if self._share(effect, causes) >= MOSTLY:
+            return max(causes, key=lambda cause: self._share(effect, (cause,)))
+        if effect.name in self._local:
+            return None
+        if effect.shares:  # it is known which weights make it up, so others are no cause of it
+            known = {key for keys in effect.shares for key in keys}
+            causes = [
+                cause
+                for cause in causes
+                if cause.name not in self._local and not known & set(cause.culprits)
+            ]
+        return next((cause for cause in causes if self._reaches(cause, effect)), None)
+
+    def _share(self, effect: Finding, causes: Sequence[Finding]) -> float:
+        """The part of an effect that the culprits of causes answer for, from 0 to 1."""
+        shares = effect.shares or {(key,): 1.0 for key in self._sources(effect)}
+        culprits = {key for cause in causes for key in cause.culprits}
+        whole = sum(max(value, 0.0) for value in shares.values())
+        part = sum(max(value, 0.0) for keys, value in shares.items() if culprits & set(keys))
+        return part / whole if whole > 0 else 0.0
+
+    def _sources(self, effect: Finding) -> tuple[str, ...]:
+        """The layers at which an effect can have been made: those with weights, if any."""
+        weighted = [
+            k for k in effect.culprits if k in self._graph and self._graph[k].op in WEIGHTED
+        ]
+        return tuple(weighted) or effect.culprits
+
+    def _reaches(self, cause: Finding, effect: Finding) -> bool:
+        """True when the effect's layers hold, follow or precede a culprit of the cause.
+
+        A fault of scale spoils the signal of later layers and the gradient of earlier ones, so any
+        layer connected to a culprit by a directed path can show its consequence.
+        """
+        culprits = tuple(key for key in cause.culprits if key in self._graph)
+        affected = {key for key in effect.layers if key in self._graph}
+        if not affected:
+            return True
+        if culprits not in self._reach:
+            connected = self._graph.downstream(culprits) | self._graph.upstream(culprits)
+            self._reach[culprits] = connected | set(culprits)
+        return bool(self._reach[culprits] & affected)
+
+    def _with_consequence(self, cause: Finding, effect: Finding) -> Finding:
+        """The cause, with what was measured of the effect among its evidence.
+
+        Culprits at which the weights themselves are seen to be odd are named among its layers.
+        """
+        listed = [*cause.evidence.get("consequences", ())]
+        listed += [f"{effect.name}: {effect.measured or effect.message}"]
+        listed += effect.evidence.get("consequences", ())
+        shown = [
+            key
+            for key in effect.layers
+            if effect.name in self._local and key in cause.culprits and key not in cause.layers
+        ]
+        return replace(
+            cause,
+            evidence={**cause.evidence, "consequences": list(dict.fromkeys(listed))[:LISTED]},
+            layers=(*cause.layers, *shown),
+        )
+
+    def _replace(self, old: Finding, new: Finding) -> None:
+        self.kept[next(n for n, item in enumerate(self.kept) if item is old)] = new
+
+
+def _order(finding: Finding) -> tuple[object, ...]:
+    """Total and independent of the order of rules: severity, code, layer, parameter."""
+    return (
+        -finding.severity.rank,
+        finding.code,
+        finding.layer,
+        finding.param or "",
+        finding.message,
+    )
 
 
 def fold(
     findings: Sequence[Finding], rules: Iterable[type[Rule]], graph: LayerGraph
 ) -> list[Finding]:
-    """Drop findings that a cause of equal or higher severity explains; worst first.
+    """Drop findings that others explain; worst first.
 
-    The order is total and independent of the order of rules: severity, code, layer, parameter.
-    Of two findings that explain each other the first in this order stays.
+    A cause takes over what its rule `folds`, where the effect is no worse and lies on a path with
+    the cause. A milder cause takes over a worse effect only where its layers answer for most of
+    it, and then has the effect's severity and numbers. Of two findings that explain each other the
+    first stays in the order of severity, code, layer and parameter.
     """
-    folds = {rule.name: frozenset(rule.folds) for rule in rules}
-    kept = sorted(
-        findings,
-        key=lambda finding: (
-            -finding.severity.rank,
-            finding.code,
-            finding.layer,
-            finding.param or "",
-            finding.message,
-        ),
-    )
-    for effect in reversed(tuple(kept)):
-        if any(
-            effect.name in folds.get(cause.name, frozenset())
-            and cause.severity >= effect.severity
-            and _explains(cause, effect, graph)
-            for cause in kept
-            if cause is not effect
-        ):
-            kept.remove(effect)
-    return merge_alike(kept)
+    return merge_alike(_Fold(findings, rules, graph).run())
 
 
 def _likeness(finding: Finding) -> tuple[object, ...]:

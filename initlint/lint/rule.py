@@ -85,7 +85,10 @@ class Rule(ABC):
             ``context.measures.stage(param)`` themselves.
         preview: True while new; runs only with ``--preview`` or when selected by name.
         folds: names of rules whose findings on the same or later layers are consequences of this
-            one; the engine drops those when their severity is not higher.
+            one; the engine folds them into it. A worse one only where the layers of this one
+            answer for most of it; this one then takes its severity.
+        local: True where the findings are about the weights of their own layers alone, so that
+            only a cause in the same layers explains them.
         options: what users may set.
     """
 
@@ -98,6 +101,7 @@ class Rule(ABC):
     stages: ClassVar[frozenset[Stage]] = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     preview: ClassVar[bool] = False
     folds: ClassVar[tuple[str, ...]] = ()
+    local: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
     formula: ClassVar[str] = ""
     """What it computes, in plain text; printed by ``initlint explain`` and on the rule's page."""

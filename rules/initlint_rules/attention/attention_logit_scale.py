@@ -108,6 +108,7 @@ class AttentionLogitScale(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     folds = ("attention-entropy", "forward-drift", "gradient-profile", "variance-profile")
 
     def check(self, context: Context) -> Iterator[Finding]:

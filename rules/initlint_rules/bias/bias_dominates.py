@@ -42,6 +42,8 @@ class _Layer:
     bias_rms: float
     distance: float
     severity: Severity
+    own: bool
+    """Whether it would outweigh an input of unit rms too."""
 
 
 class BiasDominates(Rule):
@@ -158,6 +160,7 @@ class BiasDominates(Rule):
                 params=tuple(item.layer.bias.key for item in found if item.layer.bias is not None),
                 code=f"torch.nn.init.zeros_({bias.name})" if bias is not None else "",
             ),
+            shares={(item.layer.id,): 1.0 for item in found if item.own},
         )
 
 
@@ -189,7 +192,8 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
         severity_of(correlation_harm(distance, weight.dtype)) or Severity.INFO,
         severity_of(saturated) or Severity.INFO,
     )
-    return _Layer(layer, share, sqrt(moments.second_moment), distance, severity)
+    own = moments.second_moment > power
+    return _Layer(layer, share, sqrt(moments.second_moment), distance, severity, own)
 
 
 def _reads_data(context: Context, layer: Layer) -> bool:

@@ -122,6 +122,7 @@ class UnitCannotFire(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     folds = (
         "bias-dominates",
         "dead-relu",

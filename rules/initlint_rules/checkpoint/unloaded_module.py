@@ -15,6 +15,7 @@ from initlint.api import (
     Severity,
     Stage,
 )
+from initlint_rules._consequences import SIGNALS
 from initlint_rules.checkpoint._untrained import (
     Untrained,
     bias_untouched,
@@ -109,17 +110,26 @@ class UnloadedModule(Rule):
     name = "unloaded-module"
     formula = "untrained elements / all elements of a module >= 0.9"
     stages = frozenset(Stage)
+    folds = (*SIGNALS, "gain-mismatch", "relu-after-xavier")
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding per untrained module."""
+        """Yield one finding that names every untrained module."""
         if context.model.fresh_hint:
             return
         trained = context.stage in (Stage.TRAINED, Stage.MIXED)
         untrained = untrained_weights(context)
-        for module in whole_modules(context, untrained):
-            members = [found for found in untrained if under(found.param.name, module)]
-            if trained or _rest_is_trained(context, module):
-                yield _finding(context, module, members)
+        modules = [
+            module
+            for module in whole_modules(context, untrained)
+            if trained or _rest_is_trained(context, module)
+        ]
+        if modules:
+            members = [
+                found
+                for found in untrained
+                if any(under(found.param.name, module) for module in modules)
+            ]
+            yield _finding(context, modules, members)
 
 
 def _rest_is_trained(context: Context, module: str) -> bool:
@@ -146,12 +156,14 @@ def _is_last(context: Context, members: list[Untrained]) -> bool:
     return set(order[start:]) <= mine
 
 
-def _finding(context: Context, module: str, members: list[Untrained]) -> Finding:
+def _finding(context: Context, modules: list[str], members: list[Untrained]) -> Finding:
     first = members[0]
     exact = all(member.uniform for member in members)
     elements = sum(member.param.size for member in members)
     schemes = sorted({member.match.scheme for member in members})
     last = _is_last(context, members)
+    named = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
+    holds = "holds its" if len(modules) == 1 else "hold their"
     lenient = context.model.kind is Kind.TORCH or (last and context.model.kind is not Kind.ONNX)
     return Finding(
         severity=Severity.WARNING if lenient else Severity.ERROR,
@@ -159,10 +171,11 @@ def _finding(context: Context, module: str, members: list[Untrained]) -> Finding
         layer=first.layer.id,
         param=first.param.name,
         layers=tuple(dict.fromkeys(member.layer.id for member in members)),
-        message=f"all of {module} still holds its initial draw ({', '.join(schemes)}) in a trained "
+        message=f"all of {named} still {holds} initial draw ({', '.join(schemes)}) in a trained "
         "model",
         evidence={
-            "module": module,
+            "module": modules[0],
+            "modules": modules[:20],
             "schemes": schemes,
             "elements": elements,
             "exact_bound": exact,
@@ -174,7 +187,7 @@ def _finding(context: Context, module: str, members: list[Untrained]) -> Finding
         expected="trained tensors, which leave their initial distribution after one step",
         fix=Fix(
             "reload",
-            code=f"compare the names under {module} with the checkpoint's keys: a prefix "
+            code=f"compare the names under {modules[0]} with the checkpoint's keys: a prefix "
             "(`module.`, `model.`, `_orig_mod.`) too many or too few leaves all of them random",
         ),
     )

@@ -24,6 +24,7 @@ from initlint.api import (
     Stage,
     distinct,
 )
+from initlint_rules._consequences import SIGNALS
 
 LEAST = 512
 """Elements from which a quartile is known to 6 %, so that 8 robust deviations are no fewer than
@@ -148,7 +149,8 @@ class DistributionAnomaly(Rule):
     formula = "|w| > 8 IQR/1.349:  P = 1.2e-15 for a normal draw"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("forward-drift", "gain-mismatch", "variance-profile")
+    local = True
+    folds = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per kind of anomaly."""

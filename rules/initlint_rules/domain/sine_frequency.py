@@ -132,11 +132,16 @@ class SineFrequency(Rule):
         if severity is None:
             return
         worst = max(wide, key=lambda sine: sine.phase)
+        layers = tuple(dict.fromkeys(sine.layer.id for sine in wide))
         yield Finding(
             severity=severity,
             layer=worst.layer.id,
             param=worst.weight.name,
-            layers=tuple(dict.fromkeys(sine.layer.id for sine in wide)),
+            layers=layers,
+            culprits=(
+                *layers,
+                *sorted(graph.upstream(layers)),
+            ),  # all that the gradient goes through
             message=f"the sine after {worst.layer.id} starts with phases of standard deviation "
             f"{worst.phase:.1f}, the gradient grows 10^{decades:.1f} times over {len(wide)} layers",
             evidence={

@@ -133,6 +133,7 @@ class HeadExcessLoss(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     folds = ("forward-drift", "variance-profile")
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -6,20 +6,9 @@ from collections.abc import Sequence
 from math import log10
 
 from initlint.api import Confidence, FanMistake, Finding, Fix, Severity, Share, fans
+from initlint_rules._consequences import SIGNALS
 
-CONSEQUENCES = (
-    "forward-drift",
-    "backward-drift",
-    "gain-mismatch",
-    "variance-profile",
-    "gradient-profile",
-    "correlation-collapse",
-    "head-excess-loss",
-    "saturation",
-    "dead-relu",
-    "unit-cannot-fire",
-    "bias-dominates",
-)
+CONSEQUENCES = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
 """What a scale that is wrong by the ratio of two fans shows elsewhere."""
 
 

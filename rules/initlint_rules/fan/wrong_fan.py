@@ -100,6 +100,7 @@ class WrongFan(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     folds = CONSEQUENCES
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -103,6 +103,7 @@ class HalfPrecisionRange(Rule):
     needs = frozenset({Need.WEIGHTS})
     optional = frozenset({Need.PROBE})
     stages = frozenset(Stage)
+    folds = ("rank-deficient-init", "distribution-anomaly")
     options = {
         "dtype": Option(
             "stored",

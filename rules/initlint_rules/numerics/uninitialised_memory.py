@@ -8,6 +8,7 @@ from math import log10
 import numpy as np
 
 from initlint.api import Context, Finding, Fix, Need, Rule, Severity, Stage, median
+from initlint_rules._consequences import ODD_WEIGHTS, SIGNALS
 
 SPREAD_DECADES = 10.0
 """log10(max|w| / median|w|) beyond which no distribution anyone draws from remains.
@@ -89,13 +90,12 @@ class UninitialisedMemory(Rule):
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = (
-        "forward-drift",
-        "variance-profile",
-        "relu-after-xavier",
+        *SIGNALS,
+        *ODD_WEIGHTS,
+        "identical-incoming",
+        "symmetric-units",
+        "half-precision-range",
         "never-trained-layer",
-        "gradient-profile",
-        "correlation-collapse",
-        "zero-gradient",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from initlint.api import (
     drift_share,
     median,
 )
+from initlint_rules._consequences import SIGNALS
 
 LEAST_BLOCKS = 4
 """Blocks a stack needs: with three, either of two scales may be the odd one."""
@@ -131,6 +132,8 @@ class InconsistentSiblings(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
+    folds = SIGNALS
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every odd sibling."""

@@ -18,6 +18,7 @@ from initlint.api import (
     Severity,
     Stage,
 )
+from initlint_rules._consequences import SIGNALS
 from initlint_rules.reproducibility._places import layers_of, listed
 
 STANDARD_ERRORS = 4.0
@@ -113,6 +114,7 @@ class NondeterministicInitialisation(Rule):
     )
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
+    folds = (*SIGNALS, "gain-mismatch", "relu-after-xavier")
     options = {
         "data_dependent": Option(
             False,

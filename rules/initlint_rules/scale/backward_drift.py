@@ -208,4 +208,5 @@ def _finding(
             code="draw with Var(W) = 2 / (fan_in + fan_out) / E[slope^2], and use an activation "
             "with slope near 1",
         ),
+        shares={(key,): abs(shares[key]) for key in layers},
     )

@@ -31,6 +31,10 @@ TOP = 3
 MIN_LAYERS = 2
 """Factors compound from the second layer on; the scale of one layer is a matter of its loss."""
 
+GUILTY = 0.2
+"""Part of the largest contribution from which a layer is named: layers of one law differ by their
+widths and by scatter, never by a factor of five."""
+
 AGREEMENT = 0.5
 """Decades by which a measured drift may fall short of a predicted one and still confirm it: the
 severity bands are about half a decade wide at their lower end."""
@@ -137,7 +141,12 @@ class ForwardDrift(Rule):
 
     def _finding(self, context: Context, segment: Segment, severity: Severity) -> Finding:
         sign = -1 if segment.drift < 0 else 1
-        guilty = [key for key in segment.layers if segment.contributions.get(key, 0.0) * sign > 0]
+        most = max((value * sign for value in segment.contributions.values()), default=0.0)
+        guilty = [
+            key
+            for key in segment.layers
+            if segment.contributions.get(key, 0.0) * sign > max(GUILTY * most, 0.0)
+        ]
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
         schemes = _schemes(context, culprits)
@@ -174,6 +183,7 @@ class ForwardDrift(Rule):
             + (f", {measured:+.1f} measured" if measured is not None else ""),
             expected="within -0.7 and +0.3 decades",
             fix=_fix(context, culprits),
+            shares={(key,): sign * value for key, value in segment.contributions.items()},
         )
 
 

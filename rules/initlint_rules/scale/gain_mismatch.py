@@ -26,6 +26,7 @@ from initlint.api import (
     fans,
     forward_gain,
 )
+from initlint_rules._consequences import SIGNALS
 
 LEAST_RATIO = 0.05
 """|ln(gain / wanted)| from which gains differ: half of what separates GELU's 1.53 from He's 1.41,
@@ -47,6 +48,9 @@ _SCHEMES = (
     "xavier_uniform",
     "orthogonal",
 )
+_FIXED = ("normal", "truncated_normal", "uniform")
+"""Schemes with one scale for all widths."""
+
 _GAINS = ("a=", "gain=", "tanh", "selu", "uncorrected")
 """What may stand in brackets behind a scheme: gains that initialisers offer. Others are guesses
 that a custom gain meets by chance."""
@@ -129,17 +133,8 @@ class GainMismatch(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = (
-        "forward-drift",
-        "backward-drift",
-        "variance-profile",
-        "gradient-profile",
-        "correlation-collapse",
-        "saturation",
-        "dead-relu",
-        "unit-cannot-fire",
-        "bias-dominates",
-    )
+    local = True
+    folds = (*SIGNALS, "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per scheme and activation whose layers drive a drift."""
@@ -156,7 +151,7 @@ class GainMismatch(Rule):
             driving = frozenset(share.layers)
             inside = [item for item in mismatches if item.layer.id in driving]
             if share.severity is not None and len(inside) >= MIN_LAYERS:
-                yield _finding(share.severity, share, inside)
+                yield _finding(share.severity, share, inside, _heads(context, inside[0].match))
 
 
 def _mismatch(context: Context, layer: Layer) -> _Mismatch | None:
@@ -185,7 +180,7 @@ def _mismatch(context: Context, layer: Layer) -> _Mismatch | None:
 
 def _is_offered(scheme: str) -> bool:
     name, _, argument = scheme.partition("(")
-    if name in ("normal", "truncated_normal", "uniform"):
+    if name in _FIXED:
         return True
     return name in _SCHEMES and (not argument or argument.startswith(_GAINS))
 
@@ -205,7 +200,22 @@ def _is_relu_after_xavier(activation: Layer | None, match: Match) -> bool:
     )
 
 
-def _finding(severity: Severity, share: Share, mismatches: list[_Mismatch]) -> Finding:
+def _heads(context: Context, match: Match) -> list[tuple[str, str]]:
+    """Ids and weights of output layers drawn at the same fixed scale: one line of code drew all."""
+    if not match.scheme.startswith(_FIXED):
+        return []
+    return [
+        (layer.id, weight.key)
+        for layer in context.model.graph.weighted
+        if context.model.graph.is_head(layer.id)
+        and (weight := layer.weight) is not None
+        and any(found.scheme == match.scheme for found in context.measures.identify(weight).matches)
+    ]
+
+
+def _finding(
+    severity: Severity, share: Share, mismatches: list[_Mismatch], heads: list[tuple[str, str]]
+) -> Finding:
     first = mismatches[0]
     layers = tuple(item.layer.id for item in mismatches)
     feeds = first.activation or "no activation"
@@ -224,6 +234,7 @@ def _finding(severity: Severity, share: Share, mismatches: list[_Mismatch]) -> F
         layer=first.layer.id,
         param=first.param.name,
         layers=layers,
+        culprits=(*layers, *(key for key, _ in heads)),
         message=f"{first.match.scheme} weights of {count} have gain {first.gain:.2g}, "
         f"{feeds} wants {first.wanted:.3g}; {what} changes 10^{share.decades:+.1f} times",
         evidence={
@@ -241,8 +252,8 @@ def _finding(severity: Severity, share: Share, mismatches: list[_Mismatch]) -> F
         measured=f"gain {first.gain:.3g} (std * sqrt(fan_in))",
         expected=f"gain {first.wanted:.3g}: std {wanted_std:.3g} in {first.layer.id}",
         fix=Fix(
-            "he_normal" if relu else "scale_preserving",
-            params=tuple(item.param.key for item in mismatches),
+            "he_normal" if relu and not heads else "scale_preserving",
+            params=(*(item.param.key for item in mismatches), *(key for _, key in heads)),
             code=code,
             arguments={"gain": first.wanted},
         ),

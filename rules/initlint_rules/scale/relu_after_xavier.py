@@ -25,6 +25,7 @@ from initlint.api import (
     fans,
     measured_drift,
 )
+from initlint_rules._consequences import SIGNALS
 
 UNIT_GAIN = 0.02
 """Relative tolerance on the gain 1 of Xavier and LeCun: He's sqrt(2) is 41 % away, leaky ReLU's at
@@ -110,15 +111,8 @@ class ReluAfterXavier(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = (
-        "forward-drift",
-        "backward-drift",
-        "gain-mismatch",
-        "bias-dominates",
-        "variance-profile",
-        "gradient-profile",
-        "correlation-collapse",
-    )
+    local = True
+    folds = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such layer."""

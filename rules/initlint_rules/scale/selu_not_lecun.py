@@ -20,6 +20,7 @@ from initlint.api import (
     drift_share,
     fans,
 )
+from initlint_rules._consequences import SIGNALS
 
 MIN_LAYERS = 3
 """SELU in one or two places is an activation like any other; the fixed point needs depth."""
@@ -103,7 +104,7 @@ class SeluNotLecun(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("forward-drift", "backward-drift", "gain-mismatch", "variance-profile")
+    folds = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every layer off the unit variance."""

@@ -267,6 +267,10 @@ def _finding(
             code="choose each layer's gain so that gain^2 E[f'(z)^2] = 1, or add normalisation or "
             "residual connections",
         ),
+        shares={
+            (first, after): log10(before / norm) * (-1 if drift < 0 else 1)
+            for (first, before), (after, norm) in pairwise(profile)
+        },
     )
 
 

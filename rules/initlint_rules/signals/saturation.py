@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from initlint.api import (
     SATURATING,
@@ -16,9 +16,14 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    input_rms,
     saturation_harm,
     severity_of,
 )
+
+UNIT_RMS = 1.5
+"""Rms of an input up to which a layer's own weights and biases are what saturates: data and bounded
+activations have about 1, and a signal that grew upstream passes 2 before it saturates."""
 
 
 class Saturation(Rule):
@@ -115,7 +120,22 @@ class Saturation(Rule):
                 code=f"scale the weights of {', '.join(feeding) or layer.id} to "
                 f"torch.nn.init.calculate_gain('{layer.op}') / sqrt(fan_in)",
             ),
+            shares=_own_shares(context, [item[2] for item in found]),
         )
+
+
+def _own_shares(context: Context, layers: Sequence[Layer]) -> dict[tuple[str, ...], float]:
+    """The layers that feed the saturated ones, where no input is wide enough to be the reason."""
+    assert context.probe is not None
+    graph = context.model.graph
+    shares = {}
+    for layer in layers:
+        feeding = tuple(producer.id for producer in graph.effective_producers(layer.id))
+        entering = [input_rms(key, graph, context.probe) for key in feeding]
+        if not entering or any(rms is None or rms > UNIT_RMS for rms in entering):
+            return {}
+        shares[feeding] = 1.0
+    return shares
 
 
 def _hidden(context: Context, layer: Layer) -> bool:

@@ -141,4 +141,8 @@ def _finding(
         f"{profile[-1][0]}",
         expected="about the same rms into every hidden layer",
         fix=Fix("lsuv", params=params, code="rescale each layer to unit output variance (LSUV)"),
+        shares={
+            (first,): log10(max(after, 1e-300) / max(before, 1e-300)) * (-1 if drift < 0 else 1)
+            for (first, before), (_, after) in pairwise(profile)
+        },
     )

@@ -105,7 +105,7 @@ class DuplicateLayers(Rule):
     formula = "W_1 = ... = W_L = W  =>  Jacobian W^L: its top direction grows exponentially"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("shared-random-stream",)
+    folds = ("shared-random-stream", "zero-gradient", "correlation-collapse")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding for each way in which copies stand to each other."""
@@ -114,8 +114,32 @@ class DuplicateLayers(Rule):
         kinds: dict[Severity, list[Sequence[_Member]]] = defaultdict(list)
         for group in groups:
             kinds[_severity(context, group, partner)].append(group)
+        worst = kinds[Severity.ERROR]
+        for severity in (Severity.WARNING, Severity.INFO):
+            copied = [
+                group
+                for group in kinds[severity]
+                if any(_goes_with(context.model.graph, group, other) for other in worst)
+            ]
+            worst += copied
+            kinds[severity] = [group for group in kinds[severity] if group not in copied]
         for severity, found in kinds.items():
-            yield _finding(severity, found)
+            if found:
+                yield _finding(context.model.graph, severity, found)
+
+
+def _goes_with(graph: LayerGraph, group: Sequence[_Member], other: Sequence[_Member]) -> bool:
+    """True when each layer of one group stands in one line with its own layer of the other.
+
+    Then whole branches were copied, and what becomes of one of their layers becomes of all.
+    """
+    if len(group) != len(other):
+        return False
+    partners: list[set[int]] = []
+    for member in group:
+        line = graph.upstream((member.layer.id,)) | graph.downstream((member.layer.id,))
+        partners.append({n for n, item in enumerate(other) if item.layer.id in line})
+    return all(len(found) == 1 for found in partners) and len(set.union(*partners)) == len(other)
 
 
 def _groups(context: Context) -> list[list[_Member]]:
@@ -210,7 +234,7 @@ def _meet(context: Context, left: str, right: str, partner: dict[str, int]) -> b
     return False
 
 
-def _finding(severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding:
+def _finding(graph: LayerGraph, severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding:
     members = [member for group in groups for member in group]
     layers = tuple(dict.fromkeys(member.layer.id for member in members))
     first = groups[0]
@@ -229,6 +253,7 @@ def _finding(severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding
         layer=first[0].layer.id,
         param=first[0].param.name,
         layers=layers,
+        culprits=(*layers, *(item.id for key in layers for item in graph.effective_consumers(key))),
         message=f"{names}{more} start with the same weights{rest}",
         evidence={
             "groups": len(groups),

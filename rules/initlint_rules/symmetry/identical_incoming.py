@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from initlint.api import (
     Context,
     Finding,
     Fix,
+    LayerGraph,
     Need,
     Rule,
     Severity,
@@ -15,6 +16,7 @@ from initlint.api import (
     SymmetricGroup,
     symmetric_units,
 )
+from initlint_rules._consequences import ODD_WEIGHTS, SIGNALS
 
 
 class IdenticalIncoming(Rule):
@@ -79,28 +81,40 @@ class IdenticalIncoming(Rule):
     formula = "w_i = w_j for all i, j  =>  the first update of W has rank one"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
+    folds = (*SIGNALS, *ODD_WEIGHTS)
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding per layer with equal rows."""
+        """Yield one finding for each layer, or set of heads, with equal rows."""
         by_layer: dict[str, list[SymmetricGroup]] = {}
         for group in symmetric_units(context.model, context.measures):
             claimed = group.symmetric and group.followed
             if not (claimed or group.zero or group.output or group.shuffled):
                 by_layer.setdefault(group.layer, []).append(group)
-        params = {param.key: param for _, param in context.model.graph.params}
+        graph = context.model.graph
+        params = {param.key: param for _, param in graph.params}
+        alike: dict[object, list[str]] = {}
         for layer, groups in by_layer.items():
             param = params.get(groups[0].param)
-            if param is not None and context.measures.stage(param) is Stage.TRAINED:
-                continue
+            if param is None or context.measures.stage(param) is not Stage.TRAINED:
+                alike.setdefault(_likeness(graph, layer, groups), []).append(layer)
+        for layers in alike.values():
+            layer, groups = layers[0], by_layer[layers[0]]
+            param = params.get(groups[0].param)
             size = groups[0].size
             lost = sum(group.lost for group in groups)
             name = param.name if param else layer
+            of = "each of " if len(layers) > 1 else ""
+            readers = tuple(_repeating_readers(context, layers, groups))
+            members = tuple(key for item in layers for key in by_layer[item][0].layers or (item,))
             yield Finding(
                 severity=Severity.WARNING,
                 layer=layer,
                 param=param.name if param else None,
-                layers=groups[0].layers or (layer,),
-                message=f"{lost} of {size} units of {layer} start as copies of others",
+                layers=members,
+                culprits=(*members, *readers),
+                message=f"{lost} of {size} units of {of}{', '.join(layers[:3])} start as copies "
+                "of others",
                 evidence={
                     "units": size,
                     "distinct": size - lost,
@@ -114,8 +128,38 @@ class IdenticalIncoming(Rule):
                 expected=f"{size} distinct rows",
                 fix=Fix(
                     "redraw_duplicates",
-                    params=(groups[0].param,),
+                    params=(
+                        *(by_layer[key][0].param for key in layers),
+                        *(weight.key for key in readers if (weight := graph[key].weight)),
+                    ),
                     code=f"draw the rows of {name} at random, e.g. "
                     f"torch.nn.init.kaiming_normal_({name})",
                 ),
             )
+
+
+def _likeness(graph: LayerGraph, layer: str, groups: Sequence[SymmetricGroup]) -> object:
+    """Equal for layers that read one tensor and repeat the same units: heads copied as a whole."""
+    sources = tuple(edge.source for edge in graph.inputs(layer)) if layer in graph else ()
+    return sources or layer, groups[0].size, tuple((group.units, group.parted) for group in groups)
+
+
+def _repeating_readers(
+    context: Context, layers: Sequence[str], groups: Sequence[SymmetricGroup]
+) -> Iterator[str]:
+    """The next layers, where their columns repeat as the units do."""
+    graph, units = context.model.graph, list(groups[0].units)
+    queue = [item for key in layers if key in graph for item in graph.consumers(key)]
+    seen: set[str] = set()
+    while queue:
+        reader = queue.pop()
+        if reader.id in seen:
+            continue
+        seen.add(reader.id)
+        weight = reader.weight
+        if weight is None:
+            queue.extend(graph.consumers(reader.id))
+        elif len(weight.shape) > 1 and weight.shape[1] == groups[0].size:
+            values = context.measures.read(weight)
+            if values is not None and (values[:, units] == values[:, units[:1]]).all():
+                yield reader.id

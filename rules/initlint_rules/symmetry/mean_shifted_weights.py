@@ -24,6 +24,7 @@ from initlint.api import (
     drift_share,
     fans,
 )
+from initlint_rules._consequences import SIGNALS
 
 SIGMAS = 6.0
 """Standard errors by which the mean must differ from zero: chance gives 2e-9 per tensor."""
@@ -118,17 +119,8 @@ class MeanShiftedWeights(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = (
-        "forward-drift",
-        "backward-drift",
-        "gain-mismatch",
-        "variance-profile",
-        "gradient-profile",
-        "correlation-collapse",
-        "head-excess-loss",
-        "saturation",
-        "dead-relu",
-    )
+    local = True
+    folds = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such layer."""

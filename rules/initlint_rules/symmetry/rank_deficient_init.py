@@ -22,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
 )
+from initlint_rules._consequences import SIGNALS
 
 SMALLEST_SIDE = 8
 """Sides below which a matrix holds too few directions for their number to tell anything."""
@@ -124,7 +125,8 @@ class RankDeficientInit(Rule):
     formula = "#{s_i > s_1 / 1000} < min(rows, columns) / 2"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH})
-    folds = ("gain-mismatch", "distribution-anomaly", "correlation-collapse")
+    local = True
+    folds = (*SIGNALS, "gain-mismatch", "distribution-anomaly", "inconsistent-siblings")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per matrix."""

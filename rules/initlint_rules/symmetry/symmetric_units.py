@@ -16,6 +16,7 @@ from initlint.api import (
     SymmetricGroup,
     symmetric_units,
 )
+from initlint_rules._consequences import ODD_WEIGHTS, SIGNALS
 
 HALF = 0.5
 """Share of a layer's units in groups of equal ones from which the layer is not what its width says:
@@ -89,7 +90,8 @@ class SymmetricUnits(Rule):
     formula = "w_i = w_j and v_i = v_j  =>  their gradients are equal at every step"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("identical-incoming", "zero-gradient", "gradient-profile", "correlation-collapse")
+    local = True
+    folds = ("identical-incoming", *SIGNALS, *ODD_WEIGHTS)
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per layer with symmetric units."""
@@ -115,6 +117,7 @@ class SymmetricUnits(Rule):
                 layer=layer,
                 param=param.name if param else None,
                 layers=groups[0].layers or (layer,),
+                culprits=(*(groups[0].layers or (layer,)), *groups[0].consumers),
                 message=f"{lost} of {size} units of {layer} are copies that can never differ",
                 evidence={
                     "units": size,

@@ -18,6 +18,7 @@ from initlint.api import (
     dominators,
     unlocking,
 )
+from initlint_rules._consequences import SIGNALS
 
 BLOCKED_SHARE = 0.05
 """Share of all trainable parameters that may stay without gradient before the whole suffers: an
@@ -95,16 +96,12 @@ class ZeroWeight(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED, Stage.UNKNOWN})
     folds = (
+        *SIGNALS,
         "symmetric-units",
         "identical-incoming",
-        "forward-drift",
-        "variance-profile",
-        "dead-relu",
-        "saturation",
         "residual-branch-unscaled",
-        "zero-gradient",
-        "gradient-profile",
-        "correlation-collapse",
+        "blocked-parameters",
+        "unchanged-between",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
