@@ -141,7 +141,7 @@ class IdenticalIncoming(Rule):
 def _likeness(graph: LayerGraph, layer: str, groups: Sequence[SymmetricGroup]) -> object:
     """Equal for layers that read one tensor and repeat the same units: heads copied as a whole."""
     sources = tuple(edge.source for edge in graph.inputs(layer)) if layer in graph else ()
-    return sources or layer, groups[0].size, tuple((group.units, group.parted) for group in groups)
+    return sources or layer, groups[0].size, tuple(group.units for group in groups)
 
 
 def _repeating_readers(
