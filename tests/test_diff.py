@@ -136,3 +136,25 @@ def test_a_checkpoint_against_a_fresh_module(tmp_path):
     record = diff(load(str(tmp_path / "zero.safetensors")), capture(net, x))
     moved = {row["param"]: row["moved"] for row in record["params"]}
     assert moved == {"0.weight": True, "0.bias": True, "2.weight": False, "2.bias": False}
+
+
+def test_a_layer_that_no_longer_fires_is_told_where_networks_run(tmp_path):
+    torch = pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    def net(bias: float):
+        torch.manual_seed(0)
+        made = torch.nn.Sequential(
+            torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 32), torch.nn.ReLU()
+        )
+        with torch.no_grad():
+            made[2].weight.add_(0.01)
+            made[2].bias.fill_(bias)
+        return capture(made, torch.randn(32, 8))
+
+    record = diff(net(0.0), net(-40.0))
+    assert names(record)["units-silenced"] == "error"
+    found = next(item for item in record["findings"] if item["name"] == "units-silenced")
+    assert found["layer"] == "2"
+    assert found["evidence"]["dead"] == 32
+    assert "units-silenced" not in names(diff(net(0.0), net(0.1)))

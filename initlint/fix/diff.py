@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.engine import Settings, lint, location_record
+from initlint.engine import Settings, lint, location_record, run_probe
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
-from initlint.model import BUFFERS, Layer, Model, Op, Param, Role
+from initlint.model import BUFFERS, RELU_FAMILY, Kind, Layer, Model, Op, Param, Role
+from initlint.probe.result import ProbeStatus
 
 Array = NDArray[Any]
 Record = dict[str, Any]
@@ -28,7 +29,7 @@ TOLERATED = 10.0
 the scale of the layer is off."""
 
 OUTLIER = 30.0
-"""Without a number of steps: times the median ratio of all weights. One and a half decades is more
+"""Times the median ratio of all weights, whatever the number of steps. One and a half decades is more
 than tensors of one network differ under one learning rate."""
 
 UNRELATED = 0.1
@@ -38,6 +39,10 @@ standard errors (1/√n each); smaller tensors get their own 5/√n."""
 DIED = 1e-3
 """A unit whose incoming weights fell below a thousandth of their norm gives a thousandth of its
 signal."""
+
+SILENCED = 0.5
+"""Share of a layer's units that must fall silent: with less than half of its units a layer still
+carries most of its signal, and training switches single units off as a matter of course."""
 
 WEIGHTS = (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION)
 
@@ -91,6 +96,7 @@ def diff(before: Model, after: Model, steps: int | None = None) -> Record:
             moves.append(move)
     findings += _gone(old, new)
     findings += _moved(moves, measures, steps)
+    findings += _silenced(before, after)
     if any(not move.equal for move in moves):
         findings += _unmoved(after, old, str(after.metadata.get("prefix") or ""))
     order = {"error": 0, "warning": 1, "info": 2}
@@ -277,6 +283,41 @@ def _broken(move: Move) -> Iterator[Record]:
         )
 
 
+def _silenced(before: Model, after: Model) -> Iterator[Record]:
+    """Layers of rectifiers that fired and do so no longer, where both networks can be run.
+
+    The inputs are made up, and a trained unit may wait for what they do not show: only what falls
+    silent in half of a layer is told.
+    """
+    if any(model.kind not in (Kind.ONNX, Kind.TORCH) for model in (before, after)):
+        return
+    seen = [run_probe(model, Settings(), Stage.TRAINED) for model in (before, after)]
+    if any(one.status is not ProbeStatus.OK for one in seen):
+        return
+    earlier, later = (one.outputs for one in seen)
+    for key, stats in later.items():
+        layer = after.graph[key]
+        if layer.op not in RELU_FAMILY or key not in earlier or not stats.units:
+            continue
+        newly = stats.dead_units - earlier[key].dead_units
+        if newly < SILENCED * stats.units:
+            continue
+        feeding = next((one for one in after.graph.effective_producers(key) if one.params), layer)
+        if feeding.params:
+            yield _finding(
+                "DIF304",
+                "units-silenced",
+                "error" if stats.dead_units == stats.units else "warning",
+                feeding,
+                feeding.params[0],
+                f"{stats.dead_units} of {stats.units} units of {key} no longer fire on any of "
+                f"{stats.rows} made-up inputs, {earlier[key].dead_units} before",
+                dead=stats.dead_units,
+                before=earlier[key].dead_units,
+                units=stats.units,
+            )
+
+
 def _size(move: Move, measures: Measures, typical: float, steps: int | None) -> Iterator[Record]:
     key, ratio = move.param.key, move.ratio
     chance = max(UNRELATED, 5 / sqrt(max(move.param.size, 1)))
@@ -306,7 +347,7 @@ def _size(move: Move, measures: Measures, typical: float, steps: int | None) -> 
             update_ratio=ratio,
             per_step=ratio / steps,
         )
-    elif steps is None and ratio > OUTLIER * typical:
+    elif ratio > OUTLIER * typical:
         yield _finding(
             "DIF402",
             "moved-too-much",
