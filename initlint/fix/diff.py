@@ -29,8 +29,8 @@ TOLERATED = 10.0
 the scale of the layer is off."""
 
 OUTLIER = 30.0
-"""Times the median ratio of all weights, whatever the number of steps. One and a half decades is more
-than tensors of one network differ under one learning rate."""
+"""Times the median ratio of all weights, whatever the number of steps. One and a half decades is
+more than tensors of one network differ under one learning rate."""
 
 UNRELATED = 0.1
 """Largest cosine between old and new values that chance explains in tensors of 2,500 values at five

@@ -71,6 +71,8 @@ def scale(
         runs += 1
         if seen.status is not ProbeStatus.OK:
             return Scaled(factors, variances, runs, seen.detail or "the network could not be run")
+        if runs == 1:  # what runs fused with its neighbour has no output of its own to look at
+            wanted = [key for key in wanted if key in seen.outputs] or wanted
         variances = {key: seen.outputs[key].std ** 2 for key in wanted if key in seen.outputs}
         step = _step(graph, frozenset(wanted), seen, tolerance, goals)
         if not step:

@@ -15,25 +15,27 @@ _CHART_WIDTH = 32
 
 def render(record: Mapping[str, Any], style: Style) -> str:
     """The record of `initlint.fix.ranking.compare` as text."""
+    names = [str(Untrusted(row["scheme"])) for row in record["schemes"]]
+    width = max([17, *map(len, names)]) + 1
     lines = [
         style.paint(str(Untrusted(record["target"])), "bold"),
         f"{record['seeds']} draws of each scheme, best first; decades of rms, 0 is ideal",
         "",
-        f"  {'scheme':<18}{'signal':>9}{'spread':>8}{'gradient':>10}{'dead':>7}{'satur.':>8}"
+        f"  {'scheme':<{width}}{'signal':>9}{'spread':>8}{'gradient':>10}{'dead':>7}{'satur.':>8}"
         f"{'1-cos':>9}{'risk':>7}",
     ]
     for row in record["schemes"]:
-        lines.append(_row(row))
-    lines += ["", *_chart(record["schemes"])]
+        lines.append(_row(row, width))
+    lines += ["", *_chart(record["schemes"], width)]
     if record["best"] is not None:
         best = style.paint(str(Untrusted(record["best"])), "good")
         lines += ["", f"best for this network: {best}"]
     if record.get("training"):
-        lines += ["", *_training(record["training"], record["best"])]
+        lines += ["", *_training(record["training"], record["best"], width)]
     return "".join(f"{inert(line.rstrip())}\n" for line in lines)
 
 
-def _training(training: Mapping[str, Any], recommended: str) -> list[str]:
+def _training(training: Mapping[str, Any], recommended: str, width: int) -> list[str]:
     """Losses after the short run, lowest first, and whether the recommendation holds."""
     lines = [
         f"  trained {training['steps']} steps on {Untrusted(training['data'])} "
@@ -42,7 +44,8 @@ def _training(training: Mapping[str, Any], recommended: str) -> list[str]:
     worst = float("inf")
     losses = sorted(training["losses"].items(), key=lambda item: item[1] or worst)
     for name, loss in losses:
-        lines.append(f"  {Untrusted(name)!s:<18}{'diverged' if loss is None else f'{loss:.4g}':>9}")
+        told = "diverged" if loss is None else f"{loss:.4g}"
+        lines.append(f"  {Untrusted(name)!s:<{width}}{told:>9}")
     if training["best"] is None:
         return [*lines, "  every run diverged"]
     if training["agrees"]:
@@ -54,8 +57,8 @@ def _cell(value: float | None, width: int, form: str) -> str:
     return f"{'-' if value is None else format(value, form):>{width}}"
 
 
-def _row(row: Mapping[str, Any]) -> str:
-    name = f"  {Untrusted(row['scheme'])!s:<18}"
+def _row(row: Mapping[str, Any], width: int) -> str:
+    name = f"  {Untrusted(row['scheme'])!s:<{width}}"
     if row["score"] is None:
         return f"{name} {Untrusted(row['reason'])}"
     return (
@@ -70,7 +73,7 @@ def _row(row: Mapping[str, Any]) -> str:
     )
 
 
-def _chart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _chart(rows: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """One line a scheme: the signal from the first layer to the last, one shade half a decade."""
     lines = ["  signal by depth (= as in the first layer, one shade lighter or darker per 10^0.5)"]
     for row in rows:
@@ -78,7 +81,7 @@ def _chart(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if len(profile) > 1:
             step = max(1, -(-len(profile) // _CHART_WIDTH))
             marks = "".join(_shade(value - profile[0]) for value in profile[::step])
-            lines.append(f"  {Untrusted(row['scheme'])!s:<18}[{marks}]")
+            lines.append(f"  {Untrusted(row['scheme'])!s:<{width}}[{marks}]")
     return lines if len(lines) > 1 else []
 
 
