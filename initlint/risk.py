@@ -81,6 +81,7 @@ WEIGHTS: Mapping[str, float] = {
     "grows": 3.1,
     "forgets": 1.3,
     "silent": 3.0,
+    "copies": 2.0,
     "loud": 1.7,
     "huge": 1.3,
     "peaked": 1.5,
@@ -98,6 +99,7 @@ REASONS: Mapping[str, str] = {
     "grows": "the gradient grows on its way to the first layers",
     "forgets": "some steps of the sequence have no say in the output",
     "silent": "parameters without a gradient, after two steps, too",
+    "copies": "units that start as copies of others and stay so",
     "loud": "the output is large",
     "huge": "activations are large",
     "peaked": "attention looks at single keys",
@@ -191,6 +193,7 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "flat": _clipped(FLAT - decades),
         "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
         "silent": look.silent,
+        "copies": look.copies,
         "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
         **_along_depth(ratio),
     }

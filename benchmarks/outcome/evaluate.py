@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.outcome import judging, training
-from benchmarks.outcome.models import BY_NAME, ZOO
+from benchmarks.outcome.models import ZOO, Entry
 from initlint.risk import OFFSET, WEIGHTS
 
 TERMS = tuple(WEIGHTS)
@@ -53,14 +53,19 @@ def fit(looks: Sequence[Looks], harmed: np.ndarray) -> tuple[np.ndarray, float]:
     return found.x[:-1], float(found.x[-1])
 
 
-def cases(road: str) -> list[dict[str, Any]]:
+def cases(
+    road: str,
+    zoo: Sequence[Entry] = ZOO,
+    losses: Mapping[str, training.Losses] | None = None,
+    said: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
     """Every model that was trained and judged."""
-    scores = training.scores(training.load(), ZOO)
-    said = judging.load()
+    scores = training.scores(training.load() if losses is None else losses, zoo)
+    said = judging.load() if said is None else said
     return [
         {
             "name": name,
-            "architecture": BY_NAME[name].architecture,
+            "architecture": name.split("/")[0],
             "score": score,
             "outcome": training.outcome(score),
             **said[f"{name}@{road}"],
@@ -86,7 +91,8 @@ def cross_validated(found: list[dict[str, Any]]) -> np.ndarray:
 
 def names_right(case: dict[str, Any]) -> bool:
     """True when an error or warning names layers of which at least half are at fault."""
-    faulty = set(BY_NAME[case["name"]].faulty())
+    architecture, variant = case["name"].split("/", 1)
+    faulty = set(Entry(architecture, variant).faulty())
     for _, _, layers in case["findings"]:
         own = [layer for layer in layers if layer in faulty]
         if own and 2 * len(own) >= len(layers):
@@ -101,27 +107,29 @@ def evaluate(road: str) -> None:
     if not found:
         print(f"{road}: nothing to evaluate")
         return
+    print(f"{road}: {len(every)} models, without risk: {len(every) - len(found)}")
+    _areas("cross-validated", found, cross_validated(found))
+    figures(found)
+
+
+def figures(found: list[dict[str, Any]]) -> None:
+    """Print how the risk as it is shipped and the findings agree with what happened."""
     outcomes = np.array([case["outcome"] for case in found])
     fine, fails = outcomes == training.FINE, outcomes == training.FAILS
     counts = {kind: int((outcomes == kind).sum()) for kind in ("fine", "harmed", "fails")}
-    groups = {case["architecture"] for case in found}
-    print(f"{road}: {len(every)} models of {len(groups)} architectures: {counts}")
-    print(f"  without risk: {len(every) - len(found)}")
+    print(f"  {len({case['architecture'] for case in found})} architectures: {counts}")
     shipped = predict(
         np.array([WEIGHTS[name] for name in TERMS]), OFFSET, [case["looks"] for case in found]
     )
-    for title, risks in (("cross-validated", cross_validated(found)), ("as shipped", shipped)):
-        print(
-            f"  AUROC {title}: harmed or failing against fine "
-            f"{roc_auc_score(~fine, risks):.3f}, failing against fine "
-            f"{roc_auc_score(fails[fine | fails], risks[fine | fails]):.3f}"
-        )
+    _areas("as shipped", found, shipped)
     flagged = np.array([any(f[0] == "error" for f in case["findings"]) for case in found])
     print(
         f"  any error finding: precision {(~fine)[flagged].mean():.2f}, "
         f"recall {flagged[~fine].mean():.2f}"
     )
-    print(f"  fine models with an error finding: {flagged[fine].mean():.1%}")
+    print(
+        f"  fine models with an error finding: {flagged[fine].mean():.1%} ({flagged[fine].sum()})"
+    )
     right = np.array([names_right(case) for case in found])
     print(f"  failing models named by an error or warning: {right[fails].mean():.1%}")
     for case, risk, error, named in zip(found, shipped, flagged, right, strict=True):
@@ -131,6 +139,22 @@ def evaluate(road: str) -> None:
             print(f"    fails   {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
         if case["outcome"] == training.HARMED and risk < 0.2:
             print(f"    harmed  {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
+
+
+def _areas(title: str, found: list[dict[str, Any]], risks: np.ndarray) -> None:
+    outcomes = np.array([case["outcome"] for case in found])
+    fine, fails = outcomes == training.FINE, outcomes == training.FAILS
+    print(
+        f"  AUROC {title}: harmed or failing against fine {roc_auc_score(~fine, risks):.3f}, "
+        f"failing against fine {roc_auc_score(fails[fine | fails], risks[fine | fails]):.3f}"
+    )
+
+
+def table(found: list[dict[str, Any]]) -> None:
+    """Print every model: progress, outcome, risk, findings."""
+    for case in found:
+        risk = "   -" if case["risk"] is None else f"{case['risk']:.2f}"
+        print(f"{case['score']:.2f} {case['outcome']:<7}{risk} {case['name']:<38}{_short(case)}")
 
 
 def _short(case: dict[str, Any]) -> str:

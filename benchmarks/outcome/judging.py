@@ -56,13 +56,13 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def load() -> dict[str, Any]:
+def load(path: Path = VERDICTS) -> dict[str, Any]:
     """What was said so far, by ``entry@road``."""
-    found: dict[str, Any] = json.loads(VERDICTS.read_text()) if VERDICTS.exists() else {}
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def save(record: dict[str, Any]) -> None:
+def save(record: dict[str, Any], path: Path = VERDICTS) -> None:
     """One verdict per line."""
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
-    VERDICTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -11,7 +11,7 @@ for entry in ZOO:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -69,7 +69,7 @@ class Entry:
     def _variant(self) -> Variant:
         if self.variant == HEALTHY:
             return Variant(HEALTHY, ())
-        return ARCHITECTURES[self.architecture].variants[self.variant]
+        return KNOWN[self.architecture].variants[self.variant]
 
     @property
     def kind(self) -> str:
@@ -79,7 +79,7 @@ class Entry:
     @property
     def task(self) -> str:
         """A key of `tasks.TASKS`."""
-        return ARCHITECTURES[self.architecture].task
+        return KNOWN[self.architecture].task
 
     @property
     def twin(self) -> Entry:
@@ -89,7 +89,7 @@ class Entry:
     def build(self, seed: int) -> nn.Module:
         """The model as it starts, in training mode."""
         torch.manual_seed(seed)
-        model = ARCHITECTURES[self.architecture].make()
+        model = KNOWN[self.architecture].make()
         for pattern, change in self._variant.changes:
             for name, module in model.named_modules():
                 if _matches(name, pattern):
@@ -582,10 +582,17 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-ZOO: tuple[Entry, ...] = tuple(
-    Entry(architecture, variant)
-    for architecture, made in ARCHITECTURES.items()
-    for variant in (HEALTHY, *made.variants)
-)
+KNOWN: dict[str, Architecture] = dict(ARCHITECTURES)
+"""All architectures, those of `benchmarks.outcome.held_out` among them once that is imported."""
 
-BY_NAME = {entry.name: entry for entry in ZOO}
+
+def entries(architectures: Mapping[str, Architecture]) -> tuple[Entry, ...]:
+    """Every start of some architectures, the healthy one first."""
+    return tuple(
+        Entry(name, variant)
+        for name, made in architectures.items()
+        for variant in (HEALTHY, *made.variants)
+    )
+
+
+ZOO = entries(ARCHITECTURES)

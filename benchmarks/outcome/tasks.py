@@ -142,7 +142,7 @@ def _parity(size: int, generator: torch.Generator) -> Batch:
     return signs, (signs[:, :3].prod(1) > 0).long()
 
 
-def _classes(outputs: Tensor, targets: Tensor) -> Tensor:
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1))
 
 
@@ -159,13 +159,13 @@ def chance(name: str) -> float:
 
 
 TASKS = {
-    "digits": Task(_shaped(64), _classes, log(10)),
-    "digit-pictures": Task(_shaped(1, 8, 8), _classes, log(10)),
-    "digit-patches": Task(_shaped(16, 4), _classes, log(10)),
-    "digit-rows": Task(_shaped(8, 8), _classes, log(10)),
-    "parity": Task(_parity, _classes, log(2)),
-    "text": Task(_text(12), _classes, log(VOCABULARY)),
-    "memory-30": Task(_memory(30), _classes, log(4)),
+    "digits": Task(_shaped(64), cross_entropy, log(10)),
+    "digit-pictures": Task(_shaped(1, 8, 8), cross_entropy, log(10)),
+    "digit-patches": Task(_shaped(16, 4), cross_entropy, log(10)),
+    "digit-rows": Task(_shaped(8, 8), cross_entropy, log(10)),
+    "parity": Task(_parity, cross_entropy, log(2)),
+    "text": Task(_text(12), cross_entropy, log(VOCABULARY)),
+    "memory-30": Task(_memory(30), cross_entropy, log(4)),
     "sum-16": Task(_sums(16), functional.mse_loss, 1.0),
     "reconstruct": Task(_reconstruct(64), functional.mse_loss, 0.0),
     "denoise": Task(_denoise, functional.mse_loss, 0.0),

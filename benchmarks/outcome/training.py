@@ -205,14 +205,19 @@ def scores(record: Mapping[str, Losses], entries: Sequence[Entry]) -> dict[str, 
     return found
 
 
-def load() -> dict[str, Losses]:
+def complete(losses: Losses | None) -> bool:
+    """True when whole curves were kept, not the ends of shorter runs alone."""
+    return losses is not None and all(isinstance(curve, list) for curve in losses.values())
+
+
+def load(path: Path = LOSSES) -> dict[str, Losses]:
     """The losses of all runs so far, by ``entry#seed``."""
-    found: dict[str, Losses] = json.loads(LOSSES.read_text()) if LOSSES.exists() else {}
+    found: dict[str, Losses] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def save(record: Mapping[str, Losses]) -> None:
+def save(record: Mapping[str, Losses], path: Path = LOSSES) -> None:
     """Write the losses, one start per line, beside what another run has written meanwhile."""
-    record = {**load(), **record}
+    record = {**load(path), **record}
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
-    LOSSES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -21,6 +21,7 @@ def summary(
     depth_ratio: float = float("nan"),
     reach: float = float("nan"),
     sensitivity: float = float("nan"),
+    copies: float = 0.0,
 ) -> Response:
     """The numbers of a kernel, shape (inputs, inputs); not-a-number where it is not finite."""
     inputs = len(kernel)
@@ -33,5 +34,15 @@ def summary(
         contrast = trace / (inputs - 1) if size > 0 else 0.0
         rank = trace**2 / square if square > 0 else 0.0
     return Response(
-        inputs, size, parameters, contrast, rank, output, silent, depth_ratio, reach, sensitivity
+        inputs=inputs,
+        size=size,
+        parameters=parameters,
+        contrast=contrast,
+        rank=rank,
+        output=output,
+        silent=silent,
+        depth_ratio=depth_ratio,
+        reach=reach,
+        sensitivity=sensitivity,
+        copies=copies,
     )

@@ -122,6 +122,8 @@ class Response:
         sensitivity: how far the outputs would move, relative to their rms, if every weight moved
             at random by the rms of its tensor: about the root of the number of layers for ordinary
             networks of any width.
+        copies: share of the trainable elements in rows of a matrix that equal another of its rows,
+            in their weights and in their gradients.
     """
 
     inputs: int
@@ -134,6 +136,7 @@ class Response:
     depth_ratio: float = float("nan")
     reach: float = float("nan")
     sensitivity: float = float("nan")
+    copies: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

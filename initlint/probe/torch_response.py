@@ -37,6 +37,9 @@ OPENED = 0.1
 for a gain, 1/sqrt(fan-in) for a weight. Some ten steps of training take it there; judged any
 earlier, everything behind it would seem cut off."""
 
+ALIKE = 1e-6
+"""Relative distance up to which rows count as equal: rounding of the passes."""
+
 MOST_WORK = 1 << 33
 """Multiplications that all backward passes may take: half a second on one core. Every input's
 gradient is one backward pass of the batch, twice its forward pass."""
@@ -243,6 +246,7 @@ def _response(
         found += own
     total = sum(tensor.numel() for tensor in tensors.values())
     output = rms(torch.cat([tensor.detach().float().flatten() for tensor in outputs]))
+    copied = sum(map(_copied, tensors.values(), last[len(sources) :]))
     moved = math.sqrt(relative / inputs / max(elements, 1))
     reached = sum(tensors[name].numel() for name in names if name not in pieces or pieces[name])
     return summary(
@@ -253,4 +257,26 @@ def _response(
         depth_ratio=lengths.ratio(),
         reach=lengths.reach(steps),
         sensitivity=moved / output if output > 0.0 else math.nan,
+        copies=copied / max(total, 1),
     )
+
+
+def _copied(tensor: Any, gradient: Any) -> int:
+    """Elements in rows that equal another in weights and gradient, but for one of each group."""
+    if tensor.ndim < 2 or tensor.shape[0] < 2:
+        return 0
+    units, width = int(tensor.shape[0]), int(tensor[0].numel())
+    generator = torch.Generator().manual_seed(0)
+    alike = units
+    for _ in range(2):  # neighbours by chance in one projection are none in the other
+        shadows = torch.zeros(units, dtype=torch.float64)
+        for part in (tensor.detach(), gradient):
+            along = torch.randn(width, generator=generator, dtype=torch.float64)
+            if part is None:
+                continue
+            part = part.to_dense() if part.is_sparse else part
+            rows = part.double().reshape(units, -1).cpu()
+            shadows += (rows @ along) / (rms(part) or 1.0)
+        close = shadows.sort().values.diff() <= ALIKE * math.sqrt(2 * width)
+        alike = min(alike, int(torch.count_nonzero(close)))
+    return alike * width
