@@ -61,3 +61,27 @@ def test_a_torch_file_becomes_safetensors_with_every_tensor(tmp_path):
     assert set(written) == set(tensors)
     for name, tensor in tensors.items():
         assert torch.equal(written[name], tensor) == (name != "layers.1.weight"), name
+
+
+def test_a_checkpoint_bound_to_its_module_is_verified_by_running_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    from initlint.load.binding import bind
+    from initlint.load.torch_module import capture
+
+    torch.manual_seed(0)
+    layers = [item for _ in range(6) for item in (torch.nn.Linear(32, 32), torch.nn.ReLU())]
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 4))
+    small = {
+        f"module.{name}": ("float32", tuple(value.shape), (value * 0.1).numpy().tobytes())
+        for name, value in net.state_dict().items()
+    }
+    source, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    pack_safetensors(source, small)
+    bound = bind(load(str(source)), capture(net, torch.randn(16, 32)))
+    filled = {name: value.clone() for name, value in net.state_dict().items()}
+    record = fix(bound, Settings(select=("forward-drift", "gain-mismatch")), {"out": str(out)})
+    assert record["verdict"]["status"] == "fixed"
+    assert record["profile"][0]["rms_after"] > 5 * record["profile"][0]["rms_before"]
+    assert all(torch.equal(net.state_dict()[name], value) for name, value in filled.items())
+    written = pytest.importorskip("safetensors.numpy").load_file(out)
+    assert list(written) == list(small)

@@ -288,3 +288,29 @@ def test_data_that_do_not_fit(tmp_path):
         confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "odd.npz"))
     with pytest.raises(LoadError, match="not an"):
         confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "none.npz"))
+
+
+class Sines(nn.Module):
+    def __init__(self, first):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 64), nn.Linear(64, 64), nn.Linear(64, 64)])
+        self.head = nn.Linear(64, 1)
+        for layer in self.layers:
+            bound = sqrt(6 / layer.in_features) / 12 * 5
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.uniform_(self.layers[0].weight, -first, first)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = torch.sin(12 * layer(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize(("first", "moved"), [(3.0, True), (0.6, False)])
+def test_the_first_of_many_sines_is_mended_with_the_others_where_it_is_off(first, moved):
+    torch.manual_seed(0)
+    net = Sines(first)
+    before = net.layers[0].weight.detach().clone()
+    initlint.fix(net, torch.rand(64, 2) * 2 - 1)
+    assert float(net.layers[1].weight.detach().abs().max()) < 1.2 * sqrt(6 / 64) / 12
+    assert torch.equal(net.layers[0].weight, before) != moved

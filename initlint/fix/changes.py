@@ -145,8 +145,13 @@ def applied(model: Model, arrays: Mapping[str, Array]) -> Iterator[Model]:
     layers = [_layer(layer, arrays) for layer in model.graph]
     edges = [edge for layer in model.graph for edge in model.graph.outputs(layer.id)]
     graph = LayerGraph(layers, edges)
-    runnable = _onnx_runnable(model, arrays) if model.kind is Kind.ONNX else None
-    yield replace(model, graph=graph, runnable=runnable)
+    if model.kind is Kind.ONNX:
+        yield replace(model, graph=graph, runnable=_onnx_runnable(model, arrays))
+    elif model.runnable is None:
+        yield replace(model, graph=graph)
+    else:
+        with _in_module(model, _by_module_key(model, arrays)):
+            yield replace(model, graph=graph)
 
 
 def _layer(layer: Layer, arrays: Mapping[str, Array]) -> Layer:
@@ -189,6 +194,16 @@ def _onnx_tensors(proto: Any) -> Iterator[tuple[str, Any]]:
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     yield node.output[0], attribute.t
+
+
+def _by_module_key(model: Model, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Arrays of a checkpoint by the keys of the module that it is bound to."""
+    from initlint.load.binding import renamed
+
+    dropped, added = model.metadata.get("renamed_prefix", ("", ""))
+    keys = torch_tensors(model)
+    named = {renamed(name, dropped, added): array for name, array in arrays.items()}
+    return {key: array for key, array in named.items() if key in keys}
 
 
 @contextmanager

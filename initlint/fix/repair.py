@@ -19,7 +19,7 @@ from initlint.fix.search import (
     scaled_by_running,
     wanted,
 )
-from initlint.model import Kind, Model
+from initlint.model import Model
 from initlint.probe.result import Activations, ProbeStatus
 
 __all__ = ["FixOptions", "Repair", "doubts", "imposed", "repair", "wanted", "weight_of"]
@@ -124,7 +124,7 @@ def doubts(result: Repair, model: Model) -> list[str]:
         found.append(f"the predicted risk of harm is still {risk:.2f}")
     if not model.connected:
         found.append("there are weights only: give the network with --model to run it")
-    elif model.kind not in (Kind.ONNX, Kind.TORCH):
+    elif model.runnable is None:
         found.append("the network was not run: its prediction alone was checked")
     else:
         found.extend(_run_doubts(result))

@@ -57,8 +57,8 @@ def bind(checkpoint: Model, module: Model) -> Model:
     shapes = state.shapes if state else _graph_shapes(module)
     stored: Mapping[str, Tensor] = checkpoint.metadata["tensors"]
     dropped, added = _prefixes(stored, shapes)
-    tensors = {_renamed(name, dropped, added): tensor for name, tensor in stored.items()}
-    blocks = {_renamed(param.key, dropped, added): param for _, param in checkpoint.graph.params}
+    tensors = {renamed(name, dropped, added): tensor for name, tensor in stored.items()}
+    blocks = {renamed(param.key, dropped, added): param for _, param in checkpoint.graph.params}
     match = _match(shapes, tensors, state)
     file = _File(_with_twins(tensors, state), blocks)
     layers = [
@@ -169,12 +169,13 @@ def _prefixes(stored: Iterable[str], expected: Iterable[str]) -> tuple[str, str]
     ]
 
     def matches(pair: tuple[str, str]) -> int:
-        return sum(_renamed(name, *pair) in wanted for name in names)
+        return sum(renamed(name, *pair) in wanted for name in names)
 
     return max(candidates, key=matches)
 
 
-def _renamed(name: str, dropped: str, added: str) -> str:
+def renamed(name: str, dropped: str, added: str) -> str:
+    """A checkpoint's key as the module has it: without one prefix, with another."""
     return added + name.removeprefix(dropped)
 
 
