@@ -69,7 +69,7 @@ class HeadExcessLoss(Rule):
     for it only while its input has an rms up to 2; behind a signal that has already grown, the
     layers before are to blame. Where the loss is unknown, as it always is for a file, a linear head
     over classes or over the vocabulary is taken to feed a cross-entropy, and the finding says so;
-    with nothing but a file's graph to go by it is a warning at most.
+    with nothing but a file's graph to go by everything is one level lower.
 
     What it does not flag
     ---------------------
@@ -176,9 +176,9 @@ def _examine(context: Context, output: Layer) -> Iterator[Finding]:
     if std is None or entering is None or entering > TRUNK_RMS:
         return
     excess = _excess(std, logits.classes)
-    severity = next((level for limit, level in LEVELS if excess >= limit), None)
-    if severity is Severity.ERROR and logits.assumed:
-        severity = Severity.WARNING
+    below = [level for limit, level in LEVELS if excess >= limit]
+    rest = [level for _, level in LEVELS[len(LEVELS) - len(below) + logits.assumed :]]
+    severity = rest[0] if rest else None
     if severity is not None:
         yield _finding(context, logits, std, excess, severity)
 
