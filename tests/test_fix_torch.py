@@ -94,7 +94,7 @@ def test_trying_a_repair_leaves_the_module_as_it_was():
     assert all(torch.equal(net.state_dict()[name], value) for name, value in state.items())
 
 
-def test_each_gate_of_a_recurrent_layer_becomes_orthogonal():
+def test_each_gate_of_a_recurrent_layer_becomes_orthogonal_and_its_input_does_not_drown_it():
     torch.manual_seed(0)
 
     class Net(nn.Module):
@@ -102,6 +102,7 @@ def test_each_gate_of_a_recurrent_layer_becomes_orthogonal():
             super().__init__()
             self.lstm = nn.LSTM(8, 24, batch_first=True)
             nn.init.normal_(self.lstm.weight_hh_l0)
+            nn.init.normal_(self.lstm.weight_ih_l0, std=10)
             self.head = nn.Linear(24, 3)
 
         def forward(self, x):
@@ -112,6 +113,7 @@ def test_each_gate_of_a_recurrent_layer_becomes_orthogonal():
     assert report.status == "fixed"
     for gate in net.lstm.weight_hh_l0.detach().chunk(4):
         np.testing.assert_allclose(gate @ gate.T, np.eye(24), atol=1e-5)
+    assert float(net.lstm.weight_ih_l0.detach().std()) == pytest.approx(8**-0.5, rel=0.1)
 
 
 def test_an_unknown_scheme_or_option():

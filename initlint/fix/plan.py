@@ -34,6 +34,11 @@ SINE_BAND = 1.5
 al. 2020). Over two coordinates a framework's ±1/√fan_in is 1.4 times as wide and trained like the
 paper's; 1.7 times too narrow and 6 times too wide did not (benchmarks/outcome: siren)."""
 
+DROWNING = 4.0
+"""Standard deviation of what enters a recurrent unit, for inputs of unit scale, from which the
+state no longer counts: half of the units stand beyond ±2.7 there, where a tanh passes 2 % of its
+gradient on and a gate a quarter, whatever the recurrent weights are."""
+
 OFF_CENTRE = 0.1
 """Share of the second moment that the mean may hold. Behind half-linear units the mean part grows
 with the fan (n²μ²E[x]² beside nσ²E[x²]); a tenth is far outside the sampling error of any tensor
@@ -239,6 +244,16 @@ class Planner:
             drawn = self.network.draw(scheme, layer, param, **arguments)
         arguments, rule = dict(drawn.arguments), str(finding["name"])
         self._add(layer, param, drawn.values, drawn.scheme, arguments, rule)
+        if param.role is Role.RECURRENT_WEIGHT:
+            self._calm(finding, layer)
+
+    def _calm(self, finding: Record, layer: Layer) -> None:
+        """Input weights of a recurrent layer that drown its state, to unit pre-activations."""
+        for param in layer.with_role(Role.WEIGHT):
+            std = self.measures.effective_std(param) if param.trainable else None
+            wanted = 1 / math.sqrt(self.network.slot(layer, param).fan_in)
+            if std and std > DROWNING * wanted:
+                self.rescale(finding, layer, param, wanted / std)
 
     def redraw(self, finding: Record, layer: Layer, param: Param) -> None:
         """Draw a weight again for the place where it stands."""
