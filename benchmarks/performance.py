@@ -1,11 +1,13 @@
 """Every speed ratio in one table, from one run: against the bare minimum, and against peers.
 
-``python benchmarks/performance.py [--rounds N] [--peers PYTHON] [--write]``
+``python benchmarks/performance.py [--rounds N] [--seconds S] [--only TEXT] [--peers PYTHON]
+[--write]``
 
 Each row is two whole processes on the same input, ours and another, run in turn after one round
 that is not counted; the table shows the ratio of their median times, and the greatest resident
-memory of either (of the largest process of its tree). Peers run in an environment of their own
-(``benchmarks/peers.txt``). ``--write`` puts the table into ``docs/performance.md``.
+memory of either (of the largest process of its tree). A row that has taken ``--seconds`` ends with
+the rounds it has, one at least. Peers have an environment of their own (``benchmarks/peers.txt``).
+``--write`` puts the table into ``docs/performance.md``.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +30,14 @@ from statistics import median
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
+CACHE = Path(tempfile.gettempdir()) / f"initlint-performance-{os.getpid()}"
 INITLINT = (sys.executable, "-m", "initlint")
+NODES = (10_000, 100_000)
+PROBED = {
+    "five": "5 MB of linear layers",
+    "transformer": "a transformer",
+    "resnet50": "ResNet-50",
+}
 RESNET = "tests/architectures.py:resnet50"
 SHAPE = (16, 3, 64, 64)
 
@@ -39,10 +49,18 @@ options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = options.inter_op_num_threads = 1
 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 session = onnxruntime.InferenceSession(sys.argv[1], options)
-first = session.get_inputs()[0]
-shape = [side if isinstance(side, int) else 256 for side in first.shape]
-session.run(None, {first.name: numpy.zeros(shape, numpy.float32)})
+with numpy.load(sys.argv[2]) as feeds:
+    session.run(None, dict(feeds))
 """
+"""Loads the network and runs it on the probe's own batch, with the probe's own settings."""
+
+PROBE = """
+import sys
+from initlint.load.onnx import load_onnx
+from initlint.probe.child import run_in_child
+print(run_in_child(load_onnx(sys.argv[1])).seconds)
+"""
+"""Prints what the probe alone takes: a process, its imports, the session, the runs, statistics."""
 
 BARE_TRAINING = f"""
 import torch
@@ -104,6 +122,9 @@ class Pair:
         other: the command beside it.
         against: what that is.
         bar: greatest ratio allowed; None where there is no bar.
+        limit: seconds that ours may take; None where there is no such bar.
+        told: ours prints the seconds that count.
+        cold: a file that is dropped from the page cache before every run.
     """
 
     what: str
@@ -111,6 +132,9 @@ class Pair:
     other: Sequence[str]
     against: str
     bar: float | None = None
+    limit: float | None = None
+    told: bool = False
+    cold: Path | None = None
 
 
 def python(code: str, *arguments: str, executable: str = sys.executable) -> tuple[str, ...]:
@@ -129,15 +153,29 @@ def bare(folder: Path) -> Iterator[Pair]:
     yield Pair("static lint, 5 MB of ONNX", static, imports, "the imports alone", 1.5)
     whole = (*INITLINT, str(many), "--no-probe", "--exit-zero")
     one = (*INITLINT, str(many / "net00.onnx"), "--no-probe", "--exit-zero")
-    yield Pair("50 small files in one call", whole, one, "one of them", None)
-    probed = (*INITLINT, str(five), "--exit-zero")
-    run = python(BARE_RUN, str(five))
-    yield Pair("lint with a probe", probed, run, "onnxruntime: load and one run", None)
+    yield Pair("50 small files in one call", whole, one, "one of them")
+    again = (*whole, "--cache")
+    yield Pair("the same 50 from the cache", again, typer, "import typer", limit=1.0)
+    for name in PROBED:
+        path, feeds = folder / f"{name}.onnx", folder / f"{name}.npz"
+        run = python(BARE_RUN, str(path), str(feeds))
+        probe = python(PROBE, str(path))
+        against = "onnxruntime: load and one run"
+        yield Pair(f"probe alone, {PROBED[name]}", probe, run, against, 1.5, told=True)
     checkpoint = (*INITLINT, str(weights), "--exit-zero")
-    yield Pair("checkpoint of 1 GB", checkpoint, python(READ, str(weights)), "reading it", None)
-    yield Pair("checkpoint of 1 GB", checkpoint, python(SUM, str(weights)), "numpy.sum of it", None)
+    read = python(READ, str(weights))
+    yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from disk", 1.3, cold=weights)
+    yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from memory")
+    yield Pair("checkpoint of 1 GB", checkpoint, python(SUM, str(weights)), "numpy.sum of it")
     module = (*INITLINT, RESNET, "--input-shape", ",".join(map(str, SHAPE)), "--exit-zero")
     yield Pair("ResNet-50, module", module, python(BARE_TRAINING), "forward and backward", 1.5)
+    sizes = {size: folder / f"nodes{size}.onnx" for size in NODES}
+    lints = {n: (*INITLINT, str(path), "--no-probe", "--exit-zero") for n, path in sizes.items()}
+    few, lot = NODES
+    what = f"static lint, {lot:,} nodes"
+    yield Pair(what, lints[lot], lints[few], f"{few:,} nodes", lot / few, limit=10.0)
+    load = python("import onnx, sys; onnx.load(sys.argv[1])", str(sizes[lot]))
+    yield Pair(what, lints[lot], load, "onnx.load")
 
 
 def peers(folder: Path, executable: str) -> Iterator[Pair]:
@@ -168,15 +206,17 @@ def write_inputs(folder: Path) -> None:
     """The files that the rows read."""
     import numpy as np
 
+    from benchmarks.growth import residual
     from benchmarks.startup import example
 
     example(folder / "five.onnx")
     many = folder / "many"
     many.mkdir()
-    model = [sys.executable, "-m", "fixtures.onnx_models", "good_deep_relu_he"]
-    subprocess.run([*model, str(many / "net00.onnx")], cwd=ROOT, check=True, env=environment())
-    for index in range(1, 50):
-        shutil.copy(many / "net00.onnx", many / f"net{index:02}.onnx")
+    for index in range(50):
+        example(many / f"net{index:02}.onnx", 32, index)
+    for size in NODES:
+        residual(folder / f"nodes{size}.onnx", size, 4)
+    write_probed(folder)
     rng = np.random.default_rng(0)
     count, side = 16, 4096
     size = side * side * 4
@@ -195,6 +235,23 @@ def write_inputs(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", PICKLE, str(folder / "weights.pt")], cwd=ROOT, check=True)
 
 
+def write_probed(folder: Path) -> None:
+    """Networks as PyTorch exports them, and the batches that the probe runs them on."""
+    import numpy as np
+
+    from benchmarks.probe import exported, same_feeds
+    from initlint.load.onnx import load_onnx
+    from initlint.probe.child import run_in_child
+
+    for path in exported(folder, resnet=True):
+        name = path.stem.removeprefix("fresh-")
+        if name in PROBED:
+            path.rename(folder / f"{name}.onnx")
+    for name in PROBED:
+        model = load_onnx(str(folder / f"{name}.onnx"))
+        np.savez(folder / f"{name}.npz", **same_feeds(model, run_in_child(model)))
+
+
 PICKLE = """
 import sys, torch
 from tests.architectures import resnet50
@@ -205,7 +262,11 @@ torch.save(resnet50().state_dict(), sys.argv[1])
 
 def environment() -> dict[str, str]:
     """The caller's environment, with this tree on Python's path."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "rules")))}
+    return {
+        **os.environ,
+        "INITLINT_CACHE_DIR": str(CACHE),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "rules"))),
+    }
 
 
 @dataclass
@@ -217,50 +278,83 @@ class Measured:
     code: int = 0
 
 
-def run(command: Sequence[str], found: Measured) -> None:
+def run(command: Sequence[str], found: Measured, *, told: bool, cold: Path | None) -> None:
     """One round of one command."""
+    if cold is not None:
+        evict(cold)
     started = time.perf_counter()
     child = subprocess.Popen(
         command,
         cwd=ROOT,
         env=environment(),
-        stdout=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if told else subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    said = child.stdout.read() if child.stdout is not None else b""
     _, status, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
-    found.seconds.append(time.perf_counter() - started)
+    whole = time.perf_counter() - started
+    found.seconds.append(float(said) if told and not child.returncode else whole)
     found.memory = max(found.memory, usage.ru_maxrss * 1024)
     found.code = child.returncode
 
 
-def rows(pairs: Sequence[Pair], rounds: int) -> Iterator[str]:
+def evict(path: Path) -> None:
+    """Drop a file from the page cache; it is on disk already."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def rows(pairs: Sequence[Pair], rounds: int, seconds: float) -> Iterator[str]:
     """The table, line by line."""
-    yield "| what | against | ours | other | ratio | bar | our memory | other's |"
-    yield "|---|---|--:|--:|--:|--:|--:|--:|"
+    yield "| what | against | ours | other | ratio | bar | rounds | our memory | other's |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|--:|"
     for pair in pairs:
         ours, other = Measured([]), Measured([])
-        for _ in range(rounds + 1):
-            run(pair.ours, ours)
-            run(pair.other, other)
-        ours_s, other_s = median(ours.seconds[1:] or [0]), median(other.seconds[1:] or [0])
-        ratio = f"{ours_s / other_s:.2f}" if other_s and not ours.code else "–"
+        started = time.perf_counter()
+        for number in range(rounds + 1):
+            run(pair.ours, ours, told=pair.told, cold=pair.cold)
+            run(pair.other, other, told=False, cold=pair.cold)
+            if number and time.perf_counter() - started > seconds:
+                break
+        ours_s, other_s = median(ours.seconds[1:]), median(other.seconds[1:])
+        ratio = f"{ours_s / other_s:.2f}" if other_s and ours.code in (0, 1) else "–"
         failed = f" (exit {other.code})" if other.code not in (0, 1) else ""
+        bars = [f"{pair.bar:g}"] if pair.bar is not None else []
+        bars += [f"{pair.limit:g} s"] if pair.limit is not None else []
         yield (
             f"| {pair.what} | {pair.against}{failed} | {ours_s:.2f} s | {other_s:.2f} s | "
-            f"{ratio} | {pair.bar or ''} | {ours.memory >> 20} MB | {other.memory >> 20} MB |"
+            f"{ratio} | {', '.join(bars)} | {len(ours.seconds) - 1} | {ours.memory >> 20} MB | "
+            f"{other.memory >> 20} MB |"
         )
+
+
+def versions(names: Sequence[str]) -> Mapping[str, str]:
+    """Versions of what is installed here."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def versions_of_peers(executable: str) -> str:
+    """The same of the peers' environment, as text."""
+    code = (
+        "import importlib.metadata as m\n"
+        f"for name in {[name for name in PEERS if name != 'onnx.checker']!r}:\n"
+        "    print(name, m.version(name))"
+    )
+    said = subprocess.run([executable, "-c", code], capture_output=True, text=True, check=False)
+    return ", ".join(said.stdout.splitlines())
 
 
 def machine() -> str:
     """Processor, cores, system and versions."""
     names = ("numpy", "onnx", "onnxruntime", "networkx", "typer", "torch")
-    found = []
-    for name in names:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"{name} {number}" for name, number in versions(names).items()]
     cores = os.cpu_count()
     kind = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text() or "")
     processor = kind[1] if kind else platform.processor()
@@ -273,6 +367,8 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60.0, help="a row's time, about")
+    parser.add_argument("--only", default="", help="rows whose first two columns hold this text")
     parser.add_argument("--peers", help="Python of the environment that holds the peers")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
@@ -281,6 +377,7 @@ def main() -> None:
         sys.path[:0] = [str(ROOT)]
         write_inputs(given.inputs)
         return
+    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # In a process of its own: a child counts what its parent held when it was started.
@@ -288,10 +385,16 @@ def main() -> None:
         pairs = list(bare(folder))
         if given.peers:
             pairs += peers(folder, given.peers)
-        lines = [f"Medians of {given.rounds} rounds on {machine()}.", ""]
-        for line in rows(pairs, given.rounds):
+        pairs = [pair for pair in pairs if given.only in f"{pair.what} {pair.against}"]
+        beside = f" Peers: {versions_of_peers(given.peers)}." if given.peers else ""
+        lines = [f"Medians of up to {given.rounds} rounds on {machine()}.{beside}", ""]
+        for line in rows(pairs, given.rounds, given.seconds):
             print(line, flush=True)
             lines.append(line)
+    shutil.rmtree(CACHE, ignore_errors=True)
+    minutes = (time.perf_counter() - started) / 60
+    lines += ["", f"The whole run took {minutes:.0f} minutes."]
+    print(lines[-1])
     if given.write:
         text = PAGE.read_text()
         begin, end = "<!-- measured: begin -->", "<!-- measured: end -->"

@@ -126,8 +126,8 @@ def bare(path: Path, feeds: Path, how: str) -> float:
     return time.perf_counter() - started
 
 
-def exported(folder: Path) -> Iterator[Path]:
-    """Fresh networks as PyTorch's default exporter writes them."""
+def exported(folder: Path, *, resnet: bool = False) -> Iterator[Path]:
+    """Fresh networks as PyTorch's default exporter writes them; also a ResNet-50 where asked."""
     try:
         import torch
         from torch import nn
@@ -154,6 +154,10 @@ def exported(folder: Path) -> Iterator[Path]:
         "lstm": (Sequence(nn.LSTM(64, 64, 2, batch_first=True)), ids, (0, 1)),
         "transformer": (Sequence(nn.TransformerEncoder(layer, 2)), ids, (0, 1)),
     }
+    if resnet:
+        from tests.architectures import resnet50
+
+        nets["resnet50"] = resnet50(), image, (0,)
     for name, (net, example, open_axes) in nets.items():
         path = folder / f"fresh-{name}.onnx"
         shapes = (dict.fromkeys(open_axes, torch.export.Dim.AUTO),)

@@ -17,8 +17,10 @@ from xml.etree import ElementTree
 
 from initlint import supervisor, worker
 from initlint.cli.app import run
+from initlint.jobs import Job, Outcome
 from initlint.process import Process
 from initlint.wire import Decoder, encode
+from initlint.workers import _ALIVE, Worker
 
 SUFFIXES = (".onnx", ".safetensors", ".pt", ".pt2", ".safetensors.index.json", ".json", ".bin")
 
@@ -106,30 +108,30 @@ def _refuse(text: str) -> None:
     raise AssertionError(f"{text} is not JSON")
 
 
-class _Nobody(supervisor.Worker):
+class _Nobody(Worker):
     """Stands for the worker that a run belongs to; there is no process behind it."""
 
     def __init__(self) -> None:
         super().__init__(Process(0, -1, -1, -1), python=False)
-        supervisor._ALIVE.discard(self)
+        _ALIVE.discard(self)
 
 
 def _run_here(
-    jobs: Sequence[supervisor.Job],
+    jobs: Sequence[Job],
     *,
     meanwhile: Callable[[], None] | None = None,
     **options: object,
-) -> list[supervisor.Outcome]:
+) -> list[Outcome]:
     """`supervisor.run` without processes."""
     if meanwhile is not None:
         meanwhile()
     return [_serve(job) for job in jobs]
 
 
-def _serve(job: supervisor.Job) -> supervisor.Outcome:
+def _serve(job: Job) -> Outcome:
     current = supervisor._Run(job, _Nobody(), None)
     (told,) = Decoder().feed(encode(job.record()))
-    outcomes: list[supervisor.Outcome] = []
+    outcomes: list[Outcome] = []
 
     def emit(record: dict[str, object]) -> None:
         outcome = supervisor._handle(current, "records", encode(record))

@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from initlint.cli.early import start_early
 
         early = start_early(arguments)
-        from initlint import supervisor
+        from initlint import supervisor, workers
 
         if early is not None:
-            supervisor.adopt(early[0], python=early[1])
+            workers.adopt(early[0], python=early[1])
     except KeyboardInterrupt:
         if early is not None:
             early[0].kill()
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         return _report_defect(error)
     finally:
-        supervisor.stop_all()
+        workers.stop_all()
 
 
 def _report_defect(error: Exception) -> int:

@@ -19,6 +19,7 @@ from initlint.__main__ import main
 from initlint.cache.folder import Folder, location
 from initlint.cache.identity import code_fingerprint, read_fact, still_holds
 from initlint.cache.results import ResultCache
+from initlint.jobs import Job, Outcome, python_limits
 
 OLD = 1_700_000_000
 
@@ -323,9 +324,7 @@ def test_runs_at_once_agree(kept):
 
 def test_a_worker_cannot_have_other_files_read(kept, monkeypatch):
     cache = ResultCache(Folder(location()))
-    job = supervisor.Job(
-        "w.safetensors", "lint", False, {}, {}, supervisor.python_limits(1, None), traced=True
-    )
+    job = Job("w.safetensors", "lint", False, {}, {}, python_limits(1, None), traced=True)
     opened: list[str] = []
     monkeypatch.setattr(
         "initlint.cache.results.read_fact", lambda path, *_, **__: opened.append(path)
@@ -334,7 +333,7 @@ def test_a_worker_cannot_have_other_files_read(kept, monkeypatch):
     for path in ("/etc/passwd", "../../etc/passwd", "link/passwd", "a\0b", 5, None):
         cache.saw(0, job, {"kind": "file", "path": path, "identity": [0, 0, 0, 0]})
     cache.saw(0, job, {"kind": "file", "path": "w.safetensors", "identity": [0, 0, 0, 0]})
-    cache.store(0, supervisor.Outcome(job, {"target": "w", "probe": {"status": "ok"}}))
+    cache.store(0, Outcome(job, {"target": "w", "probe": {"status": "ok"}}))
     cache.close()
     assert not opened
     assert not (location() / "v1" / "results").exists()

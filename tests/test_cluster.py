@@ -19,7 +19,7 @@ from initlint.__main__ import main
 from initlint.cli.early import preload_for
 from initlint.cluster.engines import ClusterError, Place
 from initlint.cluster.running import payload_of, work
-from initlint.supervisor import Job, data_limits
+from initlint.jobs import Job, data_limits
 
 FILES = 4
 

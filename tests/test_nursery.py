@@ -14,9 +14,11 @@ from onnx import TensorProto, helper, numpy_helper, save
 
 from initlint import supervisor
 from initlint.cli.early import preload_for
+from initlint.jobs import Job, Outcome, data_limits
 from initlint.nursery import PROBE_PRELOAD, Nursery
-from initlint.supervisor import Job, Outcome, data_limits, run
+from initlint.supervisor import run
 from initlint.wire import Decoder, encode
+from initlint.workers import Worker, nursery_for, worker_for
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks only on Linux")
 
@@ -70,9 +72,9 @@ def forks(monkeypatch, nursery):
     def worker_for(job, _):
         process = nursery.start()
         numbers.append(process.pid)
-        return supervisor.Worker(process, python=False)
+        return Worker(process, python=False)
 
-    monkeypatch.setattr(supervisor, "_worker_for", worker_for)
+    monkeypatch.setattr(supervisor, "worker_for", worker_for)
     return numbers
 
 
@@ -96,7 +98,7 @@ def test_a_model_that_kills_its_worker_takes_nothing_along(tmp_path, forks, monk
     first = run([job(good), job(str(bad)), job(good)])
     assert [outcome.record is not None for outcome in first] == [True, False, True]
     killed: list[int] = []
-    listen = supervisor.Worker.listen
+    listen = Worker.listen
 
     def kill_first(self, tell):
         if not killed:
@@ -104,7 +106,7 @@ def test_a_model_that_kills_its_worker_takes_nothing_along(tmp_path, forks, monk
             os.kill(self._process.pid, signal.SIGSEGV)
         listen(self, tell)
 
-    monkeypatch.setattr(supervisor.Worker, "listen", kill_first)
+    monkeypatch.setattr(Worker, "listen", kill_first)
     dead, alive = run([job(good), job(good)])
     assert dead.record is None
     assert "SIGSEGV" in dead.message
@@ -120,7 +122,7 @@ def test_each_fork_leads_a_session_and_holds_three_pipes(nursery):
             time.sleep(0.01)
         assert held_by(process.pid) <= {"pipe", "/dev/null"}
     finally:
-        worker = supervisor.Worker(process, python=False)
+        worker = Worker(process, python=False)
         assert worker.stop() == -signal.SIGKILL
 
 
@@ -135,7 +137,7 @@ def test_when_the_nursery_dies_workers_are_started_instead(tmp_path):
     dying = Nursery(())
     os.kill(dying._pid, signal.SIGKILL)
     target = network(tmp_path / "m.onnx")
-    worker = supervisor._worker_for(job(target, probe=False), dying)
+    worker = worker_for(job(target, probe=False), dying)
     worker.send(job(target, probe=False))
     decoder, kinds = Decoder(), []
     while data := os.read(worker._process.stdout, 1 << 16):
@@ -147,7 +149,7 @@ def test_when_the_nursery_dies_workers_are_started_instead(tmp_path):
 
 def test_several_files_are_forked_and_one_is_not(tmp_path, monkeypatch):
     jobs = [job(network(tmp_path / f"m{i}.onnx"), probe=False) for i in range(2)]
-    with supervisor._nursery(jobs[:1]) as none:
+    with nursery_for(jobs[:1]) as none:
         assert none is None
     started: list[tuple[str, ...]] = []
     monkeypatch.setattr("initlint.nursery.Nursery.start", lambda self: 1 / 0)
@@ -155,7 +157,7 @@ def test_several_files_are_forked_and_one_is_not(tmp_path, monkeypatch):
         "initlint.nursery.Nursery.__init__", lambda self, preload: started.append(tuple(preload))
     )
     monkeypatch.setattr("initlint.nursery.Nursery.close", lambda self: None)
-    with supervisor._nursery(jobs) as some:
+    with nursery_for(jobs) as some:
         assert some is not None
     assert "initlint.load.onnx" in started[0]
     assert not set(PROBE_PRELOAD) & set(started[0])

@@ -12,8 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from initlint import process, supervisor, worker
-from initlint.supervisor import Job, Limits, data_limits, python_limits, run
+from initlint import process, supervisor, worker, workers
+from initlint.jobs import (
+    OPEN_FILES,
+    STATIC_SECONDS,
+    Job,
+    Limits,
+    Outcome,
+    data_limits,
+    python_limits,
+)
+from initlint.supervisor import run
 from initlint.wire import LIMIT, Decoder, GarbledRecord, encode
 
 ROOT = Path(supervisor.__file__).parents[1]
@@ -42,11 +51,11 @@ def send(**record):
 def fake(monkeypatch, tmp_path):
     """Replace the worker program by a script; run one job with it."""
 
-    def start(script: str, **limits) -> supervisor.Outcome:
+    def start(script: str, **limits) -> Outcome:
         path = tmp_path / "fake_worker.py"
         path.write_text(PRELUDE + textwrap.dedent(script))
         monkeypatch.setattr(
-            supervisor, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
+            workers, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
         )
         chosen = Limits(**{"static_seconds": 30.0, "probe_seconds": 30.0, **limits})
         job = Job("m.onnx", "lint", False, {}, {}, chosen)
@@ -173,12 +182,12 @@ def test_outcomes_keep_the_order_of_the_jobs(monkeypatch, tmp_path):
         "send(type='done', target={'target': json.loads(body)['target']})\n"
     )
     monkeypatch.setattr(
-        supervisor, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
+        workers, "worker_command", lambda preload, *, python: [sys.executable, str(path)]
     )
     jobs = [
         Job(name, "lint", False, {}, {}, Limits(30.0, 30.0)) for name in ("a", "b", "c", "d", "e")
     ]
-    monkeypatch.setattr(supervisor, "LEAST_FORKS", len("abcde") + 1)  # a script cannot fork
+    monkeypatch.setattr(workers, "LEAST_FORKS", len("abcde") + 1)  # a script cannot fork
     seen: list[int] = []
     outcomes = run(jobs, parallel=3, progress=lambda done, total, target, stage: seen.append(done))
     assert [outcome.record["target"] for outcome in outcomes if outcome.record] == list("abcde")
@@ -190,8 +199,8 @@ def test_worker_ends_when_its_parent_is_killed(tmp_path):
     script = f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from initlint import supervisor
-worker = supervisor.start_worker()
+from initlint import workers
+worker = workers.start_worker()
 open({str(note)!r}, "w").write(str(worker._process.pid))
 os.kill(os.getpid(), 9)
 """
@@ -227,11 +236,11 @@ def test_interrupt_ends_quickly_and_leaves_nothing(tmp_path, number):
 
 def test_limits_grow_with_the_weights():
     small, large = data_limits(0, 1, 30, None), data_limits(7 << 30, 3, 30, None)
-    assert small.static_seconds == supervisor.STATIC_SECONDS
+    assert small.static_seconds == STATIC_SECONDS
     assert (small.memory_bytes, small.file_bytes) == (2 << 30, 0)
     assert large.memory_bytes == (2 << 30) + 3 * (7 << 30)
     assert large.static_seconds > 300
-    assert large.open_files == supervisor.OPEN_FILES + 3
+    assert large.open_files == OPEN_FILES + 3
     assert data_limits(7 << 30, 1, 30, 12.0).static_seconds == 12.0
 
 

@@ -23,9 +23,10 @@ from initlint.cache.identity import (
     still_holds,
 )
 from initlint.cache.journal import Journal, read_journal
+from initlint.jobs import Job, Outcome
 from initlint.records import RecordError, Target
 from initlint.remote import is_remote
-from initlint.supervisor import Job, Outcome, Progress, run
+from initlint.supervisor import Progress, run
 
 VARIANTS = 4
 """Contents kept under one name: switching between branches finds each of them again."""

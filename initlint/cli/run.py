@@ -14,6 +14,7 @@ from initlint.cli import COMMANDS
 from initlint.cli.console import Progress
 from initlint.cli.early import preload_for
 from initlint.cli.options import Options, UsageError
+from initlint.jobs import Job, Outcome, data_limits, python_limits
 from initlint.lint.allow import Ledger, remarks, suppress, unknown_rules
 from initlint.lint.baseline import (
     BaselineError,
@@ -90,12 +91,12 @@ def carry_out(
 
 
 def _outcomes(
-    jobs: Sequence[supervisor.Job],
+    jobs: Sequence[Job],
     sizes: Sequence[int],
     options: Options,
     progress: Progress,
     meanwhile: Callable[[], None] | None,
-) -> list[supervisor.Outcome]:
+) -> list[Outcome]:
     """How the jobs end: on the cluster, from the cache where it is on and knows, else here."""
     if options.cluster is not None:
         from initlint.cluster.engines import ClusterError
@@ -128,7 +129,7 @@ def _outcomes(
     )
 
 
-def _wall_remarks(outcomes: Sequence[supervisor.Outcome]) -> list[str]:
+def _wall_remarks(outcomes: Sequence[Outcome]) -> list[str]:
     """What the isolation of workers lacked on this system; without it they ran all the same."""
     missing = sorted({part for outcome in outcomes for part in outcome.wall_missing})
     return [f"isolation: this system has no {part}; workers ran without it" for part in missing]
@@ -146,17 +147,15 @@ def _exports(options: Options) -> Iterator[str | None]:
         yield folder
 
 
-def _job(target: Requested, task: str, options: Options, folder: str | None) -> supervisor.Job:
+def _job(target: Requested, task: str, options: Options, folder: str | None) -> Job:
     python = target.python or options.model is not None
     if python:
-        limits = supervisor.python_limits(options.probe_timeout, options.timeout)
+        limits = python_limits(options.probe_timeout, options.timeout)
         if options.seeds > 1:  # the first build's probe is followed by the other builds
             limits = replace(limits, probe_seconds=None)
     else:
-        limits = supervisor.data_limits(
-            target.size, target.files, options.probe_timeout, options.timeout
-        )
-    return supervisor.Job(
+        limits = data_limits(target.size, target.files, options.probe_timeout, options.timeout)
+    return Job(
         target=target.text,
         task=task,
         python=python,
@@ -174,7 +173,7 @@ def without_name(message: str, target: str) -> str:
     return message
 
 
-def _result(outcome: supervisor.Outcome) -> Target | Failure:
+def _result(outcome: Outcome) -> Target | Failure:
     name = Untrusted("" if outcome.call else outcome.job.target)
     detail = Untrusted(outcome.stderr)
     if outcome.record is None:

@@ -13,6 +13,7 @@ from initlint.cli.console import Progress
 from initlint.cli.early import preload_for
 from initlint.cli.options import Options, UsageError
 from initlint.cli.run import without_name
+from initlint.jobs import Job, data_limits, python_limits
 from initlint.report.text import one_line
 from initlint.targets import Target, TargetError, resolve
 
@@ -66,15 +67,15 @@ def carry_out_task(
     python = any(item.python for item in (target, *others)) or options.model is not None
     seconds = options.timeout or SECONDS
     if python:
-        limits = supervisor.python_limits(options.probe_timeout, options.timeout)
+        limits = python_limits(options.probe_timeout, options.timeout)
     else:
         size = sum(item.size for item in (target, *others))
         files = sum(item.files for item in (target, *others))
-        limits = supervisor.data_limits(size, files, options.probe_timeout, seconds)
+        limits = data_limits(size, files, options.probe_timeout, seconds)
         limits = replace(
             limits, file_bytes=writes, cpu_seconds=None, memory_bytes=3 * (limits.memory_bytes or 0)
         )
-    job = supervisor.Job(
+    job = Job(
         target=target.text,
         task=task,
         python=python,

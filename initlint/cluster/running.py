@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from initlint.cluster.engines import ENGINES, Engine, Payload, Place
-from initlint.supervisor import Job, Limits, Outcome, Progress, run
+from initlint.jobs import Job, Limits, Outcome
+from initlint.supervisor import Progress, run
 
 SPLIT_BYTES = 8_000_000_000
 """A checkpoint larger than this is measured in parts of about so many bytes: 10 s to a minute of

@@ -40,6 +40,10 @@ ROWS = 96
 cost (96^2 n) stays below that of reading the weights. Deficient matrices of a rank between half of
 96 and half of their side are not found."""
 
+COLUMNS = 16 * ROWS
+"""Columns that are looked at, spread over all: as many times more as keep the singular values of a
+random matrix together ((1 + 1/4) / (1 - 1/4) between the largest and the smallest)."""
+
 FEW_VALUES = 3
 """Magnitudes up to which a matrix is a structure (identity, Hadamard, mask), not a draw."""
 
@@ -161,7 +165,10 @@ def _rank(array: Any) -> tuple[int, int] | None:
     if not np.isfinite(matrix).all():
         return None
     step = -(-len(matrix) // ROWS)
-    rows = np.asarray(matrix[::step], dtype=np.float64)
+    rows = matrix[::step]
+    if rows.shape[1] > COLUMNS:
+        rows = rows[:, np.linspace(0, rows.shape[1] - 1, COLUMNS).astype(int)]
+    rows = np.asarray(rows, dtype=np.float64)
     rows = rows[(rows != 0).any(axis=1)]
     rows = rows[:, (rows != 0).any(axis=0)]
     if min(rows.shape, default=0) < SMALLEST_SIDE:
