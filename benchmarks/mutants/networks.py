@@ -102,7 +102,7 @@ HEALTHY: dict[str, Callable[[], Built]] = {
     "mlp of 4 layers, ReLU": lambda: perceptron(4, nn.ReLU, math.sqrt(2)),
     "mlp of 16 layers, ReLU": lambda: perceptron(16, nn.ReLU, math.sqrt(2)),
     "mlp of 10 layers, tanh": lambda: perceptron(10, nn.Tanh, 1.3),
-    "mlp of 8 layers, GELU": lambda: perceptron(8, nn.GELU, 1.53),
+    "mlp of 8 layers, GELU": lambda: perceptron(8, nn.GELU, 1.45),
     "cnn of 8 layers": lambda: cnn(False, 8),
     "cnn of 6 layers, BatchNorm": lambda: cnn(True, 6),
     "residual net, LayerNorm": lambda: residual(True),

@@ -15,6 +15,10 @@ MOSTLY = 0.7
 """Share of an effect that its causes must answer for to be all there is to say of it; the rest is
 scatter of the draws. Below it something else is wrong as well, and both are said."""
 
+SCATTER = 0.2
+"""Part of the largest share below which others are not counted: draws scatter, and many layers'
+scatter would add up to something."""
+
 LISTED = 5
 """Consequences that a finding's evidence lists."""
 
@@ -42,8 +46,18 @@ class _Fold:
         return [
             cause
             for cause in self.kept
-            if cause is not effect and effect.name in self._folds.get(cause.name, frozenset())
+            if cause is not effect
+            and effect.name in self._folds.get(cause.name, frozenset())
+            and not self._is_behind(effect, cause)
         ]
+
+    def _is_behind(self, finding: Finding, other: Finding) -> bool:
+        """True when weights that one finding is about answer for all of the other."""
+        return (
+            finding.name in self._local
+            and other.name in self._folds.get(finding.name, frozenset())
+            and self._share(other, (finding,)) >= MOSTLY
+        )
 
     def _drop_milder(self) -> bool:
         """Fold effects into causes that are at least as bad, the mildest first."""
@@ -96,9 +110,10 @@ class _Fold:
         """The part of an effect that the culprits of causes answer for, from 0 to 1."""
         shares = effect.shares or {(key,): 1.0 for key in self._sources(effect)}
         culprits = {key for cause in causes for key in cause.culprits}
-        whole = sum(max(value, 0.0) for value in shares.values())
-        part = sum(max(value, 0.0) for keys, value in shares.items() if culprits & set(keys))
-        return part / whole if whole > 0 else 0.0
+        least = SCATTER * max(shares.values(), default=0.0)
+        counted = {keys: value for keys, value in shares.items() if value > least >= 0.0}
+        part = sum(value for keys, value in counted.items() if culprits & set(keys))
+        return part / sum(counted.values()) if counted else 0.0
 
     def _sources(self, effect: Finding) -> tuple[str, ...]:
         """The layers at which an effect can have been made: those with weights, if any."""

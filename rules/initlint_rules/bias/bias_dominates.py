@@ -122,6 +122,7 @@ class BiasDominates(Rule):
         "backward-drift",
         "variance-profile",
         "gradient-profile",
+        "zero-gradient",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
-"""unit-cannot-fire: ReLU units whose bias or signs keep them at zero for every input."""
+"""unit-cannot-fire: units whose bias or signs keep them at zero for every input."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import copysign, exp, sqrt
 
@@ -35,8 +35,18 @@ WARNING_SHARE, ERROR_SHARE = 0.01, 0.5
 """Share of a layer's units. Chance leaves none with zero biases; half of a layer is half of its
 capacity. The first is an engineering choice that keeps single units out."""
 
-ONE_SIDED = frozenset({Op.RELU, Op.RELU6})
-"""Activations with no slope below zero."""
+OFF_BELOW: Mapping[Op, float] = {
+    Op.RELU: 0.0,
+    Op.RELU6: 0.0,
+    Op.HARD_SWISH: -3.0,
+    Op.GELU: -4.0,
+    Op.QUICK_GELU: -6.0,
+    Op.ELU: -7.0,
+    Op.SILU: -10.0,
+    Op.MISH: -10.0,
+}
+"""Activations that are flat to the left, and from where: slope zero, or below 1/1000 for the smooth
+ones (GELU z phi(z), ELU exp(z), SiLU and Mish z exp(z), the quick GELU that of SiLU at 1.7 z)."""
 
 POSITIVE = frozenset(
     {Op.RELU, Op.RELU6, Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX, Op.SOFTPLUS, Op.EXP}
@@ -52,6 +62,13 @@ class _Layer:
     units: int
     by_sign: bool
     shifted: bool
+    activation: Op
+
+    @property
+    def where(self) -> str:
+        """What its bias lies below."""
+        edge = OFF_BELOW[self.activation]
+        return f"{edge:g}, where {self.activation} is flat" if edge else "zero"
 
     @property
     def share(self) -> float:
@@ -63,8 +80,9 @@ class UnitCannotFire(Rule):
 
     What it does
     ------------
-    Finds units in front of a ReLU whose bias lies far below all that their weights can add up to,
-    or whose weights and bias are all negative while their inputs never are.
+    Finds units in front of a ReLU (or a GELU, SiLU, ELU, Mish, which are as flat further down)
+    whose bias lies far below all that their weights can add up to, or whose weights and bias are
+    all negative while their inputs never are.
 
     Why is this bad
     ---------------
@@ -73,7 +91,8 @@ class UnitCannotFire(Rule):
 
     How it decides
     --------------
-    Bias plus mean more than four standard deviations below zero, with the spread of the weighted
+    Bias plus mean more than four standard deviations below zero (smooth activations: below where
+    their slope falls under 1/1000), with the spread of the weighted
     sum from each row's own norm and the measured or predicted rms of the input; or, exactly: no
     positive weight, no positive bias, inputs of a ReLU, sigmoid or softmax. From 1 % of a layer's
     units a warning, from 50 % an error; an info where every such bias lies inside PyTorch's default
@@ -145,7 +164,7 @@ class UnitCannotFire(Rule):
             cause = (
                 "neither weights nor bias are positive, and inputs never are negative"
                 if found.by_sign
-                else f"the bias lies more than {TAIL:g} standard deviations below zero"
+                else f"the bias lies more than {TAIL:g} standard deviations below {found.where}"
             )
             severity = Severity.ERROR if found.share >= ERROR_SHARE else Severity.WARNING
             yield Finding(
@@ -160,7 +179,7 @@ class UnitCannotFire(Rule):
                     "share": found.share,
                     "by_sign": found.by_sign,
                 },
-                why="a ReLU that is zero for every input has no gradient, so its unit never learns",
+                why="an activation that is off for every input has no gradient: its unit stays off",
                 measured=f"{found.share:.0%} of the units silent for every input",
                 expected="biases of zero or slightly above, weights of both signs",
                 fix=Fix(
@@ -183,8 +202,9 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     weight, bias, activation = layer.weight, layer.bias, graph.activation(layer.id)
     if layer.op not in (Op.LINEAR, Op.CONV) or weight is None or weight.quantised:
         return None
-    if activation is None or activation.op not in ONE_SIDED:
+    if activation is None or activation.op not in OFF_BELOW:
         return None
+    edge = OFF_BELOW[activation.op]
     if context.measures.stage(weight) is not Stage.FRESH and not _constant(context, layer):
         return None
     values = context.measures.read(weight)
@@ -196,20 +216,22 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     if shift is not None and shift.size == len(rows):
         offsets = shift.reshape(-1).astype(np.float64)
     by_sign = np.zeros(len(rows), dtype=bool)
-    if _never_negative(context, layer):
+    if edge == 0.0 and _never_negative(context, layer):
         by_sign = (rows <= 0).all(axis=1) & (offsets <= 0)
-    below = _below(context, layer, rows, offsets)
+    below = _below(context, layer, rows, offsets - edge)
     silent = by_sign | below
     count = int(silent.sum())
     stats = context.probe.outputs.get(activation.id) if context.probe else None
-    if stats is not None and stats.units == len(rows) and stats.dead_units < 0.5 * count:
+    seen = stats is not None and stats.units == len(rows) and edge == 0.0
+    if seen and stats is not None and stats.dead_units < 0.5 * count:
         return None
     fan_in = rows.shape[1]
     beyond = offsets[silent] < -1.0 / np.sqrt(fan_in)
     shifted = bool(by_sign.any() or beyond.any())
-    return (
-        _Layer(layer, count, len(rows), int(by_sign.sum()) * 2 >= count, shifted) if count else None
-    )
+    if not count:
+        return None
+    signs = int(by_sign.sum()) * 2 >= count
+    return _Layer(layer, count, len(rows), signs, shifted, activation.op)
 
 
 def _constant(context: Context, layer: Layer) -> bool:

@@ -32,6 +32,9 @@ forward drift."""
 ADAM = -4.0
 """Decades down to which Adam makes up for a small gradient."""
 
+GUILTY = 0.2
+"""Part of the largest contribution from which a layer is named, as for forward drift."""
+
 TOP = 3
 """Layers named as the main contributors."""
 
@@ -168,7 +171,8 @@ def _finding(
 ) -> Finding:
     sign = -1 if segment.backward_drift < 0 else 1
     shares = segment.backward_contributions
-    layers = tuple(key for key in segment.layers if shares.get(key, 0.0) * sign > 0)
+    most = max(value * sign for value in shares.values())
+    layers = tuple(key for key in segment.layers if shares.get(key, 0.0) * sign > GUILTY * most)
     ranked = sorted(layers, key=lambda key: -sign * shares[key])
     word = "vanishes" if sign < 0 else "explodes"
     optimizer = context.options["optimizer"]
@@ -182,6 +186,7 @@ def _finding(
         confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
         layer=ranked[0],
         layers=layers,
+        culprits=tuple(key for key in segment.layers if shares.get(key, 0.0) * sign > 0),
         message=f"gradient {word}: 10^{segment.backward_drift:+.1f} times its scale over "
         f"{len(shares)} layers (judged for {optimizer})",
         evidence={
@@ -208,5 +213,5 @@ def _finding(
             code="draw with Var(W) = 2 / (fan_in + fan_out) / E[slope^2], and use an activation "
             "with slope near 1",
         ),
-        shares={(key,): abs(shares[key]) for key in layers},
+        shares={(key,): sign * value for key, value in shares.items()},
     )

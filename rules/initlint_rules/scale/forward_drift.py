@@ -110,7 +110,13 @@ class ForwardDrift(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("variance-profile", "saturation", "gradient-profile", "correlation-collapse")
+    folds = (
+        "variance-profile",
+        "saturation",
+        "gradient-profile",
+        "correlation-collapse",
+        "gain-mismatch",  # of a few layers that meet some scheme by chance
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per stretch that drifts."""
@@ -142,11 +148,8 @@ class ForwardDrift(Rule):
     def _finding(self, context: Context, segment: Segment, severity: Severity) -> Finding:
         sign = -1 if segment.drift < 0 else 1
         most = max((value * sign for value in segment.contributions.values()), default=0.0)
-        guilty = [
-            key
-            for key in segment.layers
-            if segment.contributions.get(key, 0.0) * sign > max(GUILTY * most, 0.0)
-        ]
+        same_way = [key for key in segment.layers if segment.contributions.get(key, 0.0) * sign > 0]
+        guilty = [key for key in same_way if segment.contributions[key] * sign > GUILTY * most]
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
         schemes = _schemes(context, culprits)
@@ -163,6 +166,7 @@ class ForwardDrift(Rule):
             confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
             layer=culprits[0],
             layers=culprits,
+            culprits=(*culprits, *(key for key in same_way if key not in guilty)),
             message=f"signal {word}: 10^{segment.drift:+.1f} times its scale after "
             f"{len(segment.layers)} layers{drawn}",
             evidence={

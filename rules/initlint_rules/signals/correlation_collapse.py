@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from initlint.api import (
+    WEIGHTED,
     Activations,
     Context,
     Finding,
@@ -262,4 +263,12 @@ def _finding(
             code="set biases to 0 and weights to the gain of their activation; in deep nets add "
             "normalisation or residual connections",
         ),
+        shares={_makers(graph, start): 1.0},
     )
+
+
+def _makers(graph: LayerGraph, start: Layer) -> tuple[str, ...]:
+    """The weights behind which the distance is first lost."""
+    if start.op in WEIGHTED:
+        return (start.id,)
+    return tuple(layer.id for layer in graph.effective_producers(start.id)) or (start.id,)

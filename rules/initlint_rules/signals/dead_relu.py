@@ -124,12 +124,16 @@ class DeadRelu(Rule):
         _, share, layer, stats = worst
         chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
         feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
+        makers = (
+            producer.id
+            for item in found
+            for producer in context.model.graph.effective_producers(item[2].id)
+        )
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
             layer=layer.id,
-            layers=tuple(item[2].id for item in found),
-            culprits=tuple(feeding) + tuple(item[2].id for item in found),
+            layers=tuple(dict.fromkeys((*(item[2].id for item in found), *makers))),
             message=f"{stats.dead_units} of {stats.units} units of {layer.id} never fire{others}",
             evidence={
                 "dead_units": stats.dead_units,

@@ -85,7 +85,7 @@ class Saturation(Rule):
     formula = "share of units with |phi'(z)| < 0.06;  tanh: |z| > 2.09"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("gradient-profile",)
+    folds = ("gradient-profile", "backward-drift", "zero-gradient")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names all saturated layers."""
@@ -104,12 +104,16 @@ class Saturation(Rule):
             return
         severity, share, layer, stats = max(found, key=lambda item: (item[0].rank, item[1]))
         feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
+        makers = (
+            producer.id
+            for item in found
+            for producer in context.model.graph.effective_producers(item[2].id)
+        )
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
             layer=layer.id,
-            layers=tuple(item[2].id for item in found),
-            culprits=tuple(feeding) + tuple(item[2].id for item in found),
+            layers=tuple(dict.fromkeys((*(item[2].id for item in found), *makers))),
             message=f"{share:.0%} of the {layer.op} outputs of {layer.id} are saturated{others}",
             evidence={"saturated_share": share, "rms": stats.rms, "rows": stats.rows},
             why="where the activation is flat its gradient is near zero: these units hardly learn",
