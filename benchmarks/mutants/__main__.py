@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
+from random import Random
 
 import torch
 
@@ -25,18 +26,20 @@ def _networks(pattern: str) -> list[str]:
     return [name for name in HEALTHY if pattern in name]
 
 
-def _all(network: str) -> list[Mutant]:
-    return [Mutant(network), *mutants(network)]
+def _all(network: str, sample: int = 0) -> list[Mutant]:
+    """The original and its mutants, or as many of them, seeded by the network's name."""
+    found = list(mutants(network))
+    return [Mutant(network), *(Random(network).sample(found, sample) if sample else found)]
 
 
-def train(pattern: str) -> None:
+def train(pattern: str, sample: int) -> None:
     """Train what is not in the record yet."""
     record = load(LOSSES)
     for network in _networks(pattern):
         started, healthy = time.perf_counter(), Mutant(network)
         if healthy.name not in record:
             record.update(training.train([healthy], {}))
-        missing = [mutant for mutant in mutants(network) if mutant.name not in record]
+        missing = [m for m in _all(network, sample) if m.name not in record]
         while missing:
             part, missing = missing[:12], missing[12:]
             record.update(training.train(part, record[healthy.name]))
@@ -46,12 +49,12 @@ def train(pattern: str) -> None:
             )
 
 
-def lint(pattern: str, road: str, afresh: bool, fault: str) -> None:
+def lint(pattern: str, road: str, afresh: bool, fault: str, sample: int) -> None:
     """Lint what is not in the record yet, or everything."""
     name = f"said-{road}.json"
     record = load(name)
     for network in _networks(pattern):
-        for mutant in _all(network):
+        for mutant in _all(network, sample):
             if (afresh or mutant.name not in record) and fault in mutant.name:
                 record[mutant.name] = linting.lint(mutant, road)
         save(name, record)
@@ -115,15 +118,16 @@ def main() -> int:
     parser.add_argument("command", choices=("train", "lint", "evaluate"))
     parser.add_argument("--only", default="", help="part of the names of the networks")
     parser.add_argument("--fault", default="", help="part of the names of the mutants")
+    parser.add_argument("--sample", type=int, default=0, help="that many mutants of a network")
     parser.add_argument("--road", choices=("module", "onnx"), default="module")
     parser.add_argument("--afresh", action="store_true", help="lint again what was linted")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     if options.command == "train":
-        train(options.only)
+        train(options.only, options.sample)
     elif options.command == "lint":
-        lint(options.only, options.road, options.afresh, options.fault)
+        lint(options.only, options.road, options.afresh, options.fault, options.sample)
     else:
         return evaluate(options.road)
     return 0
