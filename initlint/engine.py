@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initlint.lint.code import pasteable
-from initlint.lint.finding import Finding
+from initlint.lint.finding import Finding, Fix
 from initlint.lint.fold import fold
 from initlint.lint.registry import all_rules, family, summary
 from initlint.lint.rule import Context, Need, Rule
@@ -181,6 +181,8 @@ def _complete(finding: Finding, rule: type[Rule], model: Model) -> Finding:
     if fix is not None and fix.code:
         names = (p.name for key in layers if key in model.graph for p in model.graph[key].params)
         fix = replace(fix, code=pasteable(fix.code, names))
+        if model.kind is Kind.TORCH and where is not None:
+            fix = _with_edit(fix, where, model)
     return replace(
         finding,
         fix=fix,
@@ -190,6 +192,20 @@ def _complete(finding: Finding, rule: type[Rule], model: Model) -> Finding:
         where=where,
         culprits=finding.culprits or layers,
     )
+
+
+def _with_edit(fix: Fix, where: Where, model: Model) -> Fix:
+    """The fix with its place in the user's source, where the constructor can be told."""
+    if where.file is None or where.line is None:
+        return fix
+    from linecache import getlines
+
+    from initlint.lint.source_edit import insertion
+
+    keys = set(fix.params)
+    names = [param.name for _, param in model.graph.params if param.key in keys]
+    source = "".join(getlines(where.file))
+    return replace(fix, edit=insertion(source, where.line, names, fix.code))
 
 
 def _run(
@@ -406,6 +422,7 @@ def finding_record(finding: Finding) -> Record:
             "code": fix.code,
             "params": list(fix.params),
             "arguments": dict(fix.arguments),
+            **({} if fix.edit is None else {"edit": asdict(fix.edit)}),
         },
         "fingerprint": fingerprint(finding),
     }

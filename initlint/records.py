@@ -63,11 +63,16 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """How to cure a finding: the scheme's name, ``safe`` or ``unsafe``, one line of code."""
+    """How to cure a finding: the scheme's name, ``safe`` or ``unsafe``, one line of code.
+
+    Attributes:
+        edit: line and column, from 1, and the text to insert there into the finding's file.
+    """
 
     scheme: Untrusted
     applicability: str
     code: Untrusted
+    edit: tuple[int, int, Untrusted] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,7 @@ class Finding:
                 _text(fix, "scheme"),
                 _one_of(fix, "applicability", ("safe", "unsafe")),
                 _text(fix, "code"),
+                _edit(_typed(fix, "edit", dict)),
             ),
             fingerprint=str(_text(record, "fingerprint")),
             tensor=_text(record, "tensor"),
@@ -197,6 +203,15 @@ def _suppression(record: Any) -> Suppression | None:
         return None
     kind = _one_of(record, "kind", SUPPRESSIONS)
     return Suppression(kind, str(_text(record, "reason")), str(_text(record, "place")))
+
+
+def _edit(record: dict[str, Any] | None) -> tuple[int, int, Untrusted] | None:
+    if record is None:
+        return None
+    line, column = _typed(record, "line", int), _typed(record, "column", int)
+    if not line or not column or min(line, column) < 1:
+        raise RecordError("an edit has no place")
+    return line, column, _text(record, "text")
 
 
 def _location(record: Any) -> Location | None:

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from initlint.fix.torch_code import rolled
-from initlint.lint.code import expression, pasteable
+from initlint.lint.code import expression, pasteable, rolled
 
 
 @pytest.mark.parametrize(

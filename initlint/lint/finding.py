@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import total_ordering
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from initlint.model.layer import Where
+
+if TYPE_CHECKING:
+    from initlint.lint.source_edit import Edit
 
 
 @total_ordering
@@ -55,6 +58,8 @@ class Fix:
         code: one line of ``torch.nn.init`` code or a sentence for the user.
         params: keys of the parameters to change.
         arguments: numbers the scheme needs (``gain``, ``factor``).
+        edit: the code as an insertion into the file where the layer is built (filled in by the
+            engine where it can be told).
     """
 
     scheme: str
@@ -62,6 +67,7 @@ class Fix:
     code: str = ""
     params: tuple[str, ...] = ()
     arguments: Mapping[str, float] = field(default_factory=dict)
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from initlint.records import Failure, Finding, RuleText, Target
+from initlint.records import Failure, Finding, Fix, RuleText, Target
 from initlint.report.json import dump
 from initlint.report.places import Place, file_of, identity, place_of
 from initlint.report.run import Run
@@ -24,6 +24,9 @@ RANKS = {"high": 90.0, "medium": 60.0, "low": 30.0}
 
 LISTED = 200
 """Layers of one finding that become logical locations."""
+
+EDIT_LINE = 1000
+"""Characters of a line of code that a fix inserts: one call."""
 
 HELP_LIMIT = 20_000
 """Characters of a rule's documentation: three times the longest one."""
@@ -106,7 +109,28 @@ def _result(target: Target, finding: Finding, index: dict[str, int], root: str) 
     }
     if finding.baseline is not None:
         result["baselineState"] = finding.baseline
+    if finding.fix is not None and finding.fix.edit is not None:
+        result["fixes"] = [_fix(finding.fix, place_of(target, finding, root))]
     return result
+
+
+def _fix(fix: Fix, place: Place) -> dict[str, Any]:
+    """The fix as an insertion into the source, for editors that offer to carry it out."""
+    assert fix.edit is not None
+    line, column, text = fix.edit
+    at = {"startLine": line, "startColumn": column, "endLine": line, "endColumn": column}
+    inserted = "\n".join(Untrusted(part).show(EDIT_LINE) for part in text.raw.split("\n"))
+    return {
+        "description": {
+            "text": "Draw the weights again (unsafe: changes what training starts from)."
+        },
+        "artifactChanges": [
+            {
+                "artifactLocation": {"uri": place.uri},
+                "replacements": [{"deletedRegion": at, "insertedContent": {"text": inserted}}],
+            }
+        ],
+    }
 
 
 def _message(target: Target, finding: Finding) -> str:
