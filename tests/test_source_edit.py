@@ -87,7 +87,9 @@ def test_the_edit_in_sarif_mends_the_source(tmp_path, monkeypatch):
     ],
 )
 def test_the_call_is_named_as_the_file_names_it(head, named):
-    source = f"{head}\nclass A:\n  def __init__(this):\n    this.ünit = make()\n    this.x = 'é'  # end\n"
+    source = (
+        f"{head}\nclass A:\n  def __init__(this):\n    this.ünit = make()\n    this.x = 'é'  # é\n"
+    )
     edit = insertion(source, 4, ["ünit.weight"], HE.format("ünit.weight"))
     assert edit is not None
     assert (edit.line, edit.column) == (5, len("    this.x = 'é'") + 1)
