@@ -215,11 +215,19 @@ def _run(
     settings: Settings,
     *,
     probe_pending: bool,
+    held: dict[type[Rule], list[Finding]],
 ) -> tuple[list[Finding], dict[str, list[str]], list[str]]:
+    """Findings, rules that did not run by the reason, and failures.
+
+    What a rule finds that does not look at the probe is held: nothing else changes between runs.
+    """
     findings: list[Finding] = []
     skipped: dict[str, list[str]] = {}
     failures: list[str] = []
     for rule in rules:
+        if rule in held:
+            findings.extend(held[rule])
+            continue
         reason = _missing(rule, model, evidence, probe_pending=probe_pending)
         if reason is not None:
             skipped.setdefault(reason, []).append(rule.name)
@@ -231,7 +239,10 @@ def _run(
         except Exception as error:  # one crashing rule must not silence the others
             failures.append(f"rule {rule.name} crashed: {type(error).__name__}: {error}")
             continue
-        findings.extend(_complete(finding, rule, model) for finding in found)
+        completed = [_complete(finding, rule, model) for finding in found]
+        if not _uses_probe((rule,)):
+            held[rule] = completed
+        findings.extend(completed)
     return fold(findings, rules, model.graph), skipped, failures
 
 
@@ -283,7 +294,10 @@ def lint_observed(
         evidence = gather(model, settings, needs, measures)
         asked = settings.probe and (_uses_probe(rules) or settings.profile)
         probing = asked and model.runnable is not None
-        findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=probing)
+        held: dict[type[Rule], list[Finding]] = {}
+        findings, skipped, failures = _run(
+            rules, model, evidence, settings, probe_pending=probing, held=held
+        )
     if asked and not probing:
         pending = run_probe(model, settings, evidence.stage)
     else:
@@ -297,7 +311,9 @@ def lint_observed(
     observed = run_probe(model, settings, evidence.stage)
     if observed.status is ProbeStatus.OK:
         evidence = replace(evidence, probe=observed)
-    findings, skipped, failures = _run(rules, model, evidence, settings, probe_pending=False)
+    findings, skipped, failures = _run(
+        rules, model, evidence, settings, probe_pending=False, held=held
+    )
     if observed.invalid:
         failures.insert(0, f"the graph contradicts itself: {observed.detail}")
     record = _record(model, settings, evidence, observed, findings, skipped, failures, started)
