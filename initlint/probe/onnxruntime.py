@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,13 @@ _PREFIX = re.compile(
     re.DOTALL,
 )
 """Codes and places in onnxruntime's own source that tell the user nothing."""
+
+
+THREADED = 1 << 20
+"""Elements of one run from which threads pay for the statistics, which share nothing."""
+
+MOST_THREADS = 4
+"""Each holds a few megabytes of float64 copies."""
 
 
 class _OutOfMemoryError(Exception):
@@ -284,26 +293,45 @@ class _Meter:
         pilot: Mapping[str, tuple[int, ...]],
     ) -> None:
         """Add one run; ``pilot`` holds the shapes of a run on fewer samples, if there was one."""
-        for item in self._observed:
-            value = values.get(item.value)
-            if value is None or value.dtype.kind != "f":
-                continue
+        present = [
+            (item, value)
+            for item in self._observed
+            if (value := values.get(item.value)) is not None and value.dtype.kind == "f"
+        ]
+
+        for item, _ in present:  # in the order of the layers, whichever is done first
+            self._accumulator(item)
+
+        def add_one(pair: tuple[Observed, Array]) -> OutputStats | None:
+            item, value = pair
             axis = _sample_axis(pilot.get(item.value), value.shape)
             # a value that does not grow with the batch is the same for every sample
             distinct = 1 if pilot and axis is None else samples
-            if item.layer not in self._held:
-                bounds = dict(zip(("min", "max"), item.bounds, strict=False))
-                self._held[item.layer] = OutputAccumulator(
-                    item.op,
-                    channel_axis=item.channel_axis,
-                    attrs=bounds,
-                    seed=self._seed,
-                    runs=self._runs,
-                    varies=item.varies,
-                )
             self._held[item.layer].update(value, distinct, axis)
-            if self._runs == 1:  # hold nothing that is not needed again
-                self._done[item.layer] = self._held.pop(item.layer).finish()
+            # hold nothing that is not needed again
+            return self._held.pop(item.layer).finish() if self._runs == 1 else None
+
+        if sum(value.size for _, value in present) < THREADED:
+            found = [add_one(pair) for pair in present]
+        else:
+            with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+                found = list(pool.map(add_one, present))
+        for (item, _), stats in zip(present, found, strict=True):
+            if stats is not None:
+                self._done[item.layer] = stats
+
+    def _accumulator(self, item: Observed) -> OutputAccumulator:
+        if item.layer not in self._held:
+            bounds = dict(zip(("min", "max"), item.bounds, strict=False))
+            self._held[item.layer] = OutputAccumulator(
+                item.op,
+                channel_axis=item.channel_axis,
+                attrs=bounds,
+                seed=self._seed,
+                runs=self._runs,
+                varies=item.varies,
+            )
+        return self._held[item.layer]
 
     def finish(self) -> dict[str, OutputStats]:
         """Statistics by layer."""
