@@ -72,22 +72,22 @@ _AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
 """What averages positions, and what may stand around that."""
 
 WEIGHTS: Mapping[str, float] = {
-    "alike": 2.0,
-    "one direction": 3.6,
-    "steep": 2.5,
-    "sensitive": 1.5,
-    "flat": 2.7,
-    "shrinks": 2.7,
-    "grows": 3.1,
-    "forgets": 1.3,
-    "silent": 3.0,
-    "copies": 2.0,
-    "loud": 1.7,
-    "huge": 1.3,
+    "alike": 1.1,
+    "one direction": 1.9,
+    "steep": 1.7,
+    "sensitive": 1.9,
+    "flat": 1.3,
+    "shrinks": 1.5,
+    "grows": 1.6,
+    "forgets": 1.4,
+    "silent": 1.5,
+    "copies": 1.7,
+    "loud": 1.6,
+    "huge": 1.5,
     "peaked": 1.5,
-    "saturated": 2.8,
+    "saturated": 1.6,
 }
-OFFSET = -2.0
+OFFSET = -2.3
 
 REASONS: Mapping[str, str] = {
     "alike": "all inputs pull the weights the same way",
@@ -167,6 +167,7 @@ def evidence(
     common = {**_forward(graph, probe)}
     if probe.responses:
         fallback = _depth_ratio(graph, probe, theory)
+        common["sensitive"] = max(map(_sensitive, probe.responses))  # no step mends chaos
         looks = tuple({**common, **_terms(look, fallback)} for look in probe.responses)
         return looks, "tangent kernel at the start and after two small steps"
     contrast = _head_contrast(graph, probe)
@@ -189,7 +190,6 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "alike": _under(look.contrast, CONTRAST),
         "one direction": max(RANK - look.rank, 0.0),
         "steep": _clipped(decades - STEEP),
-        "sensitive": _clipped(log10(look.sensitivity) - SENSITIVE) if look.sensitivity > 0 else 0.0,
         "flat": _clipped(FLAT - decades),
         "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
         "silent": look.silent,
@@ -197,6 +197,10 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
         **_along_depth(ratio),
     }
+
+
+def _sensitive(look: Response) -> float:
+    return _clipped(log10(look.sensitivity) - SENSITIVE) if look.sensitivity > 0.0 else 0.0
 
 
 def _along_depth(ratio: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ import initlint
 from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
 from initlint.probe.torch import probe_torch
+from initlint.probe.torch_coherent import coherent
 from initlint.risk import REASONS, WEIGHTS, evidence, score
 
 TERMS = st.dictionaries(st.sampled_from(sorted(WEIGHTS)), st.floats(0.0, 6.0))
@@ -117,3 +118,85 @@ def test_the_kernel_of_a_linear_model_is_the_inputs_own():
     trace = float(centred.trace())
     assert first.rank == pytest.approx(trace**2 / float(centred.square().sum()), rel=1e-3)
     assert first.contrast == pytest.approx(trace / float(gram.trace()) * 12 / 11, rel=1e-3)
+
+
+class _Block(nn.Module):
+    def __init__(self, width, zero):
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+        if zero:
+            nn.init.zeros_(self.norm2.weight)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_closed_blocks_behind_global_pooling_are_no_risk(zero):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        *(_Block(8, zero) for _ in range(4)),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    )
+    assert initlint.check(net, torch.randn(16, 3, 32, 32)).risk < 0.3
+
+
+def test_a_zero_layer_that_the_first_step_opens_is_a_warning_and_no_risk():
+    torch.manual_seed(0)
+    layers = [nn.Linear(32, 32) for _ in range(6)]
+    for layer in layers:
+        nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layers[3].weight)
+    net = nn.Sequential(*(part for layer in layers for part in (layer, nn.Tanh())))
+    record = _risk(nn.Sequential(net, nn.Linear(32, 10)))
+    assert record.risk < 0.3
+    said = [(f["name"], f["severity"]) for f in record.findings if f["severity"] != "info"]
+    assert said == [("zero-weight", "warning")]
+
+
+def test_chaos_is_a_risk_and_saturated_gates_are():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(part for _ in range(10) for part in (nn.Linear(32, 32), nn.Tanh())))
+    for layer in net[::2]:
+        nn.init.normal_(layer.weight, std=1.0)
+    record = _risk(nn.Sequential(net, nn.Linear(32, 10))).to_dict()
+    assert record["risk"] > 0.6
+    assert "small changes of the weights overturn the output" in record["risk_reasons"]
+
+
+def test_copies_that_stay_so_are_a_risk_and_those_that_part_are_not():
+    def net(head):
+        torch.manual_seed(0)
+        first, last = nn.Linear(32, 64), nn.Linear(64, 10)
+        nn.init.constant_(first.weight, 0.05)
+        nn.init.zeros_(first.bias)
+        if head:
+            nn.init.constant_(last.weight, 0.05)
+        return nn.Sequential(first, nn.Tanh(), last)
+
+    def copies(net):
+        model = capture_with(net, (torch.randn(16, 32),), {}, LoadOptions())
+        return probe_torch(model, seed=0).responses[-1].copies
+
+    assert copies(net(head=True)) > 0.7
+    assert copies(net(head=False)) == 0.0
+
+
+def test_noise_comes_to_share_parts_and_data_stay_as_they_are():
+    noise = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    shared = coherent(noise, torch.Generator().manual_seed(1))
+    assert float(shared.std()) == pytest.approx(1.0, abs=0.1)
+    assert float(shared.mean((2, 3)).std()) > 5 * float(noise.mean((2, 3)).std())
+    assert coherent(shared, torch.Generator().manual_seed(2)) is shared
+    ids = torch.randint(0, 500, (16, 64), generator=torch.Generator().manual_seed(0))
+    text = coherent(ids, torch.Generator().manual_seed(1))
+    assert 0.3 < float((text == ids[:, :1]).float().mean()) < 0.7
+    assert coherent(text, torch.Generator().manual_seed(2)) is text
+    flags = torch.rand(4, 8) > 0.5
+    for kept in (torch.randn(16, 8), torch.ones(16, 8, dtype=torch.int64), flags):
+        assert coherent(kept, torch.Generator()) is kept
