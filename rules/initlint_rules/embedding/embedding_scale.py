@@ -171,7 +171,7 @@ def _streams(context: Context) -> Iterator[_Stream]:
         if any(item.gated or not item.normalised for item in chain):
             continue
         # The last sum may feed the final normaliser; a chain of one that does is post-norm.
-        if any(item.post_norm for item in (chain if len(chains) > 1 else chain[:-1])):
+        if any(item.post_norm for item in (chain[:-1] if len(chain) > 1 else chain)):
             continue
         # A gain is relative to the trunk at its own addition.
         power, parts, stream = exp(signal.log_q), [], 1.0

@@ -24,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     backward_severity,
+    residual_branches,
     stretches,
 )
 
@@ -74,7 +75,8 @@ class GradientProfile(Rule):
     What it does not flag
     ---------------------
     Stretches with normalisers between the layers, the output layer, fewer than three hidden layers,
-    trained models, a profile that another finding on the same layers explains. The first step of
+    branches behind a gate or LayerScale, steps of one map that reads the input each time, trained
+    models, a profile that another finding on the same layers explains. The first step of
     embeddings, queries and keys, and of weights behind a zero that opens after one step.
 
     Example
@@ -135,8 +137,13 @@ class GradientProfile(Rule):
             return
         graph = context.model.graph
         told: set[tuple[str, ...]] = set()
+        closed = {
+            key for branch in residual_branches(graph) if branch.gate for key in branch.layers
+        }
         for chain in stretches(graph):
-            hidden = tuple(key for key in chain if not graph.is_head(key))
+            if _iterates(chain, graph):
+                continue
+            hidden = tuple(key for key in chain if not graph.is_head(key) and key not in closed)
             profile = _profile(hidden, graph, context.probe)
             layers = tuple(key for key, _ in profile)
             if len(profile) < MIN_LAYERS or layers in told:
@@ -167,6 +174,21 @@ def _profile(
         units = prod(side for side in shape[1:] if side is not None)
         found.append((key, max(rms * sqrt(units), FLOOR)))
     return found
+
+
+def _iterates(chain: tuple[str, ...], graph: LayerGraph) -> bool:
+    """True for steps of one map with the input added to each, as towards an equilibrium.
+
+    The map contracts on purpose, and every step hands its weights a gradient of its own.
+    """
+    weights = [weight.key for key in chain if (weight := graph[key].weight) is not None]
+    if len(set(weights)) == len(weights):
+        return False
+    return any(
+        layer.op is Op.ADD and len(graph.inputs(layer.id)) > 1
+        for key in chain
+        for layer in graph.effective_consumers(key)
+    )
 
 
 def _waits(key: str, graph: LayerGraph, probe: Activations) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from initlint.api import (
     Context,
@@ -10,6 +10,7 @@ from initlint.api import (
     Fix,
     Layer,
     Need,
+    Op,
     Param,
     Role,
     Rule,
@@ -53,7 +54,8 @@ class ZeroWeight(Rule):
     ---------------------
     Zero last layers and policy heads, zero-gamma and Fixup branches, ReZero and SkipInit gains,
     LoRA with one zero factor, adaLN-Zero, ControlNet's zero convolutions, zero query projections:
-    all of these receive a gradient sooner or later. Frozen and trained weights.
+    all of these receive a gradient sooner or later. Predicted transforms that start at a bias of
+    identity (spatial transformers, T-Nets). Frozen and trained weights.
 
     Example
     -------
@@ -123,7 +125,10 @@ class ZeroWeight(Rule):
         for keys in _groups(zeros, blocked, result.blocked_by):
             layers = [zeros[key][0] for key in keys]
             cutting = [
-                layer for layer in layers if layer.id in trunk and not graph.is_head(layer.id)
+                layer
+                for layer in layers
+                if layer.id in trunk and not graph.is_head(layer.id)
+                if not _is_a_transform(context, layer)
             ]
             mine = {
                 key
@@ -132,6 +137,33 @@ class ZeroWeight(Rule):
             }
             if cutting or mine:
                 yield _finding(context, keys, zeros, cutting, mine, trunk)
+
+
+def _is_a_transform(context: Context, layer: Layer) -> bool:
+    """True when the input goes around the layer into a product with its bias.
+
+    A predicted transform that starts at the identity (spatial transformer, T-Net).
+    """
+    biases = layer.with_role(Role.BIAS)
+    if not biases or all(_is_zero(context, bias) for bias in biases):
+        return False
+    graph = context.model.graph
+    above = _reached([layer.id], lambda key: [edge.source for edge in graph.inputs(key)])
+    starts = [key for key in above if graph[key].op is Op.INPUT]
+    around = _reached(
+        starts, lambda key: [edge.target for edge in graph.outputs(key) if edge.target != layer.id]
+    )
+    return any(graph[key].op is Op.OUTPUT for key in around)
+
+
+def _reached(starts: Iterable[str], steps: Callable[[str], Iterable[str]]) -> set[str]:
+    found = set(starts)
+    waiting = list(found)
+    while waiting:
+        fresh = set(steps(waiting.pop())) - found
+        found |= fresh
+        waiting += fresh
+    return found
 
 
 def _is_zero(context: Context, param: Param) -> bool:
