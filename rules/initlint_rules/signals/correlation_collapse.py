@@ -62,6 +62,11 @@ class _Seen:
         return self.stats.rms > 0 and self.stats.row_std < CONSTANT * self.stats.rms
 
 
+CONTRAST = 0.02
+"""Share of the gradients' power that differs between inputs from which they are told apart: with
+less, what tells them apart moves fifty times slower than what is common (as the risk has it)."""
+
+
 class CorrelationCollapse(Rule):
     """Different inputs have become nearly identical where the last layer reads them.
 
@@ -81,8 +86,9 @@ class CorrelationCollapse(Rule):
     --------------
     1 - c where the last weighted layer reads. Below 10^-2 info, below 10^-3 warning, below the
     rounding error of the dtype (7.6e-6 in bfloat16, 1.2e-7 in float16) error; a spread over inputs
-    of less than 10^-6 of the rms is a constant function and an error. The finding names the layer
-    after which the distance is first below that limit.
+    of less than 10^-6 of the rms is a constant function and an error. What two small steps end (a
+    zero layer that opens) is a warning. The finding names the layer after which the distance is
+    first below that limit.
 
     What it does not flag
     ---------------------
@@ -151,6 +157,8 @@ class CorrelationCollapse(Rule):
             severity = _severity(entering, head, averaged=_averages(graph, head))
             if severity is not None and _reads_tiny_table(graph, probe, head):
                 severity = Severity.INFO
+            elif severity is Severity.ERROR and _soon_told_apart(probe):
+                severity = Severity.WARNING
             if severity is not None:
                 found.append((severity, -entering.distance, entering, head))
         if not found:
@@ -181,6 +189,11 @@ def _entering(graph: LayerGraph, probe: Activations, head: Layer) -> _Seen | Non
     """What a last layer reads, when that is the output of one layer."""
     producers = graph.effective_producers(head.id)
     return _measured(producers[0], probe) if len(producers) == 1 else None
+
+
+def _soon_told_apart(probe: Activations) -> bool:
+    """True when after two small steps the gradients of different inputs differ."""
+    return bool(probe.responses) and probe.responses[-1].contrast >= CONTRAST
 
 
 def _reads_tiny_table(graph: LayerGraph, probe: Activations, head: Layer) -> bool:
