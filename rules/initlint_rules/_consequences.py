@@ -27,5 +27,7 @@ ODD_WEIGHTS = (
     "gain-mismatch",
     "relu-after-xavier",
     "inconsistent-siblings",
+    "recurrent-not-orthogonal",
+    "residual-branch-unscaled",
 )
 """Rules that see in the weights themselves what copied units or raw memory leave there."""

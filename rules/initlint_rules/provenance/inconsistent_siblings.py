@@ -133,7 +133,7 @@ class InconsistentSiblings(Rule):
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     local = True
-    folds = SIGNALS
+    folds = (*SIGNALS, "residual-branch-unscaled")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every odd sibling."""

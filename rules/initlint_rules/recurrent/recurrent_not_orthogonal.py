@@ -102,6 +102,7 @@ class RecurrentNotOrthogonal(Rule):
     formula = "|W W^T - g^2 1| > 0.005 g^2;  gradient over T steps: (rho(W) sqrt(E[phi'^2]))^T"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     folds = (
         "saturation",
         "variance-profile",

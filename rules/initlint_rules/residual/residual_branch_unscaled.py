@@ -174,6 +174,7 @@ class ResidualBranchUnscaled(Rule):
                 code=f"multiply the last layer of each branch by 1/sqrt({blocks}), or start it at "
                 "zero (Fixup)",
             ),
+            shares={branch.layers: 0.5 * log10(1 + gain) for branch, gain in loose},
         )
 
 

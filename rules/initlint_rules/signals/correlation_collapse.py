@@ -141,6 +141,7 @@ class CorrelationCollapse(Rule):
     formula = "c' = (sqrt(1 - c^2) + c (pi - arccos c)) / pi for a ReLU;  1 - c -> 9 pi^2 / (2 L^2)"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
+    folds = ("zero-gradient",)
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding for the worst last layer that no longer tells inputs apart."""

@@ -8,8 +8,8 @@ from initlint.api import (
     Context,
     Finding,
     Fix,
-    LayerGraph,
     Need,
+    Param,
     Rule,
     Severity,
     Stage,
@@ -97,7 +97,7 @@ class IdenticalIncoming(Rule):
         for layer, groups in by_layer.items():
             param = params.get(groups[0].param)
             if param is None or context.measures.stage(param) is not Stage.TRAINED:
-                alike.setdefault(_likeness(graph, layer, groups), []).append(layer)
+                alike.setdefault(_likeness(context, param, groups), []).append(layer)
         for layers in alike.values():
             layer, groups = layers[0], by_layer[layers[0]]
             param = params.get(groups[0].param)
@@ -105,6 +105,7 @@ class IdenticalIncoming(Rule):
             lost = sum(group.lost for group in groups)
             name = param.name if param else layer
             of = "each of " if len(layers) > 1 else ""
+            more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
             readers = tuple(_repeating_readers(context, layers, groups))
             members = tuple(key for item in layers for key in by_layer[item][0].layers or (item,))
             yield Finding(
@@ -113,8 +114,8 @@ class IdenticalIncoming(Rule):
                 param=param.name if param else None,
                 layers=members,
                 culprits=(*members, *readers),
-                message=f"{lost} of {size} units of {of}{', '.join(layers[:3])} start as copies "
-                "of others",
+                message=f"{lost} of {size} units of {of}{', '.join(layers[:3])}{more} start as "
+                "copies of others",
                 evidence={
                     "units": size,
                     "distinct": size - lost,
@@ -138,10 +139,12 @@ class IdenticalIncoming(Rule):
             )
 
 
-def _likeness(graph: LayerGraph, layer: str, groups: Sequence[SymmetricGroup]) -> object:
-    """Equal for layers that read one tensor and repeat the same units: heads copied as a whole."""
-    sources = tuple(edge.source for edge in graph.inputs(layer)) if layer in graph else ()
-    return sources or layer, groups[0].size, tuple(group.units for group in groups)
+def _likeness(context: Context, param: Param | None, groups: Sequence[SymmetricGroup]) -> object:
+    """Equal for layers that repeat the same units (heads copied as a whole) or hold one number."""
+    moments = context.measures.moments(param) if param is not None else None
+    if moments is not None and moments.constant:
+        return moments.mean
+    return groups[0].size, tuple(group.units for group in groups)
 
 
 def _repeating_readers(

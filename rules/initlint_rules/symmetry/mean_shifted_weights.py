@@ -120,7 +120,13 @@ class MeanShiftedWeights(Rule):
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     local = True
-    folds = (*SIGNALS, "gain-mismatch", "inconsistent-siblings")
+    folds = (
+        *SIGNALS,
+        "gain-mismatch",
+        "inconsistent-siblings",
+        "recurrent-not-orthogonal",
+        "residual-branch-unscaled",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such layer."""

@@ -10,6 +10,7 @@ from initlint.api import (
     Finding,
     Fix,
     Need,
+    Param,
     Rule,
     Severity,
     Stage,
@@ -94,16 +95,25 @@ class SymmetricUnits(Rule):
     folds = ("identical-incoming", *SIGNALS, *ODD_WEIGHTS)
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding per layer with symmetric units."""
+        """Yield one finding for each layer, or set of layers of one number, with such units."""
         by_layer: dict[str, list[SymmetricGroup]] = {}
         for group in symmetric_units(context.model, context.measures):
             if group.symmetric and group.followed and not (group.output or group.shuffled):
                 by_layer.setdefault(group.layer, []).append(group)
         params = {param.key: param for _, param in context.model.graph.params}
+        alike: dict[object, list[str]] = {}
         for layer, groups in by_layer.items():
             param = params.get(groups[0].param)
-            if param is not None and context.measures.stage(param) is Stage.TRAINED:
-                continue
+            if param is None or context.measures.stage(param) is not Stage.TRAINED:
+                constant = _constant(context, param)
+                alike.setdefault(layer if constant is None else constant, []).append(layer)
+        for layers in alike.values():
+            layer, groups = layers[0], by_layer[layers[0]]
+            param = params.get(groups[0].param)
+            members = tuple(key for item in layers for key in by_layer[item][0].layers or (item,))
+            readers = (key for item in layers for key in by_layer[item][0].consumers)
+            of = "each of " if len(layers) > 1 else ""
+            more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
             size = groups[0].size
             affected = sum(len(group.units) for group in groups)
             lost = sum(group.lost for group in groups)
@@ -116,9 +126,10 @@ class SymmetricUnits(Rule):
                 confidence=Confidence.MEDIUM if noise else Confidence.HIGH,
                 layer=layer,
                 param=param.name if param else None,
-                layers=groups[0].layers or (layer,),
-                culprits=(*(groups[0].layers or (layer,)), *groups[0].consumers),
-                message=f"{lost} of {size} units of {layer} are copies that can never differ",
+                layers=tuple(dict.fromkeys(members)),
+                culprits=tuple(dict.fromkeys((*members, *readers, *_same(context, param)))),
+                message=f"{lost} of {size} units of {of}{', '.join(layers[:3])}{more} are copies "
+                "that can never differ",
                 evidence={
                     "units": size,
                     "distinct": size - lost,
@@ -133,8 +144,23 @@ class SymmetricUnits(Rule):
                 expected=f"{size} distinct units",
                 fix=Fix(
                     "redraw_duplicates",
-                    params=(groups[0].param,),
+                    params=tuple(by_layer[key][0].param for key in layers),
                     code=f"draw the rows of {param.name if param else layer} at random, e.g. "
                     f"torch.nn.init.kaiming_normal_({param.name if param else layer})",
                 ),
             )
+
+
+def _constant(context: Context, param: Param | None) -> float | None:
+    """The one number that a weight holds; None where it holds several."""
+    moments = context.measures.moments(param) if param is not None else None
+    return moments.mean if moments is not None and moments.constant else None
+
+
+def _same(context: Context, param: Param | None) -> Iterator[str]:
+    """All layers whose weights hold the one number that these hold: one line of code drew them."""
+    constant = _constant(context, param)
+    if constant is not None:
+        for layer in context.model.graph.weighted:
+            if _constant(context, layer.weight) == constant:
+                yield layer.id
