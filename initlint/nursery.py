@@ -183,8 +183,6 @@ def _become_worker(channel: socket.socket, given: Sequence[int]) -> None:
     """Serve one job behind three pipes, as a worker that was started alone does."""
     status = 1
     try:
-        import gc
-
         from initlint import worker
 
         os.setsid()
@@ -193,7 +191,6 @@ def _become_worker(channel: socket.socket, given: Sequence[int]) -> None:
             os.dup2(end, number)
         for end in given:
             os.close(end)
-        gc.enable()
         worker.work(worker.guard_records(), forked=True)
         status = 0
     finally:

@@ -26,7 +26,6 @@ def main() -> None:
     gc.disable()  # what is imported stays; collecting meanwhile walks it in vain
     preload(sys.argv[1:])
     gc.freeze()
-    gc.enable()
     work(records)
 
 
@@ -53,6 +52,7 @@ def work(records: int, *, forked: bool = False) -> None:
     if job.get("isolated"):
         emit({"type": "wall", "missing": isolate(job, forked=forked)})
     else:
+        gc.enable()  # one data file leaves little to collect, and the process ends with it
         apply_limits(job.get("limits") or {})
     if is_remote(job["target"]):
         _connect(emit)

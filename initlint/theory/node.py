@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -161,19 +160,19 @@ class Node:
         edges: edges into it, by input position.
         states: the state on each edge; None where unknown.
         context: what all rules share.
+        signals: indices of the inputs that carry a signal (known or unknown), not indices or masks.
     """
 
     layer: Layer
     edges: tuple[Edge, ...]
     states: tuple[State | None, ...]
     context: Context
+    signals: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def signals(self) -> tuple[int, ...]:
-        """Indices of the inputs that carry a signal (known or unknown), not indices or masks."""
-        return tuple(
-            index for index, state in enumerate(self.states) if state is None or not state.side
-        )
+    def __post_init__(self) -> None:
+        """Work out once what every rule asks for."""
+        found = [i for i, state in enumerate(self.states) if state is None or not state.side]
+        object.__setattr__(self, "signals", tuple(found))
 
     @property
     def first(self) -> State | None:

@@ -88,12 +88,12 @@ class Finish:
         same module, before the layer that the module is.
         """
         layers = [self._layer(draft) for draft in drafts]
-        for weighted in (True, False):
-            for index, layer in enumerate(layers):
-                if (_naming_param(layer.params) is not None) == weighted:
-                    name = self._unique(layer.id)
-                    if name != layer.id:
-                        layers[index] = replace(layer, id=name)
+        named = [_naming_param(layer.params) is not None for layer in layers]
+        for index in sorted(range(len(layers)), key=named.__getitem__, reverse=True):
+            layer = layers[index]
+            name = self._unique(layer.id)
+            if name != layer.id:
+                layers[index] = replace(layer, id=name)
         return layers
 
     def _layer(self, draft: Draft) -> Layer:
@@ -306,7 +306,10 @@ _TWIN_ELEMENTS = 256
 
 def _naming_param(params: Sequence[Param]) -> Param | None:
     """The parameter that names its layer."""
-    return next((param for param in params if param.role in _NAMING_ROLES), None)
+    for param in params:
+        if param.role in _NAMING_ROLES:
+            return param
+    return None
 
 
 def _stem(name: str, param: Param, several: bool) -> str:

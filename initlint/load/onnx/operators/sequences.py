@@ -89,7 +89,10 @@ def _concat(builder: Builder, call: Call) -> Result:
 
 def flattened(call: Call) -> Call:
     """The call with the items of sequences in their place, for operators that know no sequence."""
-    if not any(isinstance(value, Pieces) for value in call.inputs):
+    for value in call.inputs:
+        if isinstance(value, Pieces):
+            break
+    else:
         return call
     inputs: list[Value | None] = []
     for value in call.inputs:
