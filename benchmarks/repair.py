@@ -3,10 +3,11 @@
     python -m benchmarks.repair                # fix and train what is not in the file, and report
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
+    python -m benchmarks.repair --held-out     # networks of other kinds (`benchmarks.outcome`)
 
 Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
 of its task, and trained again beside its healthy twin with the same batches, optimisers and
-learning rates. Losses are kept in ``repair.json`` beside this file.
+learning rates. Losses are kept in ``repair.json`` (``repair_held_out.json``) beside this file.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from torch import nn
 
 import initlint
 from benchmarks.outcome import training
-from benchmarks.outcome.models import ARCHITECTURES, ZOO, Entry
+from benchmarks.outcome.__main__ import HELD_OUT_LOSSES
+from benchmarks.outcome.models import ZOO, Entry
 
 LOSSES = Path(__file__).resolve().parent / "repair.json"
+HELD_OUT = LOSSES.with_name("repair_held_out.json")
 
 WORSE = 0.05
 """Relative progress by which a start that was fine may fall before it counts as made worse: the
@@ -63,21 +66,20 @@ class Repaired:
         return model
 
 
-def load() -> dict[str, Record]:
+def load(path: Path) -> dict[str, Record]:
     """What was repaired and trained so far, by ``entry#seed``."""
-    found: dict[str, Record] = json.loads(LOSSES.read_text()) if LOSSES.exists() else {}
+    found: dict[str, Record] = json.loads(path.read_text()) if path.exists() else {}
     return found
 
 
-def save(record: Mapping[str, Record]) -> None:
+def save(record: Mapping[str, Record], path: Path) -> None:
     """Write it, one start per line."""
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
-    LOSSES.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def repair(architecture: str, seed: int, record: dict[str, Record], *, train: bool) -> None:
+def repair(entries: Iterable[Entry], seed: int, record: dict[str, Record], *, train: bool) -> None:
     """Repair every start of an architecture, and train what a repair changed."""
-    entries = [entry for entry in ZOO if entry.architecture == architecture]
     repaired = [Repaired(entry) for entry in entries if f"{entry.name}#{seed}" not in record]
     for item in repaired:
         item.build(seed)
@@ -90,9 +92,11 @@ def repair(architecture: str, seed: int, record: dict[str, Record], *, train: bo
         record[f"{item.name}#{seed}"] = {**item.reports[seed], "losses": losses.get(item.name)}
 
 
-def rows(record: Mapping[str, Record], trained: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+def rows(
+    record: Mapping[str, Record], trained: Mapping[str, Any], zoo: Iterable[Entry]
+) -> Iterable[tuple[str, ...]]:
     """Entry, outcome before, relative progress before and after, and what was done."""
-    for entry in ZOO:
+    for entry in zoo:
         before, after, done = [], [], []
         for seed in training.SEEDS:
             key, twin = f"{entry.name}#{seed}", f"{entry.twin.name}#{seed}"
@@ -109,9 +113,9 @@ def rows(record: Mapping[str, Record], trained: Mapping[str, Any]) -> Iterable[t
             yield entry.name, training.outcome(was), f"{was:.2f}", f"{now:.2f}", done[0]
 
 
-def report(record: Mapping[str, Record], trained: Mapping[str, Any]) -> None:
+def report(record: Mapping[str, Record], trained: Mapping[str, Any], zoo: Iterable[Entry]) -> None:
     """The table, and the two shares that count."""
-    table = list(rows(record, trained))
+    table = list(rows(record, trained, zoo))
     for row in table:
         print(f"{row[0]:<42}{row[1]:<8}{row[2]:>6} -> {row[3]:<6}{row[4]}")
     bad = [row for row in table if row[1] != training.FINE]
@@ -132,16 +136,23 @@ def main() -> None:
     parser.add_argument("--fix-only", action="store_true", help="repair without training")
     parser.add_argument("--report", action="store_true", help="only print what is in the file")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
+    parser.add_argument("--held-out", action="store_true", help="networks of other kinds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    record = load()
+    zoo, path, twins = ZOO, LOSSES, training.LOSSES
+    if arguments.held_out:
+        from benchmarks.outcome.held_out import HELD_OUT_ZOO
+
+        zoo, path, twins = HELD_OUT_ZOO, HELD_OUT, HELD_OUT_LOSSES
+    record = load(path)
     for seed in () if arguments.report else training.SEEDS[: arguments.seeds]:
-        for architecture in ARCHITECTURES:
+        for architecture in dict.fromkeys(entry.architecture for entry in zoo):
             if arguments.only in architecture:
-                repair(architecture, seed, record, train=not arguments.fix_only)
+                entries = [entry for entry in zoo if entry.architecture == architecture]
+                repair(entries, seed, record, train=not arguments.fix_only)
                 if not arguments.fix_only:
-                    save(record)
-    report(record, training.load())
+                    save(record, path)
+    report(record, training.load(twins), zoo)
 
 
 if __name__ == "__main__":
