@@ -14,6 +14,7 @@ from initlint.engine import Settings
 from initlint.fix import repair as repairs
 from initlint.fix.balance import deep_plain_layers
 from initlint.fix.confirm import confirm
+from initlint.fix.plan import Planner
 from initlint.fix.repair import FixOptions, doubts, repair
 from initlint.load.torch_module import capture
 from initlint.model import LoadError
@@ -288,6 +289,22 @@ def test_data_that_do_not_fit(tmp_path):
         confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "odd.npz"))
     with pytest.raises(LoadError, match="not an"):
         confirm(model, Settings(), {"as given": ()}, 1, str(tmp_path / "none.npz"))
+
+
+def test_scaling_by_running_begins_with_the_layer_that_the_profile_is_told_from():
+    net = stack(4, nn.ReLU)
+    with torch.no_grad():
+        for layer in net[:-1:2]:
+            nn.init.kaiming_normal_(layer.weight).mul_(6)
+    model = capture(net, torch.randn(64, 32))
+    finding = {
+        "name": "variance-profile",
+        "layer": "2",
+        "layers": ["2", "4", "6"],
+        "fix": {"scheme": "lsuv", "params": ["2.weight", "4.weight", "6.weight"]},
+    }
+    plan = Planner(model, engine.measure(model, Settings())).plan([finding])
+    assert set(plan.scaled) == {"0", "2", "4", "6"}
 
 
 class Sines(nn.Module):

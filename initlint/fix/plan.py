@@ -8,20 +8,21 @@ copies, non-finite numbers, a mean that dominates) are drawn again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from initlint.fix.changes import Change, Untouched, unwritable
+from initlint.fix.lsuv import SCALED
 from initlint.fix.network import Network
 from initlint.fix.schemes import SCHEMES, UnknownSchemeError, default_value, find, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.fix.textbook import SHORT, recurrent, sine_frequencies
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
-from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Param, Role
+from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Op, Param, Role
 
 Record = Mapping[str, Any]
 
@@ -33,6 +34,10 @@ SINE_BAND = 1.5
 """Factor by which the first layer of a network of sines may differ from U(±1/fan_in) (Sitzmann et
 al. 2020). Over two coordinates a framework's ±1/√fan_in is 1.4 times as wide and trained like the
 paper's; 1.7 times too narrow and 6 times too wide did not (benchmarks/outcome: siren)."""
+
+HUGE_TABLE = 3.0
+"""Standard deviation of an embedding's elements that no framework or paper starts from: N(0, 1) is
+the largest (torch.nn.Embedding). What such a table would have to keep up with is at fault."""
 
 DROWNING = 4.0
 """Standard deviation of what enters a recurrent unit, for inputs of unit scale, from which the
@@ -209,6 +214,24 @@ class Planner:
             return ()
         near = (graph[key], *graph.effective_producers(key))
         return tuple(layer for layer in near if layer.op in NORMALISERS)
+
+    def _feeding(self, keys: Collection[str]) -> tuple[Layer, ...]:
+        """Weighted layers outside a set whose outputs enter it through no other weighted layer."""
+        graph = self.model.graph
+        found: dict[str, Layer] = {}
+        seen: set[str] = set()
+        waiting = [key for key in keys if key in graph]
+        while waiting:
+            for edge in graph.inputs(waiting.pop()):
+                source = graph[edge.source]
+                if source.id in seen or source.id in keys:
+                    continue
+                seen.add(source.id)
+                if source.op in WEIGHTED:
+                    found[source.id] = source
+                elif source.op not in NORMALISERS:
+                    waiting.append(source.id)
+        return tuple(found.values())
 
     def usable(self, param: Param) -> bool:
         """True for a draw worth keeping: finite, centred, spread, and without copied units."""
@@ -408,12 +431,32 @@ def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> No
         _preserving(planner, finding, arguments)
         return
     for layer, param in planner._targets(finding, *WEIGHT_ROLES):
-        if factor is not None:
+        if factor is not None and layer.op is Op.EMBEDDING:
+            _table(planner, finding, layer, param, float(factor))
+        elif factor is not None:
             planner.rescale(finding, layer, param, float(factor))
         elif param.role in WEIGHT_ROLES:
             _to_std(planner, finding, layer, param, "scale_preserving")
     if factor is not None:
         _first_of_sines(planner, finding)
+
+
+def _table(planner: Planner, finding: Record, layer: Layer, param: Param, factor: float) -> None:
+    """A table rescaled; where its scale is a usual one, the residual branches that drown it."""
+    std = planner.measures.effective_std(param) or 0.0
+    if factor < 1 or std * factor < HUGE_TABLE:
+        planner.rescale(finding, layer, param, factor)
+        return
+    network = planner.network
+    count = max(len(network.residuals), 1)
+    for key in dict.fromkeys(key for branch in network.residuals for key in branch.writers):
+        writer = network.graph[key]
+        weight = writer.weight
+        if weight is None or weight.role not in WEIGHT_ROLES or writer.op is Op.EMBEDDING:
+            continue
+        wanted = preserving_std(network.slot(writer, weight)) / math.sqrt(count)
+        if (planner.measures.effective_std(weight) or 0.0) > HUGE_TABLE * wanted:
+            _to_std(planner, finding, writer, weight, "scale_preserving")
 
 
 def _first_of_sines(planner: Planner, finding: Record) -> None:
@@ -437,8 +480,17 @@ def _first_of_sines(planner: Planner, finding: Record) -> None:
 
 
 def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
-    for layer, param in planner._targets(finding, Role.WEIGHT):
-        if not planner._may_change(param):
+    """Layers scaled by running the network, with those that feed them.
+
+    A profile is told relative to the layer that it starts from. Left as it is, that layer would
+    keep a scale that the next one then makes up for with weights far too small, or too large.
+    """
+    named = list(planner._targets(finding, Role.WEIGHT))
+    known = {layer.id for layer, _ in named}
+    before = [layer for layer in planner._feeding(known) if layer.op in SCALED]
+    first = [(layer, layer.weight) for layer in before if layer.weight is not None]
+    for layer, param in (*first, *named):
+        if not param.trainable or param.tied_to is not None or not planner._may_change(param):
             continue
         if planner.thorough or not planner.usable(param):
             planner.redraw(finding, layer, param)
