@@ -29,7 +29,7 @@ _MESSAGE = 64
 
 _START, _WAIT = b"start", b"wait"
 
-_WALL = ("initlint.sandbox.landlock", "initlint.sandbox.seccomp", "initlint.load.files")
+_WALL = ("initlint.sandbox.landlock", "initlint.load.files")
 
 PROBE_PRELOAD = (
     "onnxruntime",
@@ -130,10 +130,12 @@ def main() -> None:
     import gc
 
     from initlint import worker
+    from initlint.sandbox import seccomp
 
     channel = socket.socket(fileno=0)
     gc.disable()  # what is imported stays; collecting would also copy pages that forks share
     worker.preload([*_WALL, *sys.argv[1:]])
+    seccomp.prepare()
     if "initlint.engine" in sys.argv:
         rehearse()
     gc.freeze()

@@ -14,6 +14,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 _NO_NEW_PRIVS = 38
 _SET_MODE_FILTER, _ALL_THREADS = 1, 1
@@ -119,9 +120,7 @@ def _program(architecture: _Architecture, own: int, child: int | None) -> Iterat
     yield _load(_NUMBER_AT)
     yield _jump(_AT_LEAST, _X32_CALLS, 0, 1)
     yield _return(_ERRNO | errno.EPERM)
-    for number in _numbers(_TABLE, architecture).values():
-        yield _jump(_EQUAL, number, 0, 1)
-        yield _return(_ERRNO | errno.EPERM)
+    yield _refusals(architecture)
     judged = _numbers(_JUDGED, architecture)
     for name in ("openat2", "clone3"):  # their arguments are out of a filter's reach
         yield _jump(_EQUAL, judged[name], 0, 1)
@@ -134,6 +133,21 @@ def _program(architecture: _Architecture, own: int, child: int | None) -> Iterat
     yield from _judge(judged["kill"], 0, _EQUAL, own if child is None else child, allow=True)
     yield from _judge(judged["prlimit64"], 2, _EQUAL, 0, allow=True)
     yield _return(_ALLOW)
+
+
+@lru_cache(maxsize=1)
+def _refusals(architecture: _Architecture) -> bytes:
+    """Instructions for what is refused whatever its arguments; the same in every process."""
+    refuse = _return(_ERRNO | errno.EPERM)
+    numbers = _numbers(_TABLE, architecture).values()
+    return b"".join(_jump(_EQUAL, number, 0, 1) + refuse for number in numbers)
+
+
+def prepare() -> None:
+    """Make now what forks of this process would each make for themselves."""
+    architecture = _ARCHITECTURES.get(os.uname().machine)
+    if architecture is not None:
+        _refusals(architecture)
 
 
 def _judge(
