@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from initlint.measure.measures import Measures
 from initlint.measure.moments import array_moments
 from initlint.measure.result import Stage
 from initlint.measure.scheme import identify
 from initlint.measure.stage import Verdict, is_certain, model_stage, tensor_stage
-from initlint.model import Layer, Op, Param, Role
+from initlint.model import Kind, Layer, Model, Op, Param, Role
+from initlint.testing import Network, he_normal, normal
 
 FRESH, TRAINED, UNKNOWN = Stage.FRESH, Stage.TRAINED, Stage.UNKNOWN
 
@@ -101,3 +103,16 @@ def test_certainty_needs_size_and_a_common_name() -> None:
 )
 def test_model_stage(verdicts: list[Verdict], expected: Stage) -> None:
     assert model_stage(verdicts) is expected
+
+
+def test_a_matrix_of_rank_one_does_not_make_a_model_trained() -> None:
+    net = Network(seed=1)
+    left, right = normal(net.rng, 2, 64)
+    x = net.relu(net.linear(net.input(64), he_normal(net.rng, 64, 64), name="a"))
+    x = net.relu(net.linear(x, np.outer(left, right) / 8, name="b"))
+    net.output(net.linear(x, he_normal(net.rng, 10, 64), name="head"))
+    model = Model("m.onnx", Kind.ONNX, net.graph)
+    (param,) = net.graph["b"].params
+    assert Measures(model).model_stage is FRESH
+    full = param.tensor.read() + 1e-3 * normal(net.rng, 64, 64)
+    assert judged(full)[0] is TRAINED

@@ -34,6 +34,10 @@ Array = NDArray[Any]
 CACHE_BYTES = 64 << 20
 """Arrays kept for the next question about the same tensor."""
 
+RANK_SIDE, RANK_TOLERANCE = 64, 1e-5
+"""Rows and columns from which a matrix is known to have rank one, up to the rounding of a product
+in float32; no trained or drawn matrix comes that near by chance."""
+
 MOSTLY = 0.5
 """Share of a network's weights that speaks for it when the rest is too small to be judged."""
 
@@ -399,11 +403,25 @@ class Measures:
         return verdicts
 
     def _mostly_copies(self, param: Param) -> bool:
-        """True when at least half of the units equal another one: their draws decide nothing."""
+        """True when at least half of the units equal another one, or all are multiples of one.
+
+        Their draws decide nothing.
+        """
         if self.identify(param).family is not Family.UNKNOWN or len(param.shape) < 2:
             return False
         copies = sum(len(group) - 1 for group in self.duplicates(param))
-        return 2 * copies >= param.shape[0]
+        return 2 * copies >= param.shape[0] or self._is_rank_one(param)
+
+    def _is_rank_one(self, param: Param) -> bool:
+        assert param.tensor is not None
+        block = self._block(param, param.tensor)
+        corner = block.reshape(len(block), -1)[:RANK_SIDE, :RANK_SIDE].astype(np.float64)
+        row, column = np.unravel_index(np.abs(corner).argmax(), corner.shape)
+        pivot = corner[row, column]
+        if min(corner.shape) < 2 or not np.isfinite(pivot) or pivot == 0:
+            return False
+        rest = corner - np.outer(corner[:, column], corner[row] / pivot)
+        return bool(np.abs(rest).max() <= RANK_TOLERANCE * abs(pivot))
 
     def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
         """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`.
