@@ -57,7 +57,7 @@ def lint(pattern: str, road: str, afresh: bool, fault: str, sample: int) -> None
         for mutant in _all(network, sample):
             if (afresh or mutant.name not in record) and fault in mutant.name:
                 record[mutant.name] = linting.lint(mutant, road)
-        save(name, record)
+                save(name, record)
         print(f"{network}: linted", flush=True)
 
 
