@@ -62,7 +62,7 @@ def held_out(pattern: str) -> None:
         judging.save(said, HELD_OUT_VERDICTS)
     found = evaluate.cases("module", HELD_OUT_ZOO, losses, said)
     evaluate.table(found)
-    evaluate.figures(found)
+    evaluate.figures([case for case in found if case["looks"]])
 
 
 def main() -> None:
