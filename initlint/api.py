@@ -47,6 +47,7 @@ from initlint.model.structure import (
     gates,
     glu_products,
     heads,
+    post_dominators,
     residual_branches,
 )
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
@@ -143,6 +144,7 @@ __all__ = [
     "input_rms",
     "measured_drift",
     "median",
+    "post_dominators",
     "recurrent_harm",
     "recurrent_weights",
     "residual_branches",

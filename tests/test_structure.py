@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from initlint.model import Op
 from initlint.model.structure import (
@@ -14,6 +17,7 @@ from initlint.model.structure import (
     heads,
     main_depth,
     normaliser_between,
+    post_dominators,
     residual_branches,
 )
 from initlint.testing import Network, he_normal, normal, ones
@@ -344,3 +348,22 @@ def test_an_input_read_again_is_a_way_around() -> None:
     crossed = dominators(net.model().graph)
     assert "head" in crossed
     assert "last" not in crossed
+
+
+@given(st.lists(st.integers(0, 1 << 30), min_size=1, max_size=12))
+def test_post_dominators_are_those_of_the_reversed_graph(seeds):
+    net = Network()
+    values = [net.input(4)]
+    for seed in seeds:
+        first, second = values[seed % len(values)], values[(seed >> 8) % len(values)]
+        values.append(net.add(first, second) if seed & 128 else net.relu(first))
+    net.output(values[-1])
+    net.output(values[seeds[0] % len(values)])
+    graph = nx.DiGraph()
+    for layer in net.graph.order:
+        following = [edge.target for edge in net.graph.outputs(layer.id)] or ["end"]
+        graph.add_edges_from((target, layer.id) for target in following)
+    expected = nx.immediate_dominators(graph, "end")
+    found = post_dominators(net.graph)
+    for layer in net.graph.order:
+        assert found[layer.id] == (None if expected[layer.id] == "end" else expected[layer.id])

@@ -7,7 +7,7 @@ additions are in `initlint.model.residual`, and offered here as well.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from initlint.model.graph import Edge, LayerGraph
@@ -261,6 +261,37 @@ def dominators(graph: LayerGraph) -> tuple[str, ...]:
         targets = [edge.target for edge in graph.outputs(key) if edge.target in carrying]
         furthest = max([furthest, *(position[target] for target in targets)])
     return tuple(key for key in found if graph[key].op is not Op.OUTPUT)
+
+
+def post_dominators(graph: LayerGraph) -> dict[str, str | None]:
+    """For each layer the next one that all of its paths to the outputs cross.
+
+    None where there is none: at the outputs, and before paths that end at different ones. A chain
+    of layers each of which is reached from the one before in this map is a series: what lies on it
+    is beside nothing.
+    """
+    found: dict[str, str | None] = {}
+    for layer in reversed(graph.order):
+        targets = {edge.target for edge in graph.outputs(layer.id)}
+        common: str | None = None
+        for number, target in enumerate(sorted(targets, key=graph.position.__getitem__)):
+            common = target if number == 0 else _meeting(graph, found, common, target)
+        found[layer.id] = common
+    return found
+
+
+def _meeting(
+    graph: LayerGraph, after: Mapping[str, str | None], first: str | None, second: str | None
+) -> str | None:
+    """The first layer that both chains of post-dominators cross."""
+    while first != second:
+        if first is None or second is None:
+            return None
+        if graph.position[first] < graph.position[second]:
+            first = after[first]
+        else:
+            second = after[second]
+    return first
 
 
 def _past_roots(graph: LayerGraph, roots: Sequence[str], carrying: set[str]) -> list[str]:

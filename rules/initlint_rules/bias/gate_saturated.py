@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from initlint.api import (
     Layer,
     Need,
     Op,
+    Param,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -27,16 +30,21 @@ SLOW, STUCK = 1e-2, 1e-3
 sigmoid's bias is 6.0, at 1e-3 it is 8.3. The gradient of everything that computes the gate shrinks
 by this factor. Highway gates start at -1 to -3 (slope 0.4 to 0.18 of the largest), GTrXL's at 2."""
 
+SHUTTING = {Op.LSTM: {"input": -1, "output": -1}, Op.GRU: {"update": 1}}
+"""Gates of cells that keep the input out of the state, or the state from the output, and the sign
+of a bias that does. Input gates that start at -ln T (chrono initialisation) stay far above `STUCK`:
+their median is -8.3 for sequences of 8,000 steps only."""
+
 MANY = 0.5
 """Share of the gate's units that must be so: single ones are a choice of time scales."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Gate:
-    gate: Gate
     layer: Layer
     slope: float
     bias: float
+    param: Param
 
 
 class GateSaturated(Rule):
@@ -45,7 +53,7 @@ class GateSaturated(Rule):
     What it does
     ------------
     Looks at sigmoids and tanhs that multiply another tensor, and at the bias of the layer that
-    computes them.
+    computes them; in an LSTM at the input and output gates, in a GRU at the update gate.
 
     Why is this bad
     ---------------
@@ -55,14 +63,14 @@ class GateSaturated(Rule):
     How it decides
     --------------
     The median bias of the gate's units puts the slope below 1e-2 of the largest possible: an info.
-    Below 1e-3: a warning. A gate whose measured input varies by half of its bias or more moves all
-    the same and stays silent.
+    Below 1e-3: a warning; for cells this alone, and only for biases that shut the gate. A gate
+    whose measured input varies by half of its bias or more moves all the same and stays silent.
 
     What it does not flag
     ---------------------
-    Highway biases of -1 to -3 and transformer gates of 2; the gates of LSTM and GRU cells, which
-    have rules of their own; softplus parameters of state-space models; output layers with a class
-    prior; softmax gates; trained weights.
+    Highway biases of -1 to -3 and transformer gates of 2; forget gates, which have a rule of their
+    own; chrono initialisation; softplus parameters of state-space models; output layers with a
+    class prior; softmax gates; trained weights.
 
     Example
     -------
@@ -118,25 +126,29 @@ class GateSaturated(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such gate, the worst first."""
-        found = [
+        graph = context.model.graph
+        found = [item for gate in gates(graph) if (item := _examine(context, gate)) is not None]
+        found += [
             item
-            for gate in gates(context.model.graph)
-            if (item := _examine(context, gate)) is not None
+            for layer in graph
+            for name, sign in SHUTTING.get(layer.op, {}).items()
+            for direction in (0, 1)
+            if (item := _examine_cell(context, layer, name, sign, direction)) is not None
         ]
         if not found:
             return
         worst = min(found, key=lambda item: item.slope)
         layers = tuple(dict.fromkeys(key.layer.id for key in (worst, *found)))
         more = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
-        bias = worst.layer.bias
-        name = bias.name if bias is not None else worst.layer.id
+        name = worst.param.name
+        gate = f"{worst.param.gate} gate" if worst.param.gate else "gate"
         yield Finding(
             severity=Severity.WARNING if worst.slope < STUCK else Severity.INFO,
             confidence=Confidence.HIGH,
             layer=worst.layer.id,
             param=name,
             layers=layers,
-            message=f"the gate of {worst.layer.id}{more} starts at a bias of {worst.bias:.3g}, "
+            message=f"the {gate} of {worst.layer.id}{more} starts at a bias of {worst.bias:.3g}, "
             f"with {worst.slope:.1g} of its largest slope",
             evidence={
                 "bias_median": worst.bias,
@@ -148,7 +160,7 @@ class GateSaturated(Rule):
             expected="a bias between -3 and 3",
             fix=Fix(
                 "constant",
-                params=(bias.key,) if bias is not None else (),
+                params=(worst.param.key,),
                 arguments={"value": float(np.clip(worst.bias, -3, 3))},
                 code=f"torch.nn.init.constant_({name}, {np.clip(worst.bias, -3, 3):g})",
             ),
@@ -162,8 +174,9 @@ def _examine(context: Context, gate: Gate) -> _Gate | None:
     if kind not in (Op.SIGMOID, Op.TANH, Op.GLU) or gate.source is None:
         return None
     layer = graph[gate.source]
-    values = context.measures.read(layer.bias) if layer.bias is not None else None
-    if values is None or not values.size or not np.isfinite(values).all():
+    bias = layer.bias
+    values = context.measures.read(bias) if bias is not None else None
+    if bias is None or values is None or not values.size or not np.isfinite(values).all():
         return None
     if layer.weight is not None and context.measures.stage(layer.weight) is Stage.TRAINED:
         return None
@@ -173,7 +186,34 @@ def _examine(context: Context, gate: Gate) -> _Gate | None:
     slopes = _relative_slope(flat, kind)
     if (slopes < SLOW).mean() < MANY or _moved_by_weights(context, layer, flat):
         return None
-    return _Gate(gate, layer, float(np.median(slopes)), float(np.median(flat)))
+    return _Gate(layer, float(np.median(slopes)), float(np.median(flat)), bias)
+
+
+def _examine_cell(
+    context: Context, layer: Layer, gate: str, sign: int, direction: int
+) -> _Gate | None:
+    """A gate of an LSTM or GRU that its biases, added, keep shut."""
+    biases = [
+        param
+        for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS)
+        if param.gate == gate and param.direction == direction
+    ]
+    weights = [
+        param
+        for param in layer.with_role(Role.WEIGHT)
+        if param.gate == gate and param.direction == direction
+    ]
+    values = [array for param in biases if (array := context.measures.read(param)) is not None]
+    if not values or len(values) != len(biases) or len(weights) != 1:
+        return None
+    if context.measures.stage(weights[0]) is Stage.TRAINED:
+        return None
+    total = np.sum([array.astype(np.float64) for array in values], axis=0)
+    spread = (context.measures.effective_std(weights[0]) or 0.0) * sqrt(weights[0].shape[-1])
+    if not np.isfinite(total).all() or np.median(total) * sign <= max(2.0 * spread, 0.0):
+        return None
+    slope = float(np.median(_relative_slope(total, Op.SIGMOID)))
+    return _Gate(layer, slope, float(np.median(total)), biases[0]) if slope < STUCK else None
 
 
 def _relative_slope(

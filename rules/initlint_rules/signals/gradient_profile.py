@@ -24,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     backward_severity,
+    post_dominators,
     residual_branches,
     stretches,
 )
@@ -75,9 +76,9 @@ class GradientProfile(Rule):
     What it does not flag
     ---------------------
     Stretches with normalisers between the layers, the output layer, fewer than three hidden layers,
-    branches behind a gate or LayerScale, steps of one map that reads the input each time, trained
-    models, a profile that another finding on the same layers explains. The first step of
-    embeddings, queries and keys, and of weights behind a zero that opens after one step.
+    branches beside others or behind a gate or LayerScale, steps of one map that reads the input
+    each time, trained models, a profile that another finding on the same layers explains. The first
+    step of embeddings, queries and keys, and of weights behind a zero that opens after one step.
 
     Example
     -------
@@ -145,14 +146,13 @@ class GradientProfile(Rule):
                 continue
             hidden = tuple(key for key in chain if not graph.is_head(key) and key not in closed)
             profile = _profile(hidden, graph, context.probe)
-            layers = tuple(key for key, _ in profile)
-            if len(profile) < MIN_LAYERS or layers in told:
-                continue
-            told.add(layers)
-            drift = log10(profile[0][1] / profile[-1][1])
-            severity = backward_severity(drift)
-            if severity is not None and severity > Severity.INFO:
-                yield _finding(context, profile, drift, severity)
+            for series in _series(profile, graph) if _drifts(profile) else ():
+                layers = tuple(key for key, _ in series)
+                drift = _drifts(series)
+                if layers in told or drift is None:
+                    continue
+                told.add(layers)
+                yield _finding(context, series, *drift)
         rate, clip = float(context.options["lr"]), float(context.options["clip"])
         if rate > 0:
             yield from _steps(context, rate, context.options["optimizer"] == "sgd")
@@ -160,9 +160,7 @@ class GradientProfile(Rule):
             yield _clipped(context, clip)
 
 
-def _profile(
-    layers: tuple[str, ...], graph: LayerGraph, probe: Activations
-) -> list[tuple[str, float]]:
+def _profile(layers: tuple[str, ...], graph: LayerGraph, probe: Activations) -> Profile:
     """Gradient norm per sample at the output of each layer; empty where one is not finite."""
     found = []
     for key in layers:
@@ -174,6 +172,38 @@ def _profile(
         units = prod(side for side in shape[1:] if side is not None)
         found.append((key, max(rms * sqrt(units), FLOOR)))
     return found
+
+
+Profile = list[tuple[str, float]]
+"""Layers and the norm of the gradient at their outputs."""
+
+
+def _drifts(profile: Profile) -> tuple[float, Severity] | None:
+    """Decades from the last layer to the first, and how bad that is; None where it is not."""
+    if len(profile) < MIN_LAYERS:
+        return None
+    drift = log10(profile[0][1] / profile[-1][1])
+    severity = backward_severity(drift)
+    return (drift, severity) if severity is not None and severity > Severity.INFO else None
+
+
+def _series(profile: Profile, graph: LayerGraph) -> list[Profile]:
+    """The parts of a profile in which each layer lies on every path from the one before.
+
+    One of several branches (an expert, a query, one of many concatenated layers) gets a share of
+    what flows back to the layer that they all read: to compare the two says nothing.
+    """
+    after = post_dominators(graph)
+    parts: list[Profile] = []
+    for key, norm in profile:
+        before: str | None = parts[-1][-1][0] if parts else None
+        while before is not None and graph.position[before] < graph.position[key]:
+            before = after[before]
+        if before == key:
+            parts[-1].append((key, norm))
+        else:
+            parts.append([(key, norm)])
+    return parts
 
 
 def _iterates(chain: tuple[str, ...], graph: LayerGraph) -> bool:
@@ -253,9 +283,7 @@ def _what_does_not_help(context: Context, first: str, drift: float) -> str:
     return f"; SGD at 0.1 moves the first layer by {0.1 * sgd:.1e} of its size a step"
 
 
-def _finding(
-    context: Context, profile: list[tuple[str, float]], drift: float, severity: Severity
-) -> Finding:
+def _finding(context: Context, profile: Profile, drift: float, severity: Severity) -> Finding:
     graph = context.model.graph
     steps = [
         (abs(log10(before / after)), first) for (first, before), (_, after) in pairwise(profile)

@@ -10,6 +10,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     OutputStats,
@@ -24,6 +25,10 @@ from initlint.api import (
 UNIT_RMS = 1.5
 """Rms of an input up to which a layer's own weights and biases are what saturates: data and bounded
 activations have about 1, and a signal that grew upstream passes 2 before it saturates."""
+
+
+SHARES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
+"""Activations between 0 and 1: in a product they are the gate."""
 
 
 class Saturation(Rule):
@@ -144,10 +149,18 @@ def _own_shares(context: Context, layers: Sequence[Layer]) -> dict[tuple[str, ..
 
 def _hidden(context: Context, layer: Layer) -> bool:
     """Neither a gate nor an output: some later layer reads it as a signal."""
-    consumers = context.model.graph.effective_consumers(layer.id)
-    if not consumers or context.model.graph.is_head(layer.id):
+    graph = context.model.graph
+    consumers = graph.effective_consumers(layer.id)
+    if not consumers or graph.is_head(layer.id):
         return False
-    return not any(consumer.op is Op.MUL for consumer in consumers)
+    products = [consumer.id for consumer in consumers if consumer.op is Op.MUL]
+    return all(_is_gated_value(graph, layer, product) for product in products)
+
+
+def _is_gated_value(graph: LayerGraph, layer: Layer, product: str) -> bool:
+    """True when this is what a gate lets through (a tanh beside a sigmoid), not the gate."""
+    others = [item for item in graph.effective_producers(product) if item.id != layer.id]
+    return layer.op not in SHARES and bool(others) and all(item.op in SHARES for item in others)
 
 
 def _drawn(context: Context, layer: Layer) -> bool:
