@@ -29,6 +29,7 @@ class Net(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         nn.init.zeros_(self[0].weight)
+        nn.init.zeros_(self[0].bias)
         nn.init.zeros_(self[2].weight)
 """
 

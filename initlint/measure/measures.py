@@ -416,9 +416,11 @@ class Measures:
         assert param.tensor is not None
         block = self._block(param, param.tensor)
         corner = block.reshape(len(block), -1)[:RANK_SIDE, :RANK_SIDE].astype(np.float64)
+        if min(corner.shape) < 2:
+            return False
         row, column = np.unravel_index(np.abs(corner).argmax(), corner.shape)
         pivot = corner[row, column]
-        if min(corner.shape) < 2 or not np.isfinite(pivot) or pivot == 0:
+        if not np.isfinite(pivot) or pivot == 0:
             return False
         rest = corner - np.outer(corner[:, column], corner[row] / pivot)
         return bool(np.abs(rest).max() <= RANK_TOLERANCE * abs(pivot))
