@@ -322,8 +322,9 @@ def test_a_repair_and_a_ranking_as_pages(tmp_path, monkeypatch):
     assert "Content-Security-Policy" in page
     assert "line before" in page
     assert "line after" in page
-    assert "Risk 98%" in page
-    assert "Risk 12%" in page
+    before, after = (int(found) for found in re.findall(r"Risk (\d+)%", page)[:2])
+    assert before > 90
+    assert after < 20
     compared = ["compare", "net.onnx", "--schemes", "he_normal,fixup", "--seeds", "1"]
     assert main([*compared, "--report", "html=ranking.html"]) == 0
     page = (tmp_path / "ranking.html").read_text()
