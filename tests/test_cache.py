@@ -415,7 +415,7 @@ def test_measurements_survive_json_exactly():
     assert repr(_moments([*value, 1, 0, 2, 1])) == repr(moments)
     match = Match("he_normal", 2**0.5, 0.1, "fan_in", True)
     found = Identification(Family.NORMAL, (match,), 7, 0.1, 0.2, 0.0)
-    stored = ["normal", [["he_normal", 2**0.5, 0.1, "fan_in", True]], 7, 0.1, 0.2, 0.0]
+    stored = ["normal", [["he_normal", 2**0.5, 0.1, "fan_in", True]], 7, 0.1, 0.2, 0.0, False]
     assert _identification(json.loads(json.dumps(stored))) == found
     for wrong in (
         None,

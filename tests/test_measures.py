@@ -46,7 +46,9 @@ def he(rows: int, columns: int, seed: int = 0) -> np.ndarray:
 
 
 def learned(rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    return 0.1 * np.random.default_rng(seed).standard_t(3, (rows, columns))
+    """Heavy tails, and units that have moved by different amounts, as training leaves them."""
+    rng = np.random.default_rng(seed)
+    return 0.1 * rng.standard_t(3, (rows, columns)) * np.exp(rng.standard_normal((rows, 1)))
 
 
 def mlp(*arrays: np.ndarray, hint: bool | None = None) -> Model:
@@ -102,6 +104,26 @@ def test_loose_parameters_have_moments_and_no_scheme() -> None:
     assert measures.layer(loose) is None
     assert measures.identify(loose).family is Family.UNKNOWN
     assert measures.stage(loose) is Stage.UNKNOWN
+
+
+def test_independent_draws_without_a_name_are_nobodys_training() -> None:
+    laplace = np.random.default_rng(0).laplace(size=(128, 128)) * 0.05
+    alone = Measures(mlp(laplace))
+    assert alone.identify(only(alone.model)).independent
+    assert alone.stage(only(alone.model)) is Stage.UNKNOWN
+    beside = Measures(mlp(laplace, he(128, 128)))
+    assert beside.model_stage is Stage.FRESH
+    assert [beside.stage(param) for _, param in beside.model.graph.params] == [Stage.FRESH] * 2
+    among = Measures(mlp(laplace, learned(128, 128)))
+    assert among.model_stage is Stage.TRAINED
+    assert among.stage(next(iter(among.model.graph.params))[1]) is Stage.UNKNOWN
+
+
+@pytest.mark.parametrize("grown", [1.0, 3.0])
+def test_a_blurred_uniform_is_not_a_draw(grown: float) -> None:
+    rng = np.random.default_rng(0)
+    moved = rng.uniform(-1, 1, (128, 128)) + 0.05 * grown * rng.standard_normal((128, 128))
+    assert not Measures(mlp(moved)).identify(only(mlp(moved))).independent
 
 
 def test_stages_of_models() -> None:

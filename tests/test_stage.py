@@ -62,7 +62,7 @@ def test_nothing_can_be_told_of_constants_tables_and_small_tensors(array: np.nda
 
 
 def test_learned_tensors_are_trained_unless_quantised_or_vectors() -> None:
-    learned = RNG.standard_t(3, (100, 100))
+    learned = RNG.standard_t(3, (100, 100)) * np.exp(RNG.standard_normal((100, 1)))
     assert judged(learned)[0] is TRAINED
     assert judged(learned, quantised=True)[0] is UNKNOWN
     assert judged(learned[0], Role.BIAS)[0] is UNKNOWN

@@ -23,9 +23,14 @@ class TorchSource:
     """Elements of a live tensor; converted to float piece by piece, never copied whole.
 
     The tensor is read when asked, so a weight that changed since is seen as it is now.
+
+    Attributes:
+        tensor: the live tensor.
+        operands: the parameters that it was computed from, where no parameter holds it.
     """
 
     tensor: Any
+    operands: tuple[Tensor, ...] = ()
 
     def read(self, start: int, stop: int) -> Array:
         """Elements ``start`` to ``stop`` in row-major order, as floats."""
@@ -242,7 +247,15 @@ def handle(names: Names, static: Static, name: str) -> tuple[Tensor | None, str,
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     dtype = dtype_name(static.tensor)
-    return Tensor(name, dtype, tuple(tensor.shape), TorchSource(tensor.detach())), dtype, ""
+    operands = tuple(_stored(names, source) for source in static.sources)
+    source = TorchSource(tensor.detach(), operands)
+    return Tensor(name, dtype, tuple(tensor.shape), source), dtype, ""
+
+
+def _stored(names: Names, source: str) -> Tensor:
+    tensor = names.tensors[source]
+    shape = tuple(tensor.shape)
+    return Tensor(names.stored(source), dtype_name(tensor), shape, TorchSource(tensor))
 
 
 def make_param(

@@ -65,6 +65,7 @@ class Kept:
             found.std_error,
             found.std,
             found.bound,
+            found.independent,
         ]
         self._keep(tensor, name_of("scheme", tensor, use), value)
 
@@ -104,14 +105,14 @@ def _moments(value: Any) -> Moments | None:
 
 def _identification(value: Any) -> Identification | None:
     try:
-        family, matches, n, *numbers = value
+        family, matches, n, error, std, bound, independent = value
         found = tuple(Match(*match) for match in matches)
         named = all(isinstance(m.scheme, str) and isinstance(m.fan, str) for m in found)
-        sizes = (*numbers, *(size for match in found for size in (match.gain, match.std)))
-        if not named or type(n) is not int or len(numbers) != 3:
+        sizes = (error, std, bound, *(s for match in found for s in (match.gain, match.std)))
+        if not named or type(n) is not int or type(independent) is not bool:
             return None
         if not all(isinstance(size, (int, float)) for size in sizes):
             return None
-        return Identification(Family(family), found, n, *numbers)
+        return Identification(Family(family), found, n, error, std, bound, independent)
     except (TypeError, ValueError):
         return None

@@ -6,6 +6,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -118,6 +119,7 @@ class Measures:
         self._asked: dict[int, tuple[Tensor, Moments]] = {}
         self._identifications: dict[int, tuple[Param, Identification]] = {}
         self._stages: dict[int, tuple[Param, Stage]] = {}
+        self._computed_stages: dict[Any, Stage] = {}
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -312,8 +314,8 @@ class Measures:
         """Stage of one tensor, in the light of its model.
 
         Inside a trained or mixed model a tensor counts as fresh only when that is certain: small
-        trained tensors look Gaussian often enough. Inside a model that is known to be fresh a
-        tensor that fits no family was drawn from one that has no name.
+        trained tensors look Gaussian often enough. Inside a fresh model independent draws that fit
+        no family come from one that has no name, as does every tensor where the loader knows it.
         """
         held = self._stages.get(id(param))
         if held is None:
@@ -327,12 +329,37 @@ class Measures:
         if layer is None or moments is None:
             return Stage.UNKNOWN
         identification = self.identify(param)
-        own = tensor_stage(identification, moments, layer, param)
+        own = self._own_stage(layer, param, moments)
         whole = self.model_stage
         if own is Stage.FRESH and whole in (Stage.TRAINED, Stage.MIXED):
             return own if is_certain(identification, param) else Stage.UNKNOWN
+        if whole is Stage.FRESH and identification.independent:
+            return Stage.FRESH
         surely_fresh = self.model.fresh_hint or self._unmoved
         return Stage.FRESH if own is Stage.TRAINED and surely_fresh else own
+
+    def _own_stage(self, layer: Layer, param: Param, moments: Moments) -> Stage:
+        """Stage of one tensor from its own numbers, or from those that it is computed from.
+
+        A mean plus noise, a sum with a low-rank product, a weight behind a softplus fit no family
+        though every number in them was just drawn; so the matrices that the file holds decide.
+        """
+        identification = self.identify(param)
+        own = tensor_stage(identification, moments, layer, param)
+        if identification.family is not Family.UNKNOWN or own is Stage.FRESH:
+            return own
+        if param.tensor is None or param.quantised or not param.tensor.operands:
+            return own
+        key = self._key(param.tensor)
+        if key not in self._computed_stages:
+            held = {
+                _stage_of_operand(layer, param, operand)
+                for operand in param.tensor.operands
+                if len(operand.shape) > 1
+            }
+            order = (Stage.TRAINED, Stage.FRESH)
+            self._computed_stages[key] = next((s for s in order if s in held), own)
+        return self._computed_stages[key]
 
     @property
     def model_stage(self) -> Stage:
@@ -396,7 +423,7 @@ class Measures:
                 identification = self.identify(param)
                 if identification.family in UNINFORMATIVE or self._mostly_copies(param):
                     continue
-                stage = tensor_stage(identification, moments, layer, param)
+                stage = self._own_stage(layer, param, moments)
                 certain = stage is Stage.FRESH and is_certain(identification, param)
                 head = certain and self.model.connected and self.model.graph.is_head(layer.id)
                 verdicts.append(Verdict(stage, param.size, certain, head))
@@ -512,6 +539,11 @@ def _judge(task: tuple[Layer, Param, Tensor]) -> tuple[Identification, Moments]:
     array = tensor.read()
     moments = _moments.array_moments(array, tensor.dtype)
     return identify(layer, param, array, moments), moments
+
+
+def _stage_of_operand(layer: Layer, param: Param, operand: Tensor) -> Stage:
+    part = replace(param, tensor=operand, shape=operand.shape, dtype=operand.dtype)
+    return tensor_stage(*_judge((layer, part, operand)), layer, part)
 
 
 def _judge_block(layer: Layer, param: Param, block: Array) -> Identification:

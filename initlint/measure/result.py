@@ -121,6 +121,7 @@ class Identification:
         std_error: relative standard error of the measured std, ``sqrt((kurtosis-1)/(4n))``.
         std: measured std.
         bound: for a uniform, the bound ``max|w|``; else 0.
+        independent: True for a matrix that fits no family and still looks like independent draws.
     """
 
     family: Family
@@ -129,6 +130,7 @@ class Identification:
     std_error: float = 0.0
     std: float = 0.0
     bound: float = 0.0
+    independent: bool = False
 
     @property
     def scheme(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initlint.measure.candidates import Candidate, candidates, round_number
-from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit
+from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit, is_independent
 from initlint.measure.moments import array_moments
 from initlint.measure.precision import effective_dtype, is_float, is_quantised, unit_roundoff
 from initlint.measure.result import Family, Identification, Match, Moments
@@ -102,10 +102,14 @@ def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Iden
     matrix = _has_units(param) and array.ndim >= 2
     sample = _sampled_rows(array) if matrix else None
     if sample is not None:
-        judged = _judge(layer, param, sample, array_moments(sample), dtype, matrix)
+        of_sample = array_moments(sample)
+        judged = _judge(layer, param, sample, of_sample, dtype, matrix)
         if judged.family is Family.UNKNOWN:
-            return unknown
-    return _judge(layer, param, array, moments, dtype, matrix)
+            return replace(unknown, independent=is_independent(sample, of_sample))
+    found = _judge(layer, param, array, moments, dtype, matrix)
+    if found.family is not Family.UNKNOWN or not matrix:
+        return found
+    return replace(found, independent=is_independent(array, moments))
 
 
 def _sampled_rows(array: Array) -> Array | None:

@@ -72,8 +72,9 @@ def tensor_stage(
 
     FRESH when it is an exact random structure or fits a family with a plausible scale, TRAINED when
     it is large enough to decide and fits none. UNKNOWN when nothing can be told: too few values,
-    constants and analytic tables (which look the same before and after), quantised grids, values
-    that are not finite; biases and other vectors unless they meet PyTorch's default bound.
+    independent draws from a distribution without a name, constants and analytic tables (which look
+    the same before and after), quantised grids, values that are not finite; biases and other
+    vectors unless they meet PyTorch's default bound.
     """
     family = identification.family
     if param.role not in WEIGHT_ROLES | {Role.TABLE}:
@@ -86,6 +87,8 @@ def tensor_stage(
         low, high = PLAUSIBLE_STD
         return Stage.FRESH if low <= moments.std <= high else Stage.UNKNOWN
     if family is not Family.UNKNOWN or identification.n < LEAST or moments.non_finite:
+        return Stage.UNKNOWN
+    if identification.independent:
         return Stage.UNKNOWN
     undecidable = param.quantised or not is_float(param.dtype)
     return Stage.UNKNOWN if undecidable or param.role not in WEIGHT_ROLES else Stage.TRAINED

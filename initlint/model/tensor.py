@@ -133,6 +133,12 @@ class Tensor:
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "size", prod(shape))
 
+    @property
+    def operands(self) -> tuple[Tensor, ...]:
+        """The stored tensors that this one is computed from; empty where the file holds it."""
+        direct: tuple[Tensor, ...] = getattr(self.source, "operands", ())
+        return tuple(leaf for operand in direct for leaf in operand.operands or (operand,))
+
     def read(self) -> Array:
         """The whole tensor after all views, as a float array of `shape`.
 

@@ -44,10 +44,12 @@ class Segment:
         sink: what it ends in.
         drift: forward drift in decades of rms: log10(predicted / intended) at the sink; 0 for a
             sink that resets scale.
-        backward_drift: decades of gradient rms at the first layer relative to the last.
+        backward_drift: decades of gradient rms at the first layer relative to the last, without
+            what means over positions take.
         band: half-width of the finite-width uncertainty of ``drift``, in decades.
         contributions: decades of ``drift`` (forward) that each weighted layer adds.
         backward_contributions: likewise for ``backward_drift``.
+        averaged: decades of gradient that means over positions take on the stretch, 0 or less.
         normalised: True when a normaliser stands directly behind each weighted layer.
         residual: True when a skip path runs along the stretch.
     """
@@ -60,6 +62,7 @@ class Segment:
     band: float
     contributions: Mapping[str, float] = field(default_factory=dict)
     backward_contributions: Mapping[str, float] = field(default_factory=dict)
+    averaged: float = 0.0
     normalised: bool = False
     residual: bool = False
 

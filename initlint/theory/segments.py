@@ -194,11 +194,25 @@ def _energy(gradient: Gradient | None, log_count: float) -> float | None:
     return gradient.log_g + log_count
 
 
+def _averages(node: Node) -> bool:
+    """True for a mean over positions: of a window, of a set, under the weights of a softmax."""
+    op = node.layer.op
+    if op in (Op.POOL, Op.REDUCE):
+        return str(node.layer.attrs.get("kind", "mean")) in ("mean", "average", "avg")
+    state = node.states[0] if node.states else None
+    return op is Op.ATTENTION or (op is Op.MATMUL and state is not None and state.peak is not None)
+
+
 def _backward_shares(
     flow: _Flow, gradients: Mapping[str, Gradient | None], path: Sequence[str], last: str
-) -> dict[str, float]:
-    """Decades of gradient per weighted layer, from the output of ``last`` back to the first."""
+) -> tuple[dict[str, float], float]:
+    """Decades of gradient per weighted layer, from the output of ``last`` back to the first.
+
+    A mean over N positions hands 1/N of the gradient to each of them, whatever the weights are:
+    what means take away (second result, in decades) is the network's shape and nobody's drift.
+    """
     shares: dict[str, float] = {}
+    averaged = 0.0
     current: str | None = None
     behind: float | None = None
     log_count = 0.0
@@ -210,13 +224,15 @@ def _backward_shares(
             current = key if current is not None or energy is not None else None
         if current is not None:
             if energy is None:
-                return {}
-            if behind is not None:
-                shares[current] = shares.get(current, 0.0) + decades(behind - energy)
+                return {}, 0.0
+            step = decades(behind - energy) if behind is not None else 0.0
             behind = energy
+            if _averages(node) and step < 0:
+                averaged, step = averaged + step, 0.0
+            shares[current] = shares.get(current, 0.0) + step
         if key == last:
             break
-    return shares
+    return shares, averaged
 
 
 def _layers(flow: _Flow, path: Sequence[str], shares: Mapping[str, float]) -> tuple[str, ...]:
@@ -287,7 +303,10 @@ def _to_output(
     if not shares:
         return None
     last = body[-1] if not head else next((key for key in body[::-1] if key in weighted), None)
-    back = _backward_shares(flow, gradients, path, last) if last and len(weighted) > 2 else {}
+    back: dict[str, float] = {}
+    averaged = 0.0
+    if last and len(weighted) > 2:
+        back, averaged = _backward_shares(flow, gradients, path, last)
     state = flow.states[body[-1] if _silent(flow.states[judged]) else judged]
     return Segment(
         layers=_layers(flow, path, shares),
@@ -298,6 +317,7 @@ def _to_output(
         band=_band(state),
         contributions=shares,
         backward_contributions=back,
+        averaged=averaged,
         residual=_is_residual(flow, path),
     )
 

@@ -63,6 +63,9 @@ class BackwardDrift(Rule):
     divide by the gradient's own scale: with ``optimizer = "adam"`` a vanishing down to 10^-4 counts
     one level less.
 
+    A mean over positions (of a set, a sequence, a window) leaves each of them a part of the
+    gradient whatever the weights are; that part is not counted.
+
     What it does not flag
     ---------------------
     Stretches whose signal drifts at least as badly (forward-drift speaks of those), normalised
@@ -153,7 +156,10 @@ def _severity(context: Context, segment: Segment, measured: float | None) -> Sev
 
 
 def _measured(context: Context, segment: Segment) -> float | None:
-    """Measured decades of the gradient's norm per sample from the last layer to the first."""
+    """Measured decades of the gradient's norm per sample from the last layer to the first.
+
+    Without what means over positions take, as in the prediction.
+    """
     if context.probe is None:
         return None
     norms = []
@@ -163,7 +169,9 @@ def _measured(context: Context, segment: Segment) -> float | None:
         if rms is not None and shape and isfinite(rms) and rms > 0:
             units = prod(side for side in shape[1:] if side is not None)
             norms.append(rms * sqrt(units))
-    return log10(norms[0] / norms[-1]) if len(norms) >= MIN_LAYERS else None
+    if len(norms) < MIN_LAYERS:
+        return None
+    return log10(norms[0] / norms[-1]) - segment.averaged
 
 
 def _finding(
