@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from initlint.fix.module import fix
     from initlint.integrations.watch import watch
     from initlint.linting import Report, check
+    from initlint.model.errors import LoadError
 
 __version__ = "0.1.0"
 
-__all__ = ["Report", "__version__", "check", "fix", "watch"]
+__all__ = ["LoadError", "Report", "__version__", "check", "fix", "watch"]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +20,10 @@ def __getattr__(name: str) -> Any:
         from initlint import linting as module
 
         return getattr(module, name)
+    if name == "LoadError":
+        from initlint.model.errors import LoadError
+
+        return LoadError
     if name == "watch":
         from initlint.integrations.watch import watch
 

@@ -105,20 +105,19 @@ def source_sites(module: Any) -> dict[str, Where]:
     the elements of a container written out in that line's call have their own lines.
     """
     sites: dict[str, Where] = {}
-    for path, child in module.named_modules():
+    modules = dict(module.named_modules())
+    for path in modules:
         if not path:
             continue
         parent_path, _, name = path.rpartition(".")
-        parent = module.get_submodule(parent_path)
-        lines = _assignments(parent.__class__)
+        lines = _assignments(modules[parent_path].__class__)
         if name in lines:
             sites[path] = lines[name][0]
             continue
-        del child
         outer = sites.get(parent_path)
         grand_path, _, attribute = parent_path.rpartition(".")
         if outer is not None and name.isdigit() and parent_path:
-            grand = _assignments(module.get_submodule(grand_path).__class__)
+            grand = _assignments(modules[grand_path].__class__)
             elements = grand.get(attribute, (outer, ()))[1]
             index = int(name)
             sites[path] = elements[index] if index < len(elements) else outer

@@ -58,11 +58,13 @@ def load_export(
         raise LoadError(f"{target}: a module without weights cannot be exported")
     own = tempfile.mkdtemp(dir=folder)
     path = os.path.join(own, "model.onnx")
+    # the exporter takes a last positional dictionary for the keyword arguments
+    positional = (*args, {}) if args and isinstance(args[-1], dict) and not kwargs else args
     try:
         with borrowed(module, seed), _plain_outputs(module), _quiet():
             module.eval()
             torch.onnx.export(
-                module, args, path, kwargs=kwargs, dynamo=True, optimize=False, verbose=False
+                module, positional, path, kwargs=kwargs, dynamo=True, optimize=False, verbose=False
             )
     except ImportError as error:
         raise LoadError("--via onnx needs onnxscript: install it beside PyTorch") from error

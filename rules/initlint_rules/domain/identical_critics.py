@@ -111,12 +111,14 @@ class IdenticalCritics(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per group of equal chains, naming both of the first pair."""
         graph = context.model.graph
+        told: set[frozenset[str]] = set()  # critics that are called twice are named once
         for ends in _groups(graph):
             equal = [
                 (one, other)
                 for one, other in combinations(ends[:MOST_ENDS], 2)
-                if _are_copies(context, one, other)
+                if _stored(one, other) not in told and _are_copies(context, one, other)
             ]
+            told.update(_stored(one, other) for one, other in equal)
             if equal:
                 yield _finding(equal)
 
@@ -167,6 +169,12 @@ def _are_copies(context: Context, one: list[Layer], other: list[Layer]) -> bool:
         for param in a.params
         if (moments := context.measures.moments(param)) is not None and len(param.shape) > 1
     )
+
+
+def _stored(one: list[Layer], other: list[Layer]) -> frozenset[str]:
+    """Names of the weights that two chains read."""
+    layers = one[:-1] + other[:-1]
+    return frozenset(param.stored_name for layer in layers for param in layer.params)
 
 
 def _same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
