@@ -471,8 +471,8 @@ FAULTS["siren_with_default"] = Fault(siren_with_default, ("sine-frequency",), ("
 
 
 @fault(
-    "wrong-fan", "forward-drift", "variance-profile", "backward-drift", "gain-mismatch",
-    at=("4", "6", "8"),
+    "forward-drift", "variance-profile", "backward-drift", "gain-mismatch", "inconsistent-siblings",
+    at=("6",),
 )  # fmt: skip
 def one_layer_a_hundred_times_too_small() -> Built:
     net = plain(8)

@@ -139,6 +139,8 @@ def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
         return None
     skip = fork.sides[chosen]
     others = {key for index, side in enumerate(fork.sides) if index != chosen for key in side}
+    if takes_other_parts(graph, skip, others):
+        return None
     branch = tuple(sorted(others - set(skip), key=graph.position.__getitem__))
     layers = tuple(key for key in branch if graph[key].op in WEIGHTED)
     heads = [edge for index, edge in enumerate(edges) if index != chosen]
@@ -161,6 +163,24 @@ def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
         gate=ends.gate,
         skip_scale=next((key for key in skip if _is_product(graph, key)), None),
     )
+
+
+_PARTS = frozenset({Op.SLICE, Op.SPLIT, Op.GATHER})
+
+
+def takes_other_parts(graph: LayerGraph, skip: Iterable[str], branch: Iterable[str]) -> bool:
+    """True when both paths begin with cuts of one tensor: the steps of an unrolled recurrence, the
+    halves of a coupling. What is added is then another part, not what the branch was made of.
+    """
+    cut = {_cut_tensor(graph, key) for key in skip if graph[key].op in _PARTS}
+    return bool(cut) and any(
+        _cut_tensor(graph, key) in cut for key in branch if graph[key].op in _PARTS
+    )
+
+
+def _cut_tensor(graph: LayerGraph, key: str) -> str | None:
+    edges = graph.inputs(key)
+    return edges[0].source if edges else None
 
 
 def _skip_side(graph: LayerGraph, fork: _Fork) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from math import isfinite, log10
 
-from initlint.model import NORMALISERS, RECURRENT, SATURATING, Layer, LayerGraph, Op
+from initlint.model import NORMALISERS, RECURRENT, SATURATING, TRANSPARENT, Layer, LayerGraph, Op
 from initlint.probe.result import Activations
 
 _PASSING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
@@ -26,6 +26,25 @@ def input_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | N
     return stats.rms if stats is not None and stats.count else None
 
 
+_MEANS = ("mean", "average", "avg")
+
+
+def _before_means(layer_id: str, graph: LayerGraph) -> str | None:
+    """The producer of a layer's first input, in front of means over positions.
+
+    They shrink a signal that differs between positions, whatever the weights are.
+    """
+    edges = graph.inputs(layer_id)
+    while edges:
+        layer = graph[edges[0].source]
+        mean = layer.op in (Op.POOL, Op.REDUCE) and str(layer.attrs.get("kind", "mean")) in _MEANS
+        before = graph.inputs(layer.id)
+        if not before or not (mean or (layer.op in TRANSPARENT and not layer.params)):
+            return layer.id
+        edges = before
+    return None
+
+
 def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations) -> float | None:
     """Decades of rms between what enters the first and the last of these layers.
 
@@ -38,11 +57,13 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
         None when fewer than two inputs were observed, or one was not finite.
     """
     seen = [
-        rms
+        stats.rms
         for key in layers
         if key in graph
         and graph[key].op in _PASSING
-        and (rms := input_rms(key, graph, probe)) is not None
+        and (source := _before_means(key, graph)) is not None
+        and (stats := probe.outputs.get(source)) is not None
+        and stats.count
     ]
     seen = list(takewhile(bool, seen))
     if len(seen) < 2 or not all(isfinite(rms) for rms in seen):

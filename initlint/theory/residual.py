@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from initlint.model.graph import LayerGraph
 from initlint.model.layer import Role
 from initlint.model.op import NORMALISERS, WEIGHTED, Op
+from initlint.model.residual import takes_other_parts
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node
 from initlint.theory.result import ResidualBranch
@@ -107,6 +108,8 @@ def _branch(walk: _Walk, node: Node, first: int, second: int) -> ResidualBranch 
     if counts[skip] > 1 or counts[branch] <= counts[skip]:
         return None
     chain = (left, right)[branch]
+    if takes_other_parts(walk.graph, (left, right)[skip], chain):
+        return None
     layers = _between(walk, trunk, sources[branch])
     weighted = _weighted(walk, layers)
     indices = (first, second)

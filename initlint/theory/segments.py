@@ -128,12 +128,16 @@ def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None
     return path[::-1]
 
 
-def _forward_shares(flow: _Flow, path: Sequence[str]) -> dict[str, float]:
+def _forward_shares(
+    flow: _Flow, path: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
     """Decades of rms per weighted layer along a path, with all that follows it up to the next.
 
     What an addition adds to the carrier belongs to the last weighted layer of the other operand.
+    The second result holds the part of each share that means over positions took, 0 or less.
     """
     shares: dict[str, float] = {}
+    averaged: dict[str, float] = {}
     waiting = 0.0
     current: str | None = None
     for before, key in pairwise(path):
@@ -153,7 +157,9 @@ def _forward_shares(flow: _Flow, path: Sequence[str]) -> dict[str, float]:
             waiting += step
         else:
             shares[owner] = shares.get(owner, 0.0) + step
-    return shares
+            if step < 0 and _averages(node):
+                averaged[owner] = averaged.get(owner, 0.0) + step
+    return shares, averaged
 
 
 def _arrived(node: Node, source: str, default: State) -> State:
@@ -264,13 +270,17 @@ def _final_sink(flow: _Flow, output: str) -> tuple[Sink, str] | None:
     return None
 
 
-def _limited(flow: _Flow, shares: Mapping[str, float], head: str | None) -> dict[str, float]:
-    """Forward shares with a small head forgiven, and a head's bias not taken for signal.
+def _limited(
+    flow: _Flow, shares: Mapping[str, float], head: str | None, averaged: Mapping[str, float]
+) -> dict[str, float]:
+    """Forward shares with means over positions and a small head forgiven.
 
-    Logits near zero are a choice (zero or 0.01 heads): a head may bring an exploded signal back
-    to O(1), but what it takes below that is not drift. Its bias, the same for every sample, does
-    not restore a signal that was lost on the way.
+    A mean over positions that differ shrinks the signal whatever the weights are, so a loss is
+    told without it; it may still make up for growth. Logits near zero are a choice (zero or 0.01
+    heads): a head may bring an exploded signal back to O(1), but what it takes below that is not
+    drift. Its bias, the same for every sample, does not restore a signal that was lost on the way.
     """
+    shares = _without_means(shares, averaged)
     found = dict(shares)
     if head is None or head not in found:
         return found
@@ -282,6 +292,17 @@ def _limited(flow: _Flow, shares: Mapping[str, float], head: str | None) -> dict
     body = sum(share for key, share in found.items() if key != head)
     found[head] = max(found[head], -max(body, 0.0))
     return found
+
+
+def _without_means(
+    shares: Mapping[str, float], averaged: Mapping[str, float]
+) -> Mapping[str, float]:
+    """Shares without what means took, as far as the sum is a loss."""
+    lost, total = sum(averaged.values()), sum(shares.values())
+    if lost >= 0 or total >= 0:
+        return shares
+    part = min(1.0, total / lost)
+    return {key: share - part * averaged.get(key, 0.0) for key, share in shares.items()}
 
 
 def _to_output(
@@ -299,7 +320,8 @@ def _to_output(
     body = path[: path.index(head)] if head else path
     if any(_silent(flow.states[key]) for key in body):
         return None
-    shares = _limited(flow, _finite(_forward_shares(flow, path)), head)
+    found, means = _forward_shares(flow, path)
+    shares = _limited(flow, _finite(found), head, means)
     if not shares:
         return None
     last = body[-1] if not head else next((key for key in body[::-1] if key in weighted), None)
@@ -370,7 +392,7 @@ def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
         return None
     claimed.update(key for key in path if flow.nodes[key].layer.op not in STARTS)
     weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
-    shares = _forward_shares(flow, path)
+    shares, _ = _forward_shares(flow, path)
     if not shares or any(_silent(flow.states[key]) for key in path):
         return None
     total = sum(shares.values())
