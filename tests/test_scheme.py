@@ -421,3 +421,13 @@ def test_every_candidate_predicts_a_positive_scale() -> None:
         found = list(candidates(Layer("l", op, (param,)), param).all)
         assert all(candidate.match.std > 0 for candidate in found)
         assert [c.tier for c in found if c.match.scheme == "normal(0.02)"] == [0]
+
+
+def test_noise_on_an_identity_is_a_draw_without_a_name() -> None:
+    noise = normal((64, 64), 0.01)
+    for height in (1.0, -0.5):
+        found = identified((height * np.eye(64) + noise).astype(np.float32))
+        assert (found.family, found.matches) == (Family.NORMAL, ())
+        assert found.std > 0.05
+    learned = np.diag(1.0 + 0.2 * np.random.default_rng(0).standard_normal(64)) + noise
+    assert identified(learned.astype(np.float32)).family is Family.UNKNOWN

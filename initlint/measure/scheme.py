@@ -38,6 +38,9 @@ is 0.9995 for the largest ε in use (1e-3)."""
 OUTLIER_SIGMAS = 8.0
 """P(|z| > 8) = 1.2e-15: no draw of a normal is out there."""
 
+IDENTITY_SIDE = 8
+"""Elements of a diagonal that must agree before it is taken for an identity's."""
+
 OUTLIER_SHARE = 0.01
 """Share of impossible values that may be set aside before the rest is judged; samplers that clamp
 leave 6e-8 (float32) to 2e-3 (bfloat16) of them."""
@@ -134,6 +137,11 @@ def _judge(
         found = _random(layer, param, rest, array_moments(rest), dtype, matrix)
         if found is not None:
             return found
+    drawn = _without_identity(array) if matrix else None
+    if drawn is not None:
+        found = _random(layer, param, drawn, array_moments(drawn), dtype, matrix)
+        if found is not None:  # its own scheme says nothing of the whole
+            return replace(found, matches=(), std=moments.std, bound=0.0)
     error = _std_error(moments.kurtosis, moments.count)
     return _sparse(layer, param, array, moments, dtype) or Identification(
         Family.UNKNOWN, (), distinct, error, moments.std
@@ -297,6 +305,27 @@ def _without_special(array: Array, moments: Moments, dtype: str, matrix: bool) -
     if inner is not None:
         rests.append(inner)
     return rests
+
+
+def _without_identity(array: Array) -> Array | None:
+    """What was drawn on top of an identity, a Dirac kernel or a multiple of one; None without one.
+
+    The diagonal must stand out and scatter as the rest does, which training does not leave: it
+    moves each element by its own amount.
+    """
+    side = min(array.shape[:2])
+    if side < IDENTITY_SIDE:
+        return None
+    index = np.arange(side)
+    where = (index, index, *(size // 2 for size in array.shape[2:]))
+    diagonal = array[where].astype(np.float64)
+    height = float(np.median(diagonal))
+    rest = array.copy()
+    rest[where] -= array.dtype.type(height)
+    scatter = float(rest.std(dtype=np.float64))
+    stands_out = abs(height) > OUTLIER_SIGMAS * scatter
+    alike = float(np.abs(diagonal - height).max()) < OUTLIER_SIGMAS * scatter
+    return rest if scatter > 0.0 and stands_out and alike else None
 
 
 def _distinct_units(array: Array, dtype: str) -> Array:

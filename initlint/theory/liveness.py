@@ -76,6 +76,11 @@ def _weights(layer: Layer) -> tuple[Param, ...]:
     return layer.with_role(Role.WEIGHT)
 
 
+def _factors(layer: Layer) -> tuple[Param, ...]:
+    """The parameters of a product that multiply, a bias behind it left out."""
+    return tuple(param for param in layer.params if param.role is not Role.BIAS)
+
+
 def alive(layer: Layer, inputs: Inputs, non_zero: NonZero) -> bool:
     """Whether a layer's output is alive."""
     op, first = layer.op, inputs[0] if inputs else True
@@ -96,7 +101,8 @@ def alive(layer: Layer, inputs: Inputs, non_zero: NonZero) -> bool:
     if op is Op.CONSTANT:
         return any(map(non_zero, layer.params)) if layer.params else constant is not False
     if op in (Op.MUL, Op.MATMUL):
-        return all(inputs) and all(map(non_zero, layer.params)) and constant is not False
+        product = all(inputs) and all(map(non_zero, _factors(layer))) and constant is not False
+        return product or any(map(non_zero, layer.with_role(Role.BIAS)))
     if op is Op.DIV:
         return bool(constant) if layer.attrs.get("constant_first") else first
     if op is Op.POW:
@@ -136,7 +142,8 @@ def passes(layer: Layer, position: int, inputs: Inputs, non_zero: NonZero) -> bo
     if op in NORMALISERS:
         return all(map(non_zero, layer.with_role(Role.GAIN)))
     if op in (Op.MUL, Op.MATMUL):
-        return all(others) and all(map(non_zero, layer.params)) and _constant(layer) is not False
+        factors = all(map(non_zero, _factors(layer)))
+        return all(others) and factors and _constant(layer) is not False
     if op is Op.DIV:
         return position == 0 or all(others)
     if op is Op.ATTENTION:
@@ -166,7 +173,9 @@ def learns(layer: Layer, param: Param, inputs: Inputs, non_zero: NonZero) -> boo
     if op in NORMALISERS:
         return role is not Role.GAIN or all(inputs)
     if op in (Op.MUL, Op.MATMUL, Op.DIV):
-        others = [item for item in layer.params if item is not param]
+        if role is Role.BIAS:
+            return True
+        others = [item for item in _factors(layer) if item is not param]
         return all(inputs) and all(map(non_zero, others)) and _constant(layer) is not False
     if op is Op.PRELU:
         return all(inputs)

@@ -56,7 +56,8 @@ def ordered(nodes: Sequence[Any], scope: Mapping[str, Any]) -> Iterator[Any]:
     needs = [
         {producer[text] for text in _reads_of(node) if text and text in producer} for node in nodes
     ]
-    yield from _by_need(nodes, needs)
+    twice = next((text for text in producer if text in scope), None)
+    yield from _by_need(nodes, needs, twice)
 
 
 def _reads_of(node: Any) -> Iterable[str]:
@@ -67,7 +68,10 @@ def _reads_of(node: Any) -> Iterable[str]:
     return names
 
 
-def _by_need(nodes: Sequence[Any], needs: list[set[int]]) -> Iterator[Any]:
+def _by_need(
+    nodes: Sequence[Any], needs: list[set[int]], twice: str | None = None
+) -> Iterator[Any]:
+    """Nodes in an order that serves every need; ``twice`` is a value with two origins, if any."""
     readers: dict[int, list[int]] = {}
     for index, own in enumerate(needs):
         for made_by in own:
@@ -85,5 +89,9 @@ def _by_need(nodes: Sequence[Any], needs: list[set[int]]) -> Iterator[Any]:
                 ready.append(reader)
     if done < len(nodes):
         stuck = next(index for index, count in enumerate(left) if count > 0)
+        if twice is not None:
+            raise LoadError(
+                f"the value {shown(twice)!r} is an input or initializer and a node's output as well"
+            )
         name = nodes[stuck].name or nodes[stuck].op_type
         raise LoadError(f"the graph has a cycle through node {shown(name)!r}")
