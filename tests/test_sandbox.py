@@ -188,7 +188,7 @@ def test_limits_of_the_probe_are_set_before_the_wall():
     """The wall refuses to change limits, so a child that raised it first would have none."""
     script = """
         import os
-        from initlint.probe import child, onnxruntime, request
+        from initlint.probe import serve, onnxruntime, request
         def read(stream):
             with open("/proc/self/limits") as file:
                 os.write(2, file.read().encode())
@@ -196,7 +196,7 @@ def test_limits_of_the_probe_are_set_before_the_wall():
         request.Request.read = staticmethod(read)
         import initlint.sandbox
         initlint.sandbox.lock_down = lambda paths: os.write(2, b"WALL\\n")
-        child.main()
+        serve.main()
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],

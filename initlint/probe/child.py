@@ -1,8 +1,7 @@
 """The probe in a process of its own: a crash, a hang or a memory bomb costs the probe alone.
 
-The parent sends a `Request` through a pipe and reads back one JSON object behind its length. The
-child imports NumPy and onnxruntime, then gives up every right that a run does not need
-(`initlint.sandbox`), and only then reads the request. It opens no file for the model.
+This is the parent's side: it sends a `Request` through a pipe and reads back one JSON object behind
+its length. `initlint.probe.serve` is the child's.
 """
 
 from __future__ import annotations
@@ -10,37 +9,33 @@ from __future__ import annotations
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from initlint.probe import serve
 from initlint.probe.result import ATTENTION_WEIGHTS, Activations, OutputStats, ProbeStatus
+from initlint.probe.serve import LENGTH, LIMITS
 
 if TYPE_CHECKING:
     from initlint.model import Model
     from initlint.probe.request import Request
 
-_LENGTH = struct.Struct("<Q")
-
 MAX_ANSWER = 1 << 28
 """Bytes of an answer: statistics of one layer take about 1 kB."""
-
-_LIMITS = struct.Struct("<QQ")
-"""Bytes of address space and seconds of processor time, sent before the request."""
 
 CPU_GRACE = 5.0
 """Seconds of processor time beyond the wall clock, which is one thread's: imports, statistics."""
 
 _BOOTSTRAP = (
-    "import sys; sys.path.extend(sys.argv[1:]); from initlint.probe.child import main; main()"
+    "import sys; sys.path.extend(sys.argv[1:]); from initlint.probe.serve import main; main()"
 )
 
 
@@ -118,33 +113,53 @@ def run_in_child(
         What was measured. Whatever the model does to the child, this does not raise: the status
         says how it ended and ``detail`` why, on one line.
     """
-    from initlint.probe.onnx_request import Refusal, request_for
-
     started = time.monotonic()
     try:
-        request = request_for(
-            model,
-            seed=seed,
-            memory_mb=memory_mb,
-            inputs_file=inputs_file,
-            train_norm=train_norm,
-        )
-    except Refusal as refusal:
-        return Activations(refusal.status, str(refusal))
-    weights = len(request.model) + sum(len(item.data) for item in request.external)
-    limits = _LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
-    answer = _ask(request, timeout, limits)
+        process: _Child = _IDLE.pop() if _IDLE else _start()
+    except OSError as error:
+        detail = f"the probe's process could not be started: {error.strerror}"
+        return Activations(ProbeStatus.FAILED, detail)
+    with _ended(process):  # it imports what it needs while the request is made
+        from initlint.probe.onnx_request import Refusal, request_for
+
+        try:
+            request = request_for(
+                model,
+                seed=seed,
+                memory_mb=memory_mb,
+                inputs_file=inputs_file,
+                train_norm=train_norm,
+            )
+        except Refusal as refusal:
+            return Activations(refusal.status, str(refusal))
+        weights = len(request.model) + sum(len(item.data) for item in request.external)
+        limits = LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
+        answer = _ask(process, request, timeout, limits)
     seconds = time.monotonic() - started
     return _activations({**answer, "seconds": seconds})
+
+
+@contextmanager
+def _ended(process: _Child) -> Iterator[None]:
+    """Leave neither the child nor its pipes behind."""
+    try:
+        yield
+    finally:
+        _end(process, graceful=True)
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
 
 
 def _start() -> subprocess.Popen[bytes]:
     """A child that imports what it needs and waits for its request.
 
-    It stays in this process's session, so that whoever ends the session ends it too.
+    It stays in this process's session, so that whoever ends the session ends it too. What ``site``
+    would do has been done here: the search path is passed on as it is.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-B", "-c", _BOOTSTRAP, *_import_paths()],
+        [sys.executable, "-I", "-S", "-B", "-c", _BOOTSTRAP, *_import_paths()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -164,7 +179,7 @@ def _fork() -> _Fork:
             os.dup2(answers[1], 1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-            main()
+            serve.main()
         finally:
             os._exit(1)
     os.close(requests[0])
@@ -172,12 +187,8 @@ def _fork() -> _Fork:
     return _Fork(pid, requests[1], answers[0])
 
 
-def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
+def _ask(process: _Child, request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
     """The child's answer, or a stand-in that says why there is none."""
-    try:
-        process: _Child = _IDLE.pop() if _IDLE else _start()
-    except OSError as error:
-        return _failed(f"the probe's process could not be started: {error.strerror}")
     assert process.stdin is not None
     assert process.stdout is not None
     _widen(process.stdin)
@@ -194,9 +205,6 @@ def _ask(request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
         status = _end(process, graceful=bool(answer))
     reader.join(1.0)
     writer.join(1.0)
-    for stream in (process.stdin, process.stdout):
-        with suppress(OSError):
-            stream.close()
     if answer:
         try:
             found: dict[str, Any] = json.loads(answer[0])
@@ -227,10 +235,10 @@ def _send(stream: IO[bytes], pieces: Iterator[bytes]) -> None:
 
 def _receive(stream: IO[bytes], answer: list[bytes]) -> None:
     try:
-        head = stream.read(_LENGTH.size)
-        if len(head) < _LENGTH.size:
+        head = stream.read(LENGTH.size)
+        if len(head) < LENGTH.size:
             return
-        (length,) = _LENGTH.unpack(head)
+        (length,) = LENGTH.unpack(head)
         if length > MAX_ANSWER:
             return
         body = stream.read(length)
@@ -309,64 +317,3 @@ def _environment() -> dict[str, str]:
     OpenBLAS reserves memory per core when it is imported, which counts against the limit.
     """
     return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def main() -> None:
-    """Entry point of the child: read a request from stdin, answer on stdout."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not reach the answer
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    sys.dont_write_bytecode = True
-    from initlint import sandbox
-    from initlint.probe.onnxruntime import observe
-    from initlint.probe.request import Request
-
-    sandbox.die_with_parent()
-    with suppress(ImportError):  # reported when it is used
-        import onnxruntime  # noqa: F401
-    head = sys.stdin.buffer.read(_LIMITS.size)
-    if len(head) < _LIMITS.size:  # the model is not to be run after all
-        os._exit(0)
-    _limit(*_LIMITS.unpack(head))
-    sandbox.lock_down(())  # after which limits can no longer be set
-    try:
-        request = Request.read(sys.stdin.buffer.read)
-        threading.Thread(target=_die_with_parent, daemon=True).start()
-        found = observe(request)
-    except MemoryError:
-        found = Activations(ProbeStatus.FAILED, "the model does not fit into the memory limit")
-    body = json.dumps(asdict(found)).encode()
-    answers.write(_LENGTH.pack(len(body)) + body)
-    answers.flush()
-    os._exit(0)  # no teardown of native libraries, which may crash after a clean run
-
-
-def _die_with_parent() -> None:
-    """The pipe closes when the parent is gone, however it went."""
-    sys.stdin.buffer.read(1)
-    os._exit(1)
-
-
-def _limit(memory: int, cpu_seconds: int) -> None:
-    """Limits that the kernel holds; the parent holds the one on the clock."""
-    try:
-        import resource
-    except ImportError:  # Windows has none
-        return
-    for name, value in (
-        ("RLIMIT_AS", memory),
-        ("RLIMIT_CPU", cpu_seconds),
-        ("RLIMIT_CORE", 0),
-        ("RLIMIT_FSIZE", 0),
-        ("RLIMIT_NOFILE", 64),
-    ):
-        kind = getattr(resource, name, None)
-        if kind is None:
-            continue
-        _, hard = resource.getrlimit(kind)
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        try:
-            resource.setrlimit(kind, (value, value))
-        except (ValueError, OSError):
-            continue  # macOS refuses some; the wall-clock limit still stands

@@ -39,11 +39,10 @@ def with_batch_statistics(model: Any, opset: int, folded: Sequence[Any] = ()) ->
     Returns:
         The copy (the model itself when there is nothing to rewrite) and the number of nodes.
     """
-    import onnx
-
     if opset < 7:  # elementwise operators did not broadcast before
         return model, 0
-    values = _statistics(model.graph)
+    norms = any(node.op_type == "BatchNormalization" for node in model.graph.node)
+    values = _statistics(model.graph) if norms else {}
     fresh = {
         index
         for index, node in enumerate(model.graph.node)
@@ -54,7 +53,7 @@ def with_batch_statistics(model: Any, opset: int, folded: Sequence[Any] = ()) ->
     lost = {norm.value: norm for norm in folded}
     if not fresh and not lost:
         return model, 0
-    copy = onnx.ModelProto()
+    copy = type(model)()
     copy.CopyFrom(model)
     nodes: list[Any] = []
     for index, node in enumerate(copy.graph.node):
@@ -73,7 +72,7 @@ def with_batch_statistics(model: Any, opset: int, folded: Sequence[Any] = ()) ->
                 node.output[place] = f"{prefix}_input"
                 norm = _Norm(prefix, opset, found.width, found.dtype, axis=found.channel_axis)
                 nodes.extend(norm.nodes(f"{prefix}_input", name))
-    renewed = onnx.GraphProto(node=nodes)
+    renewed = type(copy.graph)(node=nodes)
     del copy.graph.node[:]
     copy.graph.node.extend(renewed.node)
     return copy, len(fresh) + len(lost)
@@ -81,8 +80,6 @@ def with_batch_statistics(model: Any, opset: int, folded: Sequence[Any] = ()) ->
 
 def without_dropout(model: Any) -> Any:
     """The model, or a copy, in which no Dropout node is switched to training."""
-    import onnx
-
     switched = [
         index
         for index, node in enumerate(model.graph.node)
@@ -90,7 +87,7 @@ def without_dropout(model: Any) -> Any:
     ]
     if not switched:
         return model
-    copy = onnx.ModelProto()
+    copy = type(model)()
     copy.CopyFrom(model)
     for index in switched:
         del copy.graph.node[index].input[2:]
