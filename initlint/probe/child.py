@@ -132,7 +132,7 @@ def run_in_child(
             )
         except Refusal as refusal:
             return Activations(refusal.status, str(refusal))
-        weights = len(request.model) + sum(len(item.data) for item in request.external)
+        weights = len(request.model) + sum(item.size for item in request.external)
         limits = LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
         answer = _ask(process, request, timeout, limits)
     seconds = time.monotonic() - started

@@ -14,6 +14,7 @@ from initlint.probe.inputs import MAX_ELEMENTS, RANDOM, Array, Content, InputSpe
 from initlint.probe.onnx_augment import serialised, with_batch_statistics, without_dropout
 from initlint.probe.onnx_hints import constants, reached_values
 from initlint.probe.onnx_inputs import input_specs
+from initlint.probe.onnx_weights import taken_apart
 from initlint.probe.prechecks import refusal
 from initlint.probe.request import HANDED_OVER, External, Observed, Request
 from initlint.probe.result import ATTENTION_WEIGHTS, ProbeStatus
@@ -68,6 +69,7 @@ def request_for(
         proto, rewritten = with_batch_statistics(proto, opset, runnable.folded_norms)
     try:
         external = _external(runnable, proto)
+        proto, large = taken_apart(proto)
         data = serialised(proto)
     except (LoadError, ValueError) as error:
         raise Refusal(str(error), ProbeStatus.FAILED) from None
@@ -75,7 +77,7 @@ def request_for(
         model=data,
         inputs=specs,
         observed=observed,
-        external=external,
+        external=(*external, *large),
         given=given,
         seed=seed,
         activation_bytes=memory_mb * (1 << 20) // ACTIVATION_SHARE,
@@ -198,7 +200,7 @@ def _external(runnable: Any, proto: Any) -> tuple[External, ...]:
         if item.data_type not in HANDED_OVER:
             raise Refusal(f"weight {item.name} in another file has a type that cannot be passed on")
     return tuple(
-        External(item.name, item.data_type, tuple(item.dims), runnable.read_external(item))
+        External.of(item.name, item.data_type, item.dims, runnable.read_external(item))
         for item in tensors
     )
 

@@ -99,7 +99,7 @@ class _Session:
 
     def __init__(self, onnxruntime: Any, request: Request, observed: Sequence[Observed]) -> None:
         options = session_options(onnxruntime)
-        kept = _external(onnxruntime, options, request.external)
+        self._weights = _external(onnxruntime, options, request.external)  # not copied
         names = sorted({item.value for item in observed} - {spec.name for spec in request.inputs})
         data = request.model + outputs_suffix(names)
         try:
@@ -110,7 +110,6 @@ class _Session:
             if not request.batch_norms and _breaks(onnxruntime, request.model, options):
                 raise _InvalidGraphError(_one_line(error)) from error
             raise _translated(error) from error
-        del kept
         types = {item.name: item.type for item in self._session.get_outputs()}
         self.names = [name for name in names if types.get(name) in _FLOATS]
         self._any = self.names or [item.name for item in self._session.get_outputs()][:1]
@@ -183,7 +182,7 @@ def _external(onnxruntime: Any, options: Any, weights: Sequence[External]) -> li
     values = []
     for item in weights:
         carrier = CARRIERS.get(item.data_type)
-        array = np.frombuffer(item.data, carrier or NUMPY_TYPES[item.data_type])
+        array = np.frombuffer(item.read(), carrier or NUMPY_TYPES[item.data_type])
         array = array.reshape(item.dims)
         make = onnxruntime.OrtValue
         values.append(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -72,13 +73,20 @@ class External:
         name: initializer name.
         data_type: ONNX element type.
         dims: shape.
-        data: its raw little-endian bytes.
+        size: number of its bytes.
+        read: gives them, raw and little-endian.
     """
 
     name: str
     data_type: int
     dims: tuple[int, ...]
-    data: bytes
+    size: int
+    read: Callable[[], bytes]
+
+    @classmethod
+    def of(cls, name: str, data_type: int, dims: Iterable[int], data: bytes) -> External:
+        """A weight whose bytes are there."""
+        return cls(name, data_type, tuple(dims), len(data), partial(bytes, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,7 @@ class Request:
             "inputs": [spec.to_json() for spec in self.inputs],
             "observed": [asdict(item) for item in self.observed],
             "external": [
-                [item.name, item.data_type, item.dims, len(item.data)] for item in self.external
+                [item.name, item.data_type, item.dims, item.size] for item in self.external
             ],
             "given": [
                 [name, _dtype_name(array), array.shape, len(given[name])]
@@ -128,7 +136,7 @@ class Request:
         yield encoded
         yield self.model
         for item in self.external:
-            yield item.data
+            yield item.read()
         yield from given.values()
 
     @classmethod
@@ -140,7 +148,7 @@ class Request:
         header = json.loads(_exactly(read, length))
         model = _exactly(read, header["model"])
         external = tuple(
-            External(name, data_type, tuple(dims), _exactly(read, size))
+            External.of(name, data_type, dims, _exactly(read, size))
             for name, data_type, dims, size in header["external"]
         )
         given = {
