@@ -50,6 +50,7 @@ from initlint.model.structure import (
     post_dominators,
     residual_branches,
 )
+from initlint.model.unrolled import Unrolled, unrolled_recurrences
 from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain, standardised_gain
@@ -63,7 +64,12 @@ from initlint.theory.harm import (
     saturation_harm,
 )
 from initlint.theory.partition import SymmetricGroup, symmetric_units
-from initlint.theory.recurrent import RecurrentResponse, recurrent_weights
+from initlint.theory.recurrent import (
+    RecurrentResponse,
+    RecurrentWeights,
+    recurrent_weights,
+    unrolled_weights,
+)
 from initlint.theory.recurrent import simulate as simulate_recurrent
 from initlint.theory.result import Prediction, ResidualBranch, Segment, Signal, Sink
 from initlint.theory.unlock import unlocking
@@ -107,6 +113,7 @@ __all__ = [
     "Prediction",
     "ProbeStatus",
     "RecurrentResponse",
+    "RecurrentWeights",
     "Redrawn",
     "Residual",
     "ResidualBranch",
@@ -122,6 +129,7 @@ __all__ = [
     "Stage",
     "SymmetricGroup",
     "Tensor",
+    "Unrolled",
     "Where",
     "WidthScaling",
     "backward_severity",
@@ -157,5 +165,7 @@ __all__ = [
     "stretches",
     "symmetric_units",
     "unlocking",
+    "unrolled_recurrences",
+    "unrolled_weights",
     "variance_slope",
 ]

@@ -143,11 +143,11 @@ def _lost(names: Names, model: Model) -> list[str]:
 
 
 def _told(graph: LayerGraph, names: Names, sites: Mapping[str, Where]) -> LayerGraph:
-    """The graph with construction sites, and with the parameters that do not train marked."""
+    """The graph with construction sites, and with buffers and frozen parameters marked."""
     frozen = {
         public_name(name)
         for name, tensor in names.tensors.items()
-        if name in names.parameters and not tensor.requires_grad
+        if name not in names.parameters or not tensor.requires_grad
     }
 
     def param(old: Param) -> Param:

@@ -169,8 +169,9 @@ _PARTS = frozenset({Op.SLICE, Op.SPLIT, Op.GATHER})
 
 
 def takes_other_parts(graph: LayerGraph, skip: Iterable[str], branch: Iterable[str]) -> bool:
-    """True when both paths begin with cuts of one tensor: the steps of an unrolled recurrence, the
-    halves of a coupling. What is added is then another part, not what the branch was made of.
+    """True when both paths begin with cuts of one tensor: what is added is another part of it.
+
+    So add the steps of a recurrence that is written out, and the halves of a coupling.
     """
     cut = {_cut_tensor(graph, key) for key in skip if graph[key].op in _PARTS}
     return bool(cut) and any(

@@ -7,6 +7,7 @@ from itertools import takewhile
 from math import isfinite, log10
 
 from initlint.model import NORMALISERS, RECURRENT, SATURATING, TRANSPARENT, Layer, LayerGraph, Op
+from initlint.model.unrolled import unrolled_recurrences
 from initlint.probe.result import Activations
 
 _PASSING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
@@ -77,8 +78,9 @@ def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
     """Longest chains of weighted layers with nothing between them that resets the scale.
 
     Needs no theory: operators of unknown effect are crossed. One chain for each layer at which a
-    chain ends; linear in nodes and edges.
+    chain ends; linear in nodes and edges. The steps of a recurrence written out are no chain.
     """
+    steps = {key for recurrence in unrolled_recurrences(graph) for key in recurrence.steps}
     best: dict[str, tuple[int, str | None]] = {}
     carried: dict[str, str | None] = {}
     continued: set[str] = set()
@@ -89,7 +91,7 @@ def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
             key=lambda key: (best[key][0], -graph.position[key]),
             default=None,
         )
-        if layer.op in _RESETS or _joins_fresh_signal(layer, graph, carried):
+        if layer.op in _RESETS or layer.id in steps or _joins_fresh_signal(layer, graph, carried):
             carried[layer.id] = None
         elif layer.op in _PASSING:
             best[layer.id] = (best[tail][0] + 1 if tail else 1, tail)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initlint.model import Layer, Op, Param, Role
+from initlint.model.unrolled import Unrolled
 
 Array = NDArray[Any]
 
@@ -261,4 +262,34 @@ def recurrent_weights(
         biases,
         activation,
         reset_after=bool(layer.attrs.get("reset_after", True)),
+    )
+
+
+def unrolled_weights(
+    recurrence: Unrolled, layer: Layer, read: Callable[[Param], Array | None]
+) -> RecurrentWeights | None:
+    """A recurrence written out step by step, for `simulate`.
+
+    What each step adds is given as it is, so the input weights are the identity and ``input_rms``
+    is the rms of what is added.
+
+    Args:
+        recurrence: from `unrolled_recurrences`.
+        layer: its first step, which holds the bias.
+        read: reads a parameter, e.g. ``Measures.read``.
+
+    Returns:
+        None when the numbers are not known.
+    """
+    weight = read(recurrence.weight)
+    if weight is None:
+        return None
+    hidden = recurrence.weight.shape[0]
+    bias = read(layer.bias) if layer.bias is not None else None
+    return RecurrentWeights(
+        Op.RNN,
+        {"": np.eye(hidden)},
+        {"": weight.astype(np.float64)},
+        {"": np.zeros(hidden) if bias is None else bias.astype(np.float64)},
+        recurrence.activation.value,
     )

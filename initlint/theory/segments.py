@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from initlint.model.op import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Op
+from initlint.model.unrolled import unrolled_recurrences
 from initlint.theory.backward import final_outputs
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node, size
@@ -50,10 +51,15 @@ def decades(log_ratio: float) -> float:
 
 @dataclass(slots=True)
 class _Flow:
-    """Per layer: the input that carries most of its signal, and the last weighted layer behind."""
+    """Per layer: the input that carries most of its signal, and the last weighted layer behind.
+
+    The steps of recurrences written out are ``recurrent``: what holds for one layer that is used
+    again and again does not compound like layers of their own.
+    """
 
     nodes: Mapping[str, Node]
     states: Mapping[str, State | None]
+    recurrent: frozenset[str]
     carrier: dict[str, str] = field(default_factory=dict)
     weighted: dict[str, str] = field(default_factory=dict)
 
@@ -95,7 +101,10 @@ def silent_heads(forward: ForwardPass, outputs: Collection[str]) -> frozenset[st
 
 
 def _flow(forward: ForwardPass) -> _Flow:
-    flow = _Flow({node.layer.id: node for node in forward.nodes}, forward.states)
+    nodes = {node.layer.id: node for node in forward.nodes}
+    found = unrolled_recurrences(forward.nodes[0].context.graph) if forward.nodes else ()
+    recurrent = frozenset(key for recurrence in found for key in recurrence.steps)
+    flow = _Flow(nodes, forward.states, recurrent)
     for node in forward.nodes:
         index = _carrier(node)
         key = node.layer.id
@@ -109,6 +118,11 @@ def _flow(forward: ForwardPass) -> _Flow:
     return flow
 
 
+def _starts(flow: _Flow, key: str) -> bool:
+    """True where a stretch begins."""
+    return flow.nodes[key].layer.op in STARTS or key in flow.recurrent
+
+
 def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None:
     """Layers from the reset (included) to ``start``, in order; None where theory ended on the way.
 
@@ -116,7 +130,7 @@ def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None
     """
     path = [start]
     key = start
-    while flow.nodes[key].layer.op not in STARTS:
+    while not _starts(flow, key):
         if flow.states.get(key) is None or key not in flow.carrier:
             return None
         key = flow.carrier[key]
@@ -128,9 +142,7 @@ def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None
     return path[::-1]
 
 
-def _forward_shares(
-    flow: _Flow, path: Sequence[str]
-) -> tuple[dict[str, float], dict[str, float]]:
+def _forward_shares(flow: _Flow, path: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Decades of rms per weighted layer along a path, with all that follows it up to the next.
 
     What an addition adds to the carrier belongs to the last weighted layer of the other operand.
@@ -243,7 +255,7 @@ def _backward_shares(
 
 def _layers(flow: _Flow, path: Sequence[str], shares: Mapping[str, float]) -> tuple[str, ...]:
     keys = {key for key in path if flow.nodes[key].layer.op in WEIGHTED} | set(shares)
-    if flow.nodes[path[0]].layer.op in STARTS:
+    if _starts(flow, path[0]):
         keys.discard(path[0])
     position = next(iter(flow.nodes.values())).context.graph.position
     return tuple(sorted(keys, key=position.__getitem__))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import log
+from dataclasses import dataclass
+from math import isfinite, log, sqrt
 
 from initlint.api import (
     RECURRENT,
@@ -17,15 +18,19 @@ from initlint.api import (
     Option,
     Param,
     RecurrentResponse,
+    RecurrentWeights,
     Role,
     Rule,
     Severity,
     Stage,
+    Unrolled,
     recurrent_harm,
     recurrent_weights,
     saturation_harm,
     severity_of,
     simulate_recurrent,
+    unrolled_recurrences,
+    unrolled_weights,
 )
 
 ORTHOGONAL = 5e-3
@@ -60,7 +65,8 @@ class RecurrentNotOrthogonal(Rule):
     below 10^-7.2 (one float32 rounding error) error. Any cell: gradient above 10^1.5 warning, above
     10^3 error; saturated share above 0.3 warning, above 0.7 error. T is the graph's sequence length
     or `--sequence-length`; otherwise 50 is assumed, the message says so, and a vanishing gradient
-    is reported one level lower.
+    is reported one level lower. A loop over a cell, or over one matrix and a tanh or ReLU as
+    exporters write plain RNNs, has as many steps as calls.
 
     What it does not flag
     ---------------------
@@ -118,21 +124,18 @@ class RecurrentNotOrthogonal(Rule):
     }
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding per recurrent layer whose gradient or gates suffer."""
-        for layer in context.model.graph.weighted:
-            if layer.op not in RECURRENT:
+        """Yield one finding per recurrence whose gradient or gates suffer."""
+        graph = context.model.graph
+        for recurrence in _recurrences(context):
+            blocks = [param for param in recurrence.blocks if param.tensor is not None]
+            if not blocks or blocks[0].shape[0] > int(context.options["max-hidden"]):
                 continue
-            blocks = [
-                param
-                for param in layer.with_role(Role.RECURRENT_WEIGHT)
-                if param.trainable and param.tensor is not None
-            ]
-            if not blocks or any(
-                param.quantised or context.measures.stage(param) is not Stage.FRESH
+            if any(
+                not param.trainable
+                or param.quantised
+                or context.measures.stage(param) is not Stage.FRESH
                 for param in blocks
             ):
-                continue
-            if blocks[0].shape[0] > int(context.options["max-hidden"]):
                 continue
             loose = {
                 param.key: measured.residual
@@ -140,51 +143,118 @@ class RecurrentNotOrthogonal(Rule):
                 if (measured := context.measures.orthogonality(param)) is not None
                 and (measured.residual > ORTHOGONAL or abs(log(measured.gain)) > OFF_SCALE)
             }
-            if loose:
-                yield from self._layer(context, layer, blocks, loose)
+            if not loose:
+                continue
+            for direction in sorted({param.direction for param in blocks}):
+                weights = (
+                    recurrent_weights(graph[recurrence.layers[0]], direction, context.measures.read)
+                    if recurrence.unrolled is None
+                    else unrolled_weights(
+                        recurrence.unrolled, graph[recurrence.layers[0]], context.measures.read
+                    )
+                )
+                if weights is not None:
+                    here = [param for param in blocks if param.direction == direction]
+                    yield from _findings(recurrence, weights, here, loose)
 
-    def _layer(
-        self, context: Context, layer: Layer, blocks: list[Param], loose: dict[str, float]
-    ) -> Iterator[Finding]:
-        steps = context.sequence_length
-        for direction in sorted({param.direction for param in blocks}):
-            weights = recurrent_weights(layer, direction, context.measures.read)
-            if weights is None:
-                continue
-            response = simulate_recurrent(weights, steps)
-            harm = _harm(layer.op, response, steps, known=context.sequence_length_known)
-            if harm is None:
-                continue
-            severity, measured, why = harm
-            here = [param for param in blocks if param.direction == direction]
-            worst = max(here, key=lambda param: loose.get(param.key, 0.0))
-            residual = loose.get(worst.key, 0.0)
-            assumed = "" if context.sequence_length_known else " (assumed)"
-            yield Finding(
-                severity=severity,
-                confidence=Confidence.HIGH if context.sequence_length_known else Confidence.MEDIUM,
-                layer=layer.id,
-                param=worst.name,
-                message=f"recurrent weights of {layer.id} are not orthogonal"
-                + (" of scale 1" if residual <= ORTHOGONAL else "")
-                + f": {measured} over {steps}{assumed} steps",
-                evidence={
-                    "orthogonality_residual": residual,
-                    "gradient_decades": response.decades_at(steps),
-                    "saturated_share": response.saturated,
-                    "state_rms": response.state_rms,
-                    "steps": steps,
-                    "steps_known": context.sequence_length_known,
-                },
-                why=why,
-                measured=f"||W W^T - g^2 I|| = {residual:.2g} g^2, {measured}",
-                expected="orthogonal blocks: residual below 0.005, gradient within 10^+-1.5",
-                fix=Fix(
-                    "orthogonal",
-                    params=tuple(param.key for param in here),
-                    code=_code(worst.name, len(here)),
-                ),
-            )
+
+@dataclass(frozen=True, slots=True)
+class _Recurrence:
+    """A recurrent layer, a cell with all its calls, or steps written out one by one."""
+
+    layers: tuple[str, ...]
+    op: Op
+    blocks: tuple[Param, ...]
+    steps: int
+    steps_known: bool
+    input_rms: float = 1.0
+    unrolled: Unrolled | None = None
+
+
+def _recurrences(context: Context) -> Iterator[_Recurrence]:
+    graph = context.model.graph
+    calls: dict[tuple[str, ...], list[Layer]] = {}
+    for layer in graph.weighted:
+        if layer.op in RECURRENT:
+            names = tuple(param.key for param in layer.with_role(Role.RECURRENT_WEIGHT))
+            calls.setdefault(names, []).append(layer)
+    for layers in calls.values():
+        cell = bool(layers[0].attrs.get("cell")) and len(layers) > 1
+        yield _Recurrence(
+            tuple(layer.id for layer in layers),
+            layers[0].op,
+            layers[0].with_role(Role.RECURRENT_WEIGHT),
+            len(layers) if cell else context.sequence_length,
+            cell or context.sequence_length_known,
+        )
+    for found in unrolled_recurrences(graph):
+        yield _Recurrence(
+            found.steps,
+            Op.RNN,
+            (found.weight,),
+            len(found.steps),
+            True,
+            _input_rms(context, found),
+            found,
+        )
+
+
+def _input_rms(context: Context, found: Unrolled) -> float:
+    """Mean rms of what the steps add, 1 where it was not observed."""
+    seen = context.probe.outputs if context.probe is not None else {}
+    squares = [seen[key].rms ** 2 for key in found.inputs if key in seen and seen[key].count]
+    mean = sum(squares) / len(squares) if squares else 1.0
+    return sqrt(mean) if isfinite(mean) and mean > 0 else 1.0
+
+
+def _written_out(recurrence: _Recurrence) -> tuple[str, ...]:
+    """The other layers of steps that are written out: a cell holds them inside."""
+    found = recurrence.unrolled
+    return found.inputs + found.others if found is not None else ()
+
+
+def _findings(
+    recurrence: _Recurrence,
+    weights: RecurrentWeights,
+    here: list[Param],
+    loose: dict[str, float],
+) -> Iterator[Finding]:
+    steps, known = recurrence.steps, recurrence.steps_known
+    response = simulate_recurrent(weights, steps, input_rms=recurrence.input_rms)
+    harm = _harm(recurrence.op, response, steps, known=known)
+    if harm is None:
+        return
+    severity, measured, why = harm
+    first = recurrence.layers[0]
+    worst = max(here, key=lambda param: loose.get(param.key, 0.0))
+    residual = loose.get(worst.key, 0.0)
+    yield Finding(
+        severity=severity,
+        confidence=Confidence.HIGH if known else Confidence.MEDIUM,
+        layer=first,
+        layers=recurrence.layers,
+        culprits=recurrence.layers + _written_out(recurrence),
+        param=worst.name,
+        message=f"recurrent weights of {first} are not orthogonal"
+        + (" of scale 1" if residual <= ORTHOGONAL else "")
+        + f": {measured} over {steps}{'' if known else ' (assumed)'} steps",
+        evidence={
+            "orthogonality_residual": residual,
+            "gradient_decades": response.decades_at(steps),
+            "saturated_share": response.saturated,
+            "state_rms": response.state_rms,
+            "steps": steps,
+            "steps_known": known,
+        },
+        why=why,
+        measured=f"||W W^T - g^2 I|| = {residual:.2g} g^2, {measured}",
+        expected="orthogonal blocks: residual below 0.005, gradient within 10^+-1.5",
+        fix=Fix(
+            "orthogonal",
+            params=tuple(param.key for param in here),
+            code=_code(worst.name, len(here)),
+        ),
+    )
 
 
 def _harm(
