@@ -3,6 +3,7 @@
     python -m benchmarks.repair                # fix and train what is not in the file, and report
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
+    python -m benchmarks.repair --again        # fix all again, and train what comes out differently
     python -m benchmarks.repair --held-out     # networks of other kinds (`benchmarks.outcome`)
 
 Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
@@ -13,6 +14,7 @@ learning rates. Losses are kept in ``repair.json`` (``repair_held_out.json``) be
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections import Counter
@@ -36,6 +38,7 @@ WORSE = 0.05
 spread of one start over seeds (`docs/evaluation.md`)."""
 
 Record = dict[str, Any]
+Known = Mapping[str, Record]
 
 
 class Repaired:
@@ -60,10 +63,19 @@ class Repaired:
                     for when in ("before", "after")
                 ],
                 "seconds": round(time.process_time() - began, 2),
+                "weights": digest(model),
             }
             self._states = {**getattr(self, "_states", {}), seed: model.state_dict()}
         model.load_state_dict(self._states[seed])
         return model
+
+
+def digest(model: nn.Module) -> str:
+    """What tells two starts apart, whatever changed them."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(name.encode() + value.contiguous().numpy().tobytes())
+    return found.hexdigest()[:16]
 
 
 def load(path: Path) -> dict[str, Record]:
@@ -72,28 +84,39 @@ def load(path: Path) -> dict[str, Record]:
     return found
 
 
-def save(record: Mapping[str, Record], path: Path) -> None:
-    """Write it, one start per line."""
+def save(record: Known, path: Path) -> None:
+    """Write it, one start per line, beside what another run has written meanwhile."""
+    record = {**load(path), **record}
     lines = [f"{json.dumps(key)}: {json.dumps(record[key])}" for key in sorted(record)]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def repair(entries: Iterable[Entry], seed: int, record: dict[str, Record], *, train: bool) -> None:
-    """Repair every start of an architecture, and train what a repair changed."""
-    repaired = [Repaired(entry) for entry in entries if f"{entry.name}#{seed}" not in record]
+def repair(entries: Iterable[Entry], seed: int, *, train: bool, known: Known) -> Known:
+    """Repair starts of one architecture, and train what came out changed and is not known yet."""
+    repaired = [Repaired(entry) for entry in entries]
     for item in repaired:
         item.build(seed)
         print(f"{item.name}#{seed}: {json.dumps(item.reports[seed])}", flush=True)
     if not train:
-        return
-    changed = [item for item in repaired if item.reports[seed]["schemes"]]
-    losses = training.train(changed, seed) if changed else {}  # type: ignore[arg-type]
+        return {}
+    losses: dict[str, training.Losses] = {}
+    fresh = []
     for item in repaired:
-        record[f"{item.name}#{seed}"] = {**item.reports[seed], "losses": losses.get(item.name)}
+        held = known.get(f"{item.name}#{seed}")
+        if held is not None and held.get("weights") == item.reports[seed]["weights"]:
+            losses[item.name] = held["losses"]
+        elif item.reports[seed]["schemes"]:
+            fresh.append(item)
+    if fresh:
+        losses.update(training.train(fresh, seed))  # type: ignore[arg-type]
+    return {
+        f"{item.name}#{seed}": {**item.reports[seed], "losses": losses.get(item.name)}
+        for item in repaired
+    }
 
 
 def rows(
-    record: Mapping[str, Record], trained: Mapping[str, Any], zoo: Iterable[Entry]
+    record: Known, trained: Mapping[str, Any], zoo: Iterable[Entry]
 ) -> Iterable[tuple[str, ...]]:
     """Entry, outcome before, relative progress before and after, and what was done."""
     for entry in zoo:
@@ -113,7 +136,7 @@ def rows(
             yield entry.name, training.outcome(was), f"{was:.2f}", f"{now:.2f}", done[0]
 
 
-def report(record: Mapping[str, Record], trained: Mapping[str, Any], zoo: Iterable[Entry]) -> None:
+def report(record: Known, trained: Mapping[str, Any], zoo: Iterable[Entry]) -> None:
     """The table, and the two shares that count."""
     table = list(rows(record, trained, zoo))
     for row in table:
@@ -134,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="part of the names of the architectures")
     parser.add_argument("--fix-only", action="store_true", help="repair without training")
+    parser.add_argument("--again", action="store_true", help="also what is in the file")
     parser.add_argument("--report", action="store_true", help="only print what is in the file")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
     parser.add_argument("--held-out", action="store_true", help="networks of other kinds")
@@ -144,15 +168,20 @@ def main() -> None:
         from benchmarks.outcome.held_out import HELD_OUT_ZOO
 
         zoo, path, twins = HELD_OUT_ZOO, HELD_OUT, HELD_OUT_LOSSES
-    record = load(path)
     for seed in () if arguments.report else training.SEEDS[: arguments.seeds]:
         for architecture in dict.fromkeys(entry.architecture for entry in zoo):
-            if arguments.only in architecture:
-                entries = [entry for entry in zoo if entry.architecture == architecture]
-                repair(entries, seed, record, train=not arguments.fix_only)
-                if not arguments.fix_only:
-                    save(record, path)
-    report(record, training.load(twins), zoo)
+            if arguments.only not in architecture:
+                continue
+            record = load(path)
+            entries = [
+                entry
+                for entry in zoo
+                if entry.architecture == architecture
+                and (arguments.again or f"{entry.name}#{seed}" not in record)
+            ]
+            train = not arguments.fix_only
+            save(repair(entries, seed, train=train, known=record), path)
+    report(load(path), training.load(twins), zoo)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,20 @@ def test_a_second_model_never_takes_over_external_data(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weights.bin"]
 
 
+def test_data_of_another_model_in_the_new_folder_stay(tmp_path):
+    """The fixed model may be written again, a second one beside it may not take its data."""
+    source = external_model(tmp_path)
+    target = tmp_path / "fixed"
+    target.mkdir()
+    for _ in range(2):
+        fix(load_onnx(str(source)), SELECTED, {"out": str(target / "model.onnx")})
+    data = (target / "weights.bin").read_bytes()
+    with pytest.raises(LoadError, match="belongs to another model"):
+        fix(load_onnx(str(source)), SELECTED, {"out": str(target / "other.onnx"), "seed": 1})
+    assert (target / "weights.bin").read_bytes() == data
+    assert sorted(path.name for path in target.iterdir()) == ["model.onnx", "weights.bin"]
+
+
 def test_half_precision_keeps_its_type(tmp_path):
     model = MODELS["bad_mlp_duplicated_units"](0)
     for weight in model.graph.initializer:

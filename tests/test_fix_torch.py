@@ -116,7 +116,64 @@ def test_each_gate_of_a_recurrent_layer_becomes_orthogonal_and_its_input_does_no
     assert 0.2 < float(net.lstm.weight_ih_l0.detach().std()) < 0.4  # Xavier to LeCun
 
 
+class Memory(nn.Module):
+    """A recurrent layer over forty steps."""
+
+    def __init__(self, cell: object) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(24, 3)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+def test_a_rectified_recurrence_becomes_the_identity_even_if_it_was_orthogonal():
+    torch.manual_seed(0)
+    net = Memory(nn.RNN(8, 24, nonlinearity="relu", batch_first=True))
+    nn.init.orthogonal_(net.cell.weight_hh_l0)
+    report = initlint.fix(net, torch.randn(4, 40, 8), select=SELECTED)
+    assert report.status == "fixed"
+    np.testing.assert_array_equal(net.cell.weight_hh_l0.detach(), np.eye(24))
+    [finding] = report.record["before"]["findings"]
+    assert "orthogonal, which a ReLU undoes" in finding["message"]
+    assert finding["fix"]["code"] == "torch.nn.init.eye_(cell.weight_hh_l0)"
+
+
+def pasted(report: object, model: object) -> None:
+    """Run the code that a report offers."""
+    for entry in report.record["code"]:
+        for line in entry["code"]:
+            exec(line, {"torch": torch, "model": model})
+
+
+def test_the_code_to_paste_gives_the_repaired_start():
+    """Recurrent blocks gate by gate, biases spread over time scales, factors of LSUV."""
+
+    def net() -> object:
+        torch.manual_seed(0)
+        made = Memory(nn.LSTM(8, 24, batch_first=True))
+        nn.init.zeros_(made.cell.weight_ih_l0)
+        nn.init.normal_(made.cell.weight_hh_l0)
+        return made
+
+    repaired, again = net(), net()
+    report = initlint.fix(repaired, torch.randn(4, 40, 8))
+    pasted(report, again)
+    for name, wanted in repaired.state_dict().items():
+        if name.startswith("cell"):
+            for one, other in zip(wanted.chunk(4), again.state_dict()[name].chunk(4), strict=True):
+                assert float(other.std()) == pytest.approx(float(one.std()), rel=0.35)
+                assert float(other.mean()) == pytest.approx(float(one.mean()), abs=0.5)
+
+    repaired, again = plain(6, nn.ReLU), plain(6, nn.ReLU)
+    pasted(initlint.fix(repaired, torch.randn(64, 32), scheme="lsuv"), again)
+    for one, other in zip(repaired[::2], again[::2], strict=True):
+        assert float(other.weight.std()) == pytest.approx(float(one.weight.std()), rel=0.05)
+
+
 def test_an_unknown_scheme_or_option():
+    with pytest.raises(ValueError, match="did you mean lsuv"):
+        initlint.fix(plain(2, nn.ReLU), torch.randn(4, 32), scheme="lsuvv")
     with pytest.raises(ValueError, match="did you mean"):
         initlint.fix(plain(2, nn.ReLU), torch.randn(4, 32), scheme="he_norml")
     with pytest.raises(TypeError, match="unknown option"):

@@ -468,6 +468,26 @@ def test_recurrent_gates_and_directions(load, kind, direction):
     assert layer.output_shape == (7, count, 2, hidden)
 
 
+@pytest.mark.parametrize(
+    ("kind", "attributes", "wanted"),
+    [
+        ("RNN", {}, {"nonlinearity": "tanh"}),
+        ("RNN", {"activations": ["Relu"]}, {"nonlinearity": "relu"}),
+        ("GRU", {}, {"reset_after": False}),
+        ("GRU", {"linear_before_reset": 1}, {"reset_after": True}),
+        ("GRU", {"activations": ["Sigmoid", "Tanh"]}, {"custom_activations": None}),
+        ("LSTM", {"activations": ["Sigmoid", "Tanh", "Tanh"]}, {"custom_activations": None}),
+        ("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}, {"custom_activations": True}),
+    ],
+)
+def test_what_a_recurrent_cell_computes_is_told_as_by_every_loader(load, kind, attributes, wanted):
+    gates, hidden, width = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind], 3, 5
+    weights = {"w": normal(1, gates * hidden, width), "r": normal(1, gates * hidden, hidden)}
+    cell = node(kind, ["x", "w", "r"], "y", "cell", hidden_size=hidden, **attributes)
+    layer = only(load(built([cell], weights, x=(7, 2, width))), Op(kind.lower()))
+    assert {key: layer.attrs.get(key) for key in wanted} == wanted
+
+
 def test_both_branches_of_if_are_walked(load):
     def branch(name):
         return helper.make_graph(

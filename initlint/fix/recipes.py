@@ -82,7 +82,7 @@ def specified(text: str) -> tuple[str, dict[str, Any]]:
     """
     head, *pairs = text.split(":")
     key = head.strip().replace("-", "_")
-    key = key if key in RECIPES else find(key).name
+    key = key if key in RECIPES else find(key, among=names()).name
     known = SCHEMES[key].arguments if key in SCHEMES else {}
     arguments: dict[str, Any] = {}
     for pair in pairs:

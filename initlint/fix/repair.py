@@ -133,6 +133,8 @@ def doubts(result: Repair, model: Model) -> list[str]:
 
 def _run_doubts(result: Repair) -> list[str]:
     seen = result.seen_after
+    if seen is not None and seen.status is ProbeStatus.SKIPPED:
+        return ["the changed network was not run (--no-probe): its prediction alone was checked"]
     if seen is None or seen.status is not ProbeStatus.OK:
         return [f"the changed network was not run: {seen.detail if seen else 'no probe'}"]
     broken = [key for key, stats in seen.outputs.items() if stats.non_finite]

@@ -13,6 +13,7 @@ from initlint.fix.canonical import Array, NotInvertible, encode
 from initlint.fix.changes import Change, merged, set_module
 from initlint.fix.writing import (
     exact_bytes,
+    external_files,
     is_safetensors,
     move_into_place,
     pack_safetensors,
@@ -92,6 +93,8 @@ def _onnx(
                 f"{out}: the model keeps weights in {external[0]}, which a second model in this "
                 "folder would share; write to another folder"
             )
+        if external and not in_place:
+            _require_own(out, external)
         found = engine.lint(load_onnx(str(folder / out.name)), settings)
         files = {out.parent / location: folder / location for location in external}
         for target in files:
@@ -102,6 +105,22 @@ def _onnx(
 
 def _same_folder(source: Path, out: Path) -> bool:
     return source.parent.resolve() == out.parent.resolve()
+
+
+def _require_own(out: Path, external: Sequence[str]) -> None:
+    """Refuse to replace data that another model in the folder may keep its weights in.
+
+    Raises:
+        LoadError: one of the files is there, and no older version of the model that is written
+            names it.
+    """
+    own = external_files(out) if out.exists() else frozenset()
+    for location in external:
+        if (out.parent / location).exists() and location not in own:
+            raise LoadError(
+                f"{out}: the model keeps weights in {location}, and {out.parent / location} "
+                "belongs to another model; write to another folder"
+            )
 
 
 def _module_state(model: Model) -> Packed:

@@ -7,7 +7,7 @@ other (Fixup, DeepNorm, LSUV…) are recipes: see `initlint.fix.recipes`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from math import exp, log, sqrt
 from typing import Any
@@ -69,8 +69,12 @@ def scheme(
     return register
 
 
-def find(name: str) -> Scheme:
+def find(name: str, among: Collection[str] = ()) -> Scheme:
     """A scheme by name; hyphens are taken for underscores.
+
+    Args:
+        name: as a user writes it.
+        among: the names that may have been meant; all tensor schemes when empty.
 
     Raises:
         UnknownSchemeError: there is none.
@@ -78,7 +82,7 @@ def find(name: str) -> Scheme:
     key = name.replace("-", "_")
     key = ALIASES.get(key, key)
     if key not in SCHEMES:
-        near = difflib.get_close_matches(key, SCHEMES, 1)
+        near = difflib.get_close_matches(key, among or SCHEMES, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UnknownSchemeError(f"unknown scheme {name!r}{hint}")
     return SCHEMES[key]

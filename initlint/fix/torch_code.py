@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isclose, sqrt
 from typing import Any
 
@@ -11,9 +12,16 @@ import numpy as np
 
 from initlint.fix.changes import Change, by_stored_name
 from initlint.lint.code import rolled
-from initlint.model import Kind, Model, Op
+from initlint.model import RECURRENT, Kind, Model, Op
 
 Record = dict[str, Any]
+
+SHAPED = frozenset({"orthogonal", "identity"})
+"""Schemes whose law is one for the whole block, not for each element."""
+
+ALIKE = 0.1
+"""Relative difference of scale between the blocks of one draw: five standard errors of the scale of
+1,250 values, and less than what a finding about scale speaks of."""
 
 
 def code_for(model: Model, changes: Sequence[Change]) -> list[Record]:
@@ -47,39 +55,73 @@ def _line(model: Model, stored: str, blocks: Sequence[Change]) -> str:
     place = expression(stored)
     first = blocks[0]
     if len(blocks) == 1 and first.param.packed <= 1:
-        return f"{_call(model, first, place)}"
-    if {block.scheme for block in blocks} == {"orthogonal"} and len(blocks) == first.param.packed:
-        gain = first.arguments.get("gain", 1.0)
-        return (
-            f"for gate in {place}.data.chunk({len(blocks)}): "
-            f"torch.nn.init.orthogonal_(gate, gain={gain:.4g})"
+        return _call(model, first, place)
+    if len(blocks) == first.param.packed and (whole := _whole(model, place, blocks)):
+        return whole
+    if model.graph[first.layer].op in RECURRENT:
+        return "; ".join(
+            _call(
+                model, block, f"{place}.data.chunk({first.param.packed})[{_position(model, block)}]"
+            )
+            for block in blocks
         )
-    if {block.scheme for block in blocks} == {"chrono"} and len(blocks) == first.param.packed:
-        return _chrono(place, blocks)
-    if {block.scheme for block in blocks} == {"identity"} and len(blocks) == first.param.packed:
-        return f"for gate in {place}.data.chunk({len(blocks)}): torch.nn.init.eye_(gate)"
     names = ", ".join(block.param.gate or "" for block in blocks)
     return f"{_call(model, first, place)}  # the {names} rows alone"
 
 
+def _whole(model: Model, place: str, blocks: Sequence[Change]) -> str | None:
+    """One call for a packed tensor all of whose blocks were changed alike; None if they differ."""
+    if not any(block.values.any() for block in blocks):
+        return f"torch.nn.init.zeros_({place})"
+    schemes = {block.scheme for block in blocks}
+    if len(schemes) > 1:
+        return None
+    if schemes == {"chrono"}:
+        return _chrono(place, blocks)
+    if schemes <= SHAPED:
+        calls = {_call(model, block, "gate") for block in blocks}
+        loop = f"for gate in {place}.data.chunk({len(blocks)})"
+        return f"{loop}: {calls.pop()}" if len(calls) == 1 else None
+    together = replace(blocks[0], values=np.concatenate([block.values for block in blocks]))
+    if all(isclose(_rms(block), _rms(together), rel_tol=ALIKE) for block in blocks):
+        return _call(model, together, place)
+    return None
+
+
+def _position(model: Model, change: Change) -> int:
+    """Which block of its stored tensor a change is for."""
+    assert change.param.tensor is not None
+    name = change.param.tensor.name
+    params = model.graph[change.layer].params
+    blocks = [param.key for param in params if param.tensor and param.tensor.name == name]
+    return blocks.index(change.param.key)
+
+
+def _rms(change: Change) -> float:
+    return float(np.sqrt(np.mean(np.square(change.values, dtype=np.float64))))
+
+
 def _chrono(place: str, blocks: Sequence[Change]) -> str:
     """Gate by gate: the logarithm of a time scale, its negative, or zero."""
-    parts = []
-    for index, block in enumerate(blocks):
-        gate, steps = f"{place}.data.chunk({len(blocks)})[{index}]", block.arguments.get("steps", 2)
-        sign = {"forget": "", "update": "", "input": ".neg_()"}.get(block.param.gate or "")
-        if sign is None or not block.values.any():
-            parts.append(f"{gate}.zero_()")
-        else:
-            parts.append(f"{gate}.uniform_(1, {max(steps - 1, 2)}).log_(){sign}")
-    return "; ".join(parts)
+    signs = [
+        {"forget": 1, "update": 1, "input": -1}.get(block.param.gate or "", 0)
+        if block.values.any()
+        else 0
+        for block in blocks
+    ]
+    steps = max(block.arguments.get("steps", 2) for block in blocks)
+    return (
+        f"for gate, sign in zip({place}.data.chunk({len(blocks)}), {tuple(signs)}): "
+        f"gate.uniform_(1, {max(steps - 1, 2)}).log_().mul_(sign)"
+    )
 
 
 def _call(model: Model, change: Change, place: str) -> str:
     layer, param = model.graph[change.layer], change.param
     arguments = change.arguments
     if change.scheme == "orthogonal":
-        return f"torch.nn.init.orthogonal_({place}, gain={arguments.get('gain', 1.0):.4g})"
+        gain = arguments.get("gain", 1.0) * arguments.get("factor", 1.0)
+        return f"torch.nn.init.orthogonal_({place}, gain={gain:.4g})"
     if change.scheme == "identity":
         return f"torch.nn.init.eye_({place})"
     if change.scheme == "dirac":
@@ -94,7 +136,7 @@ def _call(model: Model, change: Change, place: str) -> str:
         return f"torch.nn.init.ones_({place})"
     if change.scheme in ("constant", "layer_scale", "forget_gate_bias"):
         return f"torch.nn.init.constant_({place}, {float(np.mean(change.values)):.6g})"
-    std = float(np.sqrt(np.mean(np.square(change.values, dtype=np.float64))))
+    std = _rms(change)
     fan_in = float(np.prod(param.shape[1:])) if len(param.shape) > 1 else 0.0
     plain = layer.op in (Op.LINEAR, Op.CONV) and fan_in > 0
     if plain and isclose(std, sqrt(2 / fan_in), rel_tol=0.05):

@@ -98,6 +98,15 @@ def write_onnx(
     return sorted(locations)
 
 
+def external_files(path: Path) -> frozenset[str]:
+    """Where an ONNX file keeps weights outside itself; nothing for a file that is none."""
+    try:
+        stored = locate(path.read_bytes())
+    except LoadError:
+        return frozenset()
+    return frozenset(item.external["location"] for item in stored.values() if item.external)
+
+
 def _copy_patched(
     origin: Folder, location: str, folder: Path, patches: list[tuple[int, bytes]]
 ) -> None:

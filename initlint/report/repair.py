@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from initlint.report.places import from_here
 from initlint.report.style import Style
 from initlint.report.text import Untrusted, inert
 
@@ -13,6 +14,9 @@ Record = Mapping[str, Any]
 
 _MOST = 12
 """Changes and layers listed one by one; a long network repeats itself."""
+
+_CODE_LIMIT = 2000
+"""Characters of a line of code: one that is cut cannot be pasted."""
 
 STATUS = {
     "nothing": "nothing to fix",
@@ -97,14 +101,17 @@ def _way(change: Record) -> str:
     told = ", ".join(
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in sorted(arguments.items())
-        if value is not None
+        if value is not None and key != "factor"
     )
-    return f"{change['scheme']}({told})" if told else str(change["scheme"])
+    way = f"{change['scheme']}({told})" if told else str(change["scheme"])
+    if "factor" in arguments and change["scheme"] != "rescale":
+        return f"{way}, scaled"
+    return way
 
 
 def _factors(items: Sequence[Record]) -> str:
     """The factors of one scheme, from the least to the largest."""
-    factors = [item["arguments"]["factor"] for item in items if item["arguments"].get("to")]
+    factors = [item["arguments"]["factor"] for item in items if "factor" in item["arguments"]]
     if not factors:
         return ""
     low, high = _number(min(factors)), _number(max(factors))
@@ -150,11 +157,20 @@ def _code(entries: Sequence[Record]) -> list[str]:
     if not entries:
         return []
     lines = ["code to paste where the model is built"]
+    before = ""
     for entry in entries:
-        if entry["file"]:
-            lines.append(f"  # layers of {Untrusted(entry['file'])}:{entry['line']}")
-        lines += [f"  {Untrusted(line)}" for line in entry["code"]]
+        where = _built(entry)
+        if where != before:
+            lines += [where] if where else []
+            before = where
+        lines += [f"  {Untrusted(line).show(_CODE_LIMIT)}" for line in entry["code"]]
     return [*lines, ""]
+
+
+def _built(entry: Record) -> str:
+    if not entry["file"]:
+        return ""
+    return f"  # built at {Untrusted(from_here(entry['file']))}:{entry['line']}"
 
 
 def _verdict(record: Record, *, planned: bool) -> list[str]:
@@ -163,6 +179,6 @@ def _verdict(record: Record, *, planned: bool) -> list[str]:
     lines += [f"  {Untrusted(reason)}" for reason in verdict["reasons"]]
     if planned:
         lines.append("nothing was written (--diff)")
-    for path in record.get("written") or ():
-        lines.append(f"written: {Untrusted(path)}")
-    return lines
+    elif "written" in record and not record["written"]:  # a module is changed where it is
+        lines.append("nothing was written")
+    return [*lines, *(f"written: {Untrusted(path)}" for path in record.get("written") or ())]

@@ -256,7 +256,7 @@ def _responses(node: Node) -> list[list[_Response]] | None:
     steps = max(int(_steps(node)), 1)
     found: list[list[_Response]] = []
     attrs = node.layer.attrs
-    relu = "relu" in str(attrs.get("nonlinearity", attrs.get("activations", "tanh"))).lower()
+    relu = attrs.get("nonlinearity") == "relu"
     for stack in stacks:
         row = []
         for direction in directions:

@@ -60,8 +60,9 @@ class RecurrentNotOrthogonal(Rule):
 
     How it decides
     --------------
-    Not orthogonal: ||W W^T - g^2 I|| > 0.005 g^2 for some gate, or g away from 1. The severity is
-    the harm that the simulation shows over T steps. A plain RNN: gradient below 10^-4 warning,
+    Not orthogonal: ||W W^T - g^2 I|| > 0.005 g^2 for some gate, or g away from 1; or orthogonal in
+    an RNN of ReLUs, half of whose units stop the gradient at every step. The severity is the harm
+    that the simulation shows over T steps. A plain RNN: gradient below 10^-4 warning,
     below 10^-7.2 (one float32 rounding error) error. Any cell: gradient above 10^1.5 warning, above
     10^3 error; saturated share above 0.3 warning, above 0.7 error. T is the graph's sequence length
     or `--sequence-length`; otherwise 50 is assumed, the message says so, and a vanishing gradient
@@ -71,7 +72,8 @@ class RecurrentNotOrthogonal(Rule):
     What it does not flag
     ---------------------
     Gated cells (LSTM, GRU) at any usual scale: the gates decide there. Identity recurrences with a
-    ReLU (IRNN). Orthogonal blocks. Frozen reservoirs, trained weights.
+    ReLU (IRNN). Orthogonal blocks, but for ReLUs over a long sequence. Frozen reservoirs, trained
+    weights.
 
     Example
     -------
@@ -141,7 +143,11 @@ class RecurrentNotOrthogonal(Rule):
                 param.key: measured.residual
                 for param in blocks
                 if (measured := context.measures.orthogonality(param)) is not None
-                and (measured.residual > ORTHOGONAL or abs(log(measured.gain)) > OFF_SCALE)
+                and (
+                    measured.residual > ORTHOGONAL
+                    or abs(log(measured.gain)) > OFF_SCALE
+                    or recurrence.rectified
+                )
             }
             if not loose:
                 continue
@@ -169,6 +175,7 @@ class _Recurrence:
     steps_known: bool
     input_rms: float = 1.0
     unrolled: Unrolled | None = None
+    rectified: bool = False
 
 
 def _recurrences(context: Context) -> Iterator[_Recurrence]:
@@ -186,6 +193,7 @@ def _recurrences(context: Context) -> Iterator[_Recurrence]:
             layers[0].with_role(Role.RECURRENT_WEIGHT),
             len(layers) if cell else context.sequence_length,
             cell or context.sequence_length_known,
+            rectified=layers[0].attrs.get("nonlinearity") == "relu",
         )
     for found in unrolled_recurrences(graph):
         yield _Recurrence(
@@ -196,6 +204,7 @@ def _recurrences(context: Context) -> Iterator[_Recurrence]:
             True,
             _input_rms(context, found),
             found,
+            found.activation is Op.RELU,
         )
 
 
@@ -235,9 +244,8 @@ def _findings(
         layers=recurrence.layers,
         culprits=recurrence.layers + _written_out(recurrence),
         param=worst.name,
-        message=f"recurrent weights of {first} are not orthogonal"
-        + (" of scale 1" if residual <= ORTHOGONAL else "")
-        + f": {measured} over {steps}{'' if known else ' (assumed)'} steps",
+        message=f"recurrent weights of {first} {_what(recurrence, weights, residual)}: {measured} "
+        f"over {steps}{'' if known else ' (assumed)'} steps",
         evidence={
             "orthogonality_residual": residual,
             "gradient_decades": response.decades_at(steps),
@@ -248,11 +256,15 @@ def _findings(
         },
         why=why,
         measured=f"||W W^T - g^2 I|| = {residual:.2g} g^2, {measured}",
-        expected="orthogonal blocks: residual below 0.005, gradient within 10^+-1.5",
+        expected="the identity: behind a ReLU it sums, and keeps the gradient"
+        if recurrence.rectified
+        else "orthogonal blocks: residual below 0.005, gradient within 10^+-1.5",
         fix=Fix(
-            "orthogonal",
+            "identity" if recurrence.rectified else "orthogonal",
             params=tuple(param.key for param in here),
-            code=_code(worst.name, len(here)),
+            code=f"torch.nn.init.eye_({worst.name})"
+            if recurrence.rectified
+            else _code(worst.name, len(here)),
         ),
     )
 
@@ -295,6 +307,16 @@ def _harm(
             )
         )
     return max(found, key=lambda item: item[0].rank, default=None)
+
+
+def _what(recurrence: _Recurrence, weights: RecurrentWeights, residual: float) -> str:
+    """What is wrong with the blocks, in words."""
+    if residual > ORTHOGONAL:
+        return "are not orthogonal"
+    squares = [float((block**2).sum() / len(block)) for block in weights.recurrent.values()]
+    if recurrence.rectified and all(abs(log(square)) < 2 * OFF_SCALE for square in squares):
+        return "are orthogonal, which a ReLU undoes at every step"
+    return "are not orthogonal of scale 1"
 
 
 def _code(name: str, gates: int) -> str:

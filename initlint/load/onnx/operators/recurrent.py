@@ -21,6 +21,9 @@ _GATES: dict[str, tuple[str | None, ...]] = {
     "RNN": (None,),
 }
 _OPS = {"LSTM": Op.LSTM, "GRU": Op.GRU, "RNN": Op.RNN}
+_USUAL = {"LSTM": ("sigmoid", "tanh", "tanh"), "GRU": ("sigmoid", "tanh")}
+"""Activations of a direction's gates, cell and output, where a node names none."""
+
 _PEEPHOLES = ("input", "output", "forget")
 
 
@@ -94,11 +97,9 @@ def recurrent(
         "directions": directions,
         "bidirectional": directions == 2,
         "reverse": reverse,
-        "activations": _activations(call),
         "layout": call.integer("layout", 0),
     }
-    if kind == "GRU":
-        attrs["linear_before_reset"] = bool(call.integer("linear_before_reset", 0))
+    attrs |= _cell(call, kind)
     if kind == "LSTM":
         attrs["input_forget"] = bool(call.integer("input_forget", 0))
     clip = call.attrs.get("clip")
@@ -136,9 +137,24 @@ def _emit(
     return builder.outputs(result, call, state, state)
 
 
-def _activations(call: Call) -> tuple[str, ...]:
+def _cell(call: Call, kind: str) -> dict[str, Any]:
+    """What the cell computes, in the words of every other loader.
+
+    ``nonlinearity`` of a plain cell; ``custom_activations`` where a gated one has others than its
+    own; ``reset_after`` of a GRU (ONNX's ``linear_before_reset``).
+    """
     given = call.attrs.get("activations", ())
-    return tuple(str(name) for name in given) if isinstance(given, tuple) else ()
+    names = [str(name).lower() for name in given] if isinstance(given, tuple) else []
+    if kind == "RNN":
+        kinds = set(names) or {"tanh"}
+        return {"nonlinearity": kinds.pop() if len(kinds) == 1 else "several"}
+    usual = _USUAL[kind]
+    found: dict[str, Any] = {}
+    if any(name != usual[index % len(usual)] for index, name in enumerate(names)):
+        found["custom_activations"] = True
+    if kind == "GRU":
+        found["reset_after"] = bool(call.integer("linear_before_reset", 0))
+    return found
 
 
 def _blocks(
