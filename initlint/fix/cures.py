@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from initlint.fix.lsuv import SCALED
 from initlint.fix.plan import Planner, Record
-from initlint.fix.schemes import SCHEMES, default_value, find, preserving_std
+from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.fix.textbook import SHORT, sine_frequencies
 from initlint.model import Layer, Op, Param, Role
@@ -23,6 +23,10 @@ paper's; 1.7 times too narrow and 6 times too wide did not (benchmarks/outcome: 
 HUGE_TABLE = 3.0
 """Standard deviation of an embedding's elements that no framework or paper starts from: N(0, 1) is
 the largest (torch.nn.Embedding). What such a table would have to keep up with is at fault."""
+
+SIBLING = 1.5
+"""Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
+hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
 
 Cure = Callable[[Planner, Record, dict[str, Any]], None]
 
@@ -45,18 +49,10 @@ def _to_std(
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
         assert rms
-        std = _std(slot, scheme, more)
+        std = law_std(slot, scheme, more)
         planner.rescale(finding, layer, param, std / rms, _family(slot, scheme, std))
     else:
         planner.draw(finding, layer, param, scheme, **more)
-
-
-def _std(slot: Slot, scheme: str, arguments: Mapping[str, Any]) -> float:
-    gain = arguments.get("gain", SCHEMES[scheme].arguments.get("gain"))
-    if scheme == "scale_preserving":
-        return preserving_std(slot, gain)
-    fan = str(arguments.get("fan", SCHEMES[scheme].arguments["fan"]))
-    return float(gain) / math.sqrt(slot.fan(fan))
 
 
 def _family(slot: Slot, scheme: str, std: float) -> str:
@@ -112,9 +108,26 @@ def drawn_as(scheme: str) -> Cure:
 
 
 def _residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """The last layer of each branch, and of equal branches that one batch showed as quiet."""
     factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
-    for layer, param in planner.targets(finding, Role.WEIGHT):
+    named = list(planner.targets(finding, Role.WEIGHT))
+    for layer, param in (*named, *_siblings(planner, named)):
         planner.rescale(finding, layer, param, factor**2 if planner.thorough else factor)
+
+
+def _siblings(
+    planner: Planner, named: Sequence[tuple[Layer, Param]]
+) -> Iterator[tuple[Layer, Param]]:
+    """Last layers of other branches, of the same shape and scale as some of those named."""
+    network, known = planner.network, {param.key for _, param in named}
+    scales = {param.shape: planner.measures.effective_std(param) for _, param in named}
+    for key in dict.fromkeys(key for branch in network.residuals for key in branch.writers):
+        param = network.graph[key].weight
+        if param is None or param.key in known or not param.trainable or param.tied_to is not None:
+            continue
+        own, other = planner.measures.effective_std(param), scales.get(param.shape)
+        if own and other and abs(math.log(own / other)) < math.log(SIBLING):
+            yield network.graph[key], param
 
 
 def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:

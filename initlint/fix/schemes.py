@@ -224,6 +224,15 @@ def preserving_std(slot: Slot, gain: float | None = None) -> float:
     return (slot.gain if gain is None else gain) / sqrt(slot.fan_in)
 
 
+def law_std(slot: Slot, name: str, arguments: Arguments) -> float:
+    """Standard deviation that a law of gain and fan, or `scale_preserving`, asks for."""
+    gain = arguments.get("gain", SCHEMES[name].arguments.get("gain"))
+    if name == "scale_preserving":
+        return preserving_std(slot, gain)
+    fan = str(arguments.get("fan", SCHEMES[name].arguments["fan"]))
+    return float(gain) / sqrt(slot.fan(fan))
+
+
 @scheme(
     "orthogonal", "gain × Haar orthogonal, per gate and per group", "Saxe et al. 2014", gain=1.0
 )

@@ -272,12 +272,16 @@ def scaled_by_running(
                 continue
             held = changes.get(weight.key)
             values = weight.tensor.read() if held is None else held.values
-            arguments = {**(held.arguments if held else {}), "factor": factor}
+            earlier = dict(held.arguments) if held else {}
+            drawn = held is not None and held.scheme != "rescale"
+            arguments = {**earlier, "factor": factor * earlier.get("factor", 1.0)}
+            if not drawn:
+                arguments.pop("to", None)
             found[weight.key] = Change(
                 key,
                 weight,
                 values * factor,
-                held.scheme if held and held.scheme != "rescale" else "lsuv",
+                held.scheme if held and drawn else "lsuv",
                 arguments,
                 held.cures if held else ("variance-profile",),
             )

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from initlint.fix.changes import Change, by_stored_name
+from initlint.fix.schemes import law_std
+from initlint.fix.slot import slot_of
 from initlint.lint.code import rolled
 from initlint.model import RECURRENT, Kind, Model, Op
 
@@ -18,6 +20,9 @@ Record = dict[str, Any]
 
 SHAPED = frozenset({"orthogonal", "identity"})
 """Schemes whose law is one for the whole block, not for each element."""
+
+GAUSSIAN = frozenset({"scale_preserving", "he_normal", "xavier_normal", "lecun_normal"})
+"""Normal laws whose standard deviation follows from the place of the layer."""
 
 ALIKE = 0.1
 """Relative difference of scale between the blocks of one draw: five standard errors of the scale of
@@ -78,6 +83,8 @@ def _whole(model: Model, place: str, blocks: Sequence[Change]) -> str | None:
         return None
     if schemes == {"chrono"}:
         return _chrono(place, blocks)
+    if _multiplied(blocks[0]) and len({block.arguments["factor"] for block in blocks}) == 1:
+        return _call(model, blocks[0], place)
     if schemes <= SHAPED:
         calls = {_call(model, block, "gate") for block in blocks}
         loop = f"for gate in {place}.data.chunk({len(blocks)})"
@@ -95,6 +102,20 @@ def _position(model: Model, change: Change) -> int:
     params = model.graph[change.layer].params
     blocks = [param.key for param in params if param.tensor and param.tensor.name == name]
     return blocks.index(change.param.key)
+
+
+def _multiplied(change: Change) -> bool:
+    """True where the draws stayed and have no law to be named: a factor is the whole change."""
+    return change.scheme in ("rescale", "lsuv") and not change.arguments.get("to")
+
+
+def _std(model: Model, change: Change) -> float:
+    """The law's standard deviation, one number for equal layers; else the sample's."""
+    if change.scheme not in GAUSSIAN:
+        return _rms(change)
+    slot = slot_of(model.graph, model.graph[change.layer], change.param)
+    factor = float(change.arguments.get("factor", 1.0))
+    return factor * law_std(slot, change.scheme, change.arguments)
 
 
 def _rms(change: Change) -> float:
@@ -136,7 +157,9 @@ def _call(model: Model, change: Change, place: str) -> str:
         return f"torch.nn.init.ones_({place})"
     if change.scheme in ("constant", "layer_scale", "forget_gate_bias"):
         return f"torch.nn.init.constant_({place}, {float(np.mean(change.values)):.6g})"
-    std = _rms(change)
+    if _multiplied(change):
+        return f"{place}.data.mul_({arguments['factor']:.4g})"
+    std = _std(model, change)
     fan_in = float(np.prod(param.shape[1:])) if len(param.shape) > 1 else 0.0
     plain = layer.op in (Op.LINEAR, Op.CONV) and fan_in > 0
     if plain and isclose(std, sqrt(2 / fan_in), rel_tol=0.05):

@@ -69,7 +69,8 @@ def _loop(before: str, after: str, indices: Sequence[int]) -> str:
         return f"{before}[{indices[0]}]{after}" if indices[0] >= 0 else before
     first, last, step = indices[0], indices[-1], max(indices[1] - indices[0], 1)
     values = f"({', '.join(map(str, indices))})"
-    if list(indices) == list(range(first, last + 1, step)):
+    even = step == 1 or len(indices) > 2
+    if even and list(indices) == list(range(first, last + 1, step)):
         bounds = [last + 1] if (first, step) == (0, 1) else [first, last + 1]
         values = f"range({', '.join(map(str, bounds + [step] * (step > 1)))})"
     return f"for i in {values}: {before}[i]{after}"
