@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 .PHONY: docs reference fuzz demo test lint types contracts format corpus pages pictures clean
 
-COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h
+COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h initlint/probe/_outputs.c
 
 $(VENV)/.base: pyproject.toml constraints.txt $(COMPILED)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

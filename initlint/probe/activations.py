@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import acos, ceil, erfc, exp, log, pi, sin, sqrt
+from math import acos, ceil, erfc, isnan, log, pi, prod, sin, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from initlint.probe.entropy import attention_entropy, mean_entropy
 from initlint.probe.result import OutputStats
+from initlint.probe.summary import contrast, silent_sum, summarise, unit_cosine
 
 Array = NDArray[Any]
 
@@ -39,6 +40,8 @@ gradient, so the backward gain falls to about 1−f of the unsaturated one.
 BINS = 32
 HISTOGRAM_ELEMENTS = 1 << 14
 """Five hundred elements per bin: the shape of a histogram needs no more."""
+
+_SATURATING = frozenset({"sigmoid", "tanh", "softsign", "erf", "hard_sigmoid", "hard_tanh"})
 
 _RELU_LIKE = frozenset({"relu", "relu6", "thresholded_relu"})
 """Values of `initlint.model.Op`, which is not imported: the probe's child process starts faster."""
@@ -91,7 +94,7 @@ class OutputAccumulator:
         self._channel_axis = channel_axis
         self._attrs = attrs or {}
         self._seed = seed
-        self._cap = (DEAD_ELEMENTS if op in _RELU_LIKE else ELEMENTS) // runs
+        self._cap = most_elements(op, runs)
         self._runs = runs
         self._non_finite = 0
         self._blocks: list[Array] = []
@@ -120,8 +123,16 @@ class OutputAccumulator:
             array, samples, sample_axis, self._channel_axis, self._cap, self._seed
         )
         self._told_apart &= told_apart
+        self.add(block if self._runs == 1 else np.array(block))
+
+    def add(self, block: Array) -> None:
+        """Add elements of a run's output, all of which is finite.
+
+        Args:
+            block: (samples, positions before, units, positions after); it is kept.
+        """
         if not self._blocks or self._blocks[0].shape[1:] == block.shape[1:]:
-            self._blocks.append(block if self._runs == 1 else np.array(block))
+            self._blocks.append(block)
 
     def finish(self) -> OutputStats:
         """The statistics of everything added so far."""
@@ -129,53 +140,47 @@ class OutputAccumulator:
             block = self._blocks[0]
         else:
             block = np.concatenate(self._blocks) if self._blocks else np.zeros((0, 0, 0, 0))
-        valid = block.reshape(-1).astype(np.float64)
+        valid = None
         if self._non_finite:
             finite = np.isfinite(block)
-            valid = valid[finite.reshape(-1)]
+            valid = block[finite]
             block = np.where(finite, block, 0)
-        if valid.size == 0:
+        seen = block.reshape(-1) if valid is None else valid
+        if seen.size == 0:
             nan = float("nan")
             return OutputStats(
                 block.size, 0, 0, 0, nan, nan, nan, nan, nan, non_finite=self._non_finite
             )
         samples, _, units, _ = block.shape
         rows = block.size // units
-        unit_low, unit_high = block.min(axis=(0, 1, 3)), block.max(axis=(0, 1, 3))
+        found = summarise(block, valid)
+        unit_low, unit_high = found.unit_low, found.unit_high
         silent = (unit_low == 0) & (unit_high == 0)
         if self._op in _RELU_LIKE:
             silent = unit_high <= 0
-        low, high = float(valid.min()), float(valid.max())
-        scale = max(-low, high)
-        mean = float(valid.mean())
-        work = np.empty_like(valid)  # one array for both sums of squares
-        if scale > 1e100:
-            rms = scale * sqrt(float(np.mean((valid / scale) ** 2)))
-        else:  # no BLAS: its threads wait for torch's
-            rms = sqrt(float(np.square(valid, out=work).mean()))
-        np.subtract(valid, mean, out=work)
-        std = sqrt(float(np.square(work, out=work).mean()))
+        ends = (unit_low, unit_high) if valid is None else (valid, valid)
+        low, high = float(ends[0].min()), float(ends[1].max())
         correlation, row_std = _contrast(block, self._seed) if self._told_apart else _UNKNOWN
         return OutputStats(
             count=block.size,
             rows=rows,
             samples=samples,
             units=units,
-            rms=rms,
-            mean=mean,
-            std=std,
+            rms=found.rms,
+            mean=found.mean,
+            std=found.std,
             min=low,
             max=high,
             non_finite=self._non_finite,
-            zero_share=1.0 - np.count_nonzero(valid) / valid.size,
+            zero_share=1.0 - (seen.size - found.zeros) / seen.size,
             dead_units=int(silent.sum()),
             dead_chance=_dead_chance(block) if self._op in _RELU_LIKE else float("nan"),
-            saturated_share=_saturated(valid, self._op, self._attrs) / valid.size,
+            saturated_share=_saturated(seen, self._op, self._attrs) / seen.size,
             correlation=correlation,
             constant_units=int((unit_low == unit_high).sum()) if rows > 1 else 0,
             row_std=row_std,
             unit_std=_unit_std(block) if self._op == "input" else _UNKNOWN,
-            histogram=_histogram(valid, low, high),
+            histogram=_histogram(seen, low, high),
             histogram_range=(low, high),
             entropy=mean_entropy(self._entropies),
         )
@@ -199,48 +204,24 @@ def _unit_std(block: Array) -> tuple[float, float]:
 def _dead_chance(block: Array) -> float:
     """`dead_chance` for the mean cosine measured between rows of a ReLU's outputs.
 
-    Rows are brought to unit length first: signs do not depend on it, and in deep networks it
-    varies so much that a ratio of summed products would understate the cosine.
+    Signs do not depend on the length of a row.
     """
-    largest = np.abs(block).max()
-    if not largest > 0:
-        return float("nan")
-    block = block / largest  # squares of huge or tiny float32 numbers leave its range
-    length = np.sqrt(np.einsum("saub,saub->sab", block, block))[:, :, None]
-    directions = np.divide(block, length, out=np.zeros_like(block), where=length > 0)
-    rows, active = length.size, int(np.count_nonzero(length))
-    if active < 2:
-        return float("nan")
-    total = directions.sum(axis=(0, 1, 3), dtype=np.float64)
-    pairs = float(np.dot(total, total)) - active  # summed over ordered pairs of different rows
-    return dead_chance(relu_correlation_before(pairs / (active * (active - 1))), rows)
+    cosine = unit_cosine(block)
+    if isnan(cosine):
+        return cosine
+    return dead_chance(relu_correlation_before(cosine), block.size // block.shape[2])
 
 
 def _contrast(block: Array, seed: int) -> tuple[float, float]:
-    """Mean cosine over pairs of different samples, and the spread across samples.
-
-    With unit vectors u_s, Σ_{s≠t} u_s·u_t = ‖Σu_s‖² − n, so no pair is formed.
-    """
+    """Mean cosine over pairs of different samples, and the spread across samples."""
     samples = block.shape[0]
     if samples < 2:
         return _UNKNOWN
     data = block.reshape(samples, -1)
-    if data.shape[1] > SAMPLE_ELEMENTS:
-        data = data[:, _chosen(data.shape[1], SAMPLE_ELEMENTS, seed)]
-    data = data.astype(np.float64)
-    row_std = sqrt(float(data.var(axis=0, ddof=1).mean()))
-    length = np.abs(data).max(axis=1, keepdims=True)
-    still = ~(length[:, 0] > 0)
-    if still.any():
-        data, length = data[~still], length[~still]
-    data /= length
-    moving = len(data)
-    if moving < 2:
-        return float("nan"), row_std
-    data /= np.sqrt((data * data).sum(axis=1, keepdims=True))
-    direction = data.sum(axis=0)
-    pairs = float(np.dot(direction, direction)) - moving
-    return min(max(pairs / (moving * (moving - 1)), -1.0), 1.0), row_std
+    width = data.shape[1]
+    return contrast(
+        data, _chosen(width, SAMPLE_ELEMENTS, seed) if width > SAMPLE_ELEMENTS else None
+    )
 
 
 def dead_chance(correlation: float, rows: int) -> float:
@@ -255,17 +236,7 @@ def dead_chance(correlation: float, rows: int) -> float:
         return 0.5
     slope = sqrt(max(correlation, 0.0) / (1.0 - correlation))
     step = 0.02
-    total = 0.0
-    for k in range(-400, 401):
-        t = k * step
-        below = 0.5 * erfc(t * slope / sqrt(2.0))
-        if below <= 0.0:
-            break
-        term = exp(-0.5 * t * t + rows * log(below))
-        total += term
-        if k > 0 and term < 1e-20 * total:
-            break  # what follows is smaller still
-    return min(total * step / sqrt(2.0 * pi), 1.0)
+    return min(silent_sum(slope, rows, step) * step / sqrt(2.0 * pi), 1.0)
 
 
 def relu_correlation_before(after: float) -> float:
@@ -315,14 +286,43 @@ def _block(
     else:
         after = int(np.prod(array.shape[unit + 1 :]))
         array = array.reshape(count, -1, array.shape[unit], after)
-    _, before, units, after = array.shape
-    keep = max(cap // (count * units), 1)
-    if before * after > keep:
-        if before >= after:
-            array = array[:, _chosen(before, max(keep // after, 1), seed)]
-        else:
-            array = array[..., _chosen(after, max(keep // before, 1), seed)]
+    kept = positions(array.shape, cap, seed)
+    if kept is not None:
+        array = np.take(array, kept[1], kept[0])
     return array, samples < 2 or axis is not None
+
+
+def most_elements(op: str, runs: int) -> int:
+    """Elements of a layer's output that one of so many runs looks at."""
+    return (DEAD_ELEMENTS if op in _RELU_LIKE else ELEMENTS) // runs
+
+
+def view_of(
+    shape: tuple[int, ...], samples: int, channel_axis: int
+) -> tuple[int, int, int, int] | None:
+    """``(samples, before, units, after)`` of an array whose first axis holds the samples.
+
+    None where it holds the units as well.
+    """
+    rank = len(shape)
+    unit = channel_axis % rank if -rank <= channel_axis < rank else rank - 1
+    if unit == 0:
+        return None
+    return samples, prod(shape[:unit]) // samples, shape[unit], prod(shape[unit + 1 :])
+
+
+def positions(view: tuple[int, ...], cap: int, seed: int) -> tuple[int, Array] | None:
+    """Which axis of a view to thin out, and what to keep of it, for ``cap`` elements at most.
+
+    None when there are not more; at least one position is kept.
+    """
+    samples, before, units, after = view
+    keep = max(cap // (samples * units), 1)
+    if before * after <= keep:
+        return None
+    if before >= after:
+        return 1, _chosen(before, max(keep // after, 1), seed)
+    return 3, _chosen(after, max(keep // before, 1), seed)
 
 
 def _sample_axis(shape: tuple[int, ...], samples: int, unit: int) -> int | None:
@@ -347,7 +347,9 @@ def _saturated(flat: Array, op: str, attrs: Mapping[str, Any]) -> int:
     sigmoid' = y(1−y) ≤ 1/4; tanh' = 1−y²; softsign' = (1−|y|)²; erf' ∝ exp(−x²), so the limit is
     |y| > erf(√ln(1/0.06)); the hard ones are flat exactly at their bounds.
     """
-    limit = SATURATED_DERIVATIVE
+    if op not in _SATURATING:
+        return 0
+    limit, flat = SATURATED_DERIVATIVE, flat.astype(np.float64)
     if op == "sigmoid":
         return int(np.count_nonzero(flat * (1.0 - flat) < 0.25 * limit))
     if op == "tanh":
@@ -368,6 +370,6 @@ def _histogram(values: Array, low: float, high: float) -> tuple[int, ...]:
     width = high - low
     if not 0.0 < width < np.inf:  # one value only, or a span that overflows
         return (values.size, *([0] * (BINS - 1))) if width == 0.0 else ()
-    part = values[:: ceil(values.size / HISTOGRAM_ELEMENTS)]
+    part = values[:: ceil(values.size / HISTOGRAM_ELEMENTS)].astype(np.float64)
     index = np.minimum(((part - low) * (BINS / width)).astype(np.int64), BINS - 1)
     return tuple(np.bincount(index, minlength=BINS).tolist())

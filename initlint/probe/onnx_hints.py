@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -219,10 +219,17 @@ def _axes_after(
     return None
 
 
-def reached_values(graph: Any, inputs: Iterable[str]) -> frozenset[str]:
-    """Values of the main graph that depend on some of its inputs, those included."""
+def reached_values(
+    graph: Any, inputs: Iterable[str], without: Container[str] = ()
+) -> frozenset[str]:
+    """Values of the main graph that depend on some of its inputs, those included.
+
+    Not through the operators in ``without``.
+    """
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
+        if node.op_type in without:
+            continue
         for name in _read_by(node):
             readers.setdefault(name, []).append(node)
     waiting = list(inputs)

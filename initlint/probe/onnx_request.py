@@ -82,6 +82,7 @@ def request_for(
         seed=seed,
         activation_bytes=memory_mb * (1 << 20) // ACTIVATION_SHARE,
         batch_norms=rewritten,
+        opset=runnable.opsets.get("", 0),
     )
 
 
@@ -92,6 +93,7 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
     names = [item.name for item in runnable.inputs]
     reached = reached_values(graph, names) if names else constants(graph)
     varying = reached_values(graph, random)
+    batched = reached_values(graph, random, without=frozenset({"Shape", "Size"}))
     axes = _channel_axes(model.graph)
     found = []
     makers = {name: node for node in graph.node for name in node.output}
@@ -108,6 +110,7 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
                 bounds=_bounds(layer),
                 weights=_weights(layer),
                 varies=value in varying,
+                batched=value in batched,
             )
         )
         weights = _softmax_behind(makers, value) if layer.op is Op.ATTENTION else None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from initlint.probe.activations import OutputAccumulator
+from initlint.probe.graph_suffix import added, output
 from initlint.probe.inputs import (
     Array,
     Sizes,
@@ -20,9 +18,11 @@ from initlint.probe.inputs import (
     has_batch,
     synthesise,
 )
+from initlint.probe.meter import Meter
 from initlint.probe.request import CARRIERS, NUMPY_TYPES, External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
-from initlint.probe.schedule import FEW_SAMPLES, plan_runs
+from initlint.probe.sampled import Sample, plan_samples, sampled_blocks
+from initlint.probe.schedule import FEW_SAMPLES, Plan, plan_runs
 
 MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
@@ -35,13 +35,6 @@ _PREFIX = re.compile(
     re.DOTALL,
 )
 """Codes and places in onnxruntime's own source that tell the user nothing."""
-
-
-THREADED = 1 << 20
-"""Elements of one run from which threads pay for the statistics, which share nothing."""
-
-MOST_THREADS = 4
-"""Each holds a few megabytes of float64 copies."""
 
 
 class _OutOfMemoryError(Exception):
@@ -84,9 +77,7 @@ def _observe(request: Request, onnxruntime: Any) -> Activations:
             parts = []
             for start in range(groups):
                 part = observed[start::groups]
-                session = _Session(onnxruntime, request, part)
-                parts.append(_measure(request, session, part))
-                del session
+                parts.append(_measure(onnxruntime, request, part))
             return _joined(parts)
         except _OutOfMemoryError:
             groups *= 2
@@ -95,13 +86,26 @@ def _observe(request: Request, onnxruntime: Any) -> Activations:
 
 
 class _Session:
-    """An inference session whose outputs are the observed values."""
+    """An inference session whose outputs are the observed values.
 
-    def __init__(self, onnxruntime: Any, request: Request, observed: Sequence[Observed]) -> None:
+    Of those in ``samples`` it gives samples.
+    """
+
+    def __init__(
+        self,
+        onnxruntime: Any,
+        request: Request,
+        observed: Sequence[Observed],
+        samples: Sequence[Sample] = (),
+    ) -> None:
         options = session_options(onnxruntime)
         self._weights = _external(onnxruntime, options, request.external)  # not copied
-        names = sorted({item.value for item in observed} - {spec.name for spec in request.inputs})
-        data = request.model + outputs_suffix(names)
+        sampled = {sample.item.value for sample in samples}
+        names = sorted(
+            {item.value for item in observed} - sampled - {spec.name for spec in request.inputs}
+        )
+        fields = [field for sample in samples for field in sample.fields()]
+        data = request.model + added([*map(output, names), *fields])
         try:
             self._session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"]
@@ -112,6 +116,7 @@ class _Session:
             raise _translated(error) from error
         types = {item.name: item.type for item in self._session.get_outputs()}
         self.names = [name for name in names if types.get(name) in _FLOATS]
+        self.names += [name for sample in samples for name in sample.names]
         self._any = self.names or [item.name for item in self._session.get_outputs()][:1]
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -153,30 +158,6 @@ def session_options(onnxruntime: Any) -> Any:
     return options
 
 
-def outputs_suffix(names: Iterable[str]) -> bytes:
-    """Bytes that, after a serialised ``ModelProto``, add graph outputs of these names.
-
-    Protobuf defines the concatenation of two messages as their merge, which appends to repeated
-    fields: ``ModelProto.graph`` is field 7, ``GraphProto.output`` field 12,
-    ``ValueInfoProto.name`` field 1. The type is left out; onnxruntime infers it.
-    """
-    outputs = b"".join(_field(12, _field(1, name.encode("utf-8", "replace"))) for name in names)
-    return _field(7, outputs) if outputs else b""
-
-
-def _field(number: int, data: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(data)) + data
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
 def _external(onnxruntime: Any, options: Any, weights: Sequence[External]) -> list[Any]:
     """Hand weights over in memory, so that onnxruntime opens no file."""
     values = []
@@ -206,9 +187,10 @@ class _Measurement:
     batch_norms: int
 
 
-def _measure(request: Request, session: _Session, observed: Sequence[Observed]) -> _Measurement:
+def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -> _Measurement:
+    session = _Session(onnxruntime, request, observed)
     if request.given:
-        meter = _Meter(observed, request.seed, runs=1)
+        meter = Meter(observed, request.seed, runs=1)
         pilot = session.run(request.given)
         samples = _given_samples(request)
         meter.add({**pilot, **request.given}, samples, {})
@@ -220,7 +202,14 @@ def _measure(request: Request, session: _Session, observed: Sequence[Observed]) 
     sizes, feeds, pilot = _pilot(request, session)
     shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
     plan = plan_runs(request, observed, sizes, shapes)
-    meter = _Meter(observed, request.seed, plan.runs)
+    sampled = plan_samples(request, observed, pilot, sizes, plan)
+    if sampled:
+        del session
+        found = _sampled(onnxruntime, request, observed, plan, sampled, shapes)
+        if found is not None:
+            return found
+        session = _Session(onnxruntime, request, observed)
+    meter = Meter(observed, request.seed, plan.runs)
     first = 0
     if plan.sizes == sizes:
         meter.add({**pilot, **feeds}, plan.per_run, {})
@@ -247,11 +236,42 @@ def _measure(request: Request, session: _Session, observed: Sequence[Observed]) 
     )
 
 
+def _sampled(
+    onnxruntime: Any,
+    request: Request,
+    observed: Sequence[Observed],
+    plan: Plan,
+    samples: Sequence[Sample],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> _Measurement | None:
+    """The plan's runs with some outputs sampled; None where they have to be taken whole."""
+    meter = Meter(observed, request.seed, plan.runs)
+    feeds: dict[str, Array] = {}
+    try:
+        session = _Session(onnxruntime, request, observed, samples)
+        for run in range(plan.runs):
+            feeds = synthesise(request.inputs, plan.sizes, seed=request.seed, run=run)
+            values = session.run(feeds)
+            blocks = sampled_blocks(samples, values)
+            if blocks is None:
+                return None
+            meter.add({**values, **feeds}, plan.per_run, shapes, blocks)
+    except Exception:  # told again by the run that takes them whole
+        return None
+    return _Measurement(
+        plan.runs * plan.per_run,
+        plan.runs,
+        meter.finish(),
+        {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs},
+        request.batch_norms,
+    )
+
+
 def _repeat(
     request: Request, session: _Session, observed: Sequence[Observed], sizes: Sizes, runs: int
 ) -> _Measurement:
     """One run per sample."""
-    meter = _Meter(observed, request.seed, runs)
+    meter = Meter(observed, request.seed, runs)
     feeds: dict[str, Array] = {}
     for run in range(runs):
         feeds = synthesise(request.inputs, sizes, seed=request.seed, run=run)
@@ -273,77 +293,6 @@ def _pilot(request: Request, session: _Session) -> tuple[Sizes, dict[str, Array]
             except RuntimeError as error:
                 first = first or error
     raise first or RuntimeError("no size of its inputs is small enough")
-
-
-class _Meter:
-    """One accumulator per observed layer."""
-
-    def __init__(self, observed: Sequence[Observed], seed: int, runs: int) -> None:
-        self._observed = observed
-        self._seed = seed
-        self._runs = runs
-        self._held: dict[str, OutputAccumulator] = {}
-        self._done: dict[str, OutputStats] = {}
-
-    def add(
-        self,
-        values: Mapping[str, Array],
-        samples: int,
-        pilot: Mapping[str, tuple[int, ...]],
-    ) -> None:
-        """Add one run; ``pilot`` holds the shapes of a run on fewer samples, if there was one."""
-        present = [
-            (item, value)
-            for item in self._observed
-            if (value := values.get(item.value)) is not None and value.dtype.kind == "f"
-        ]
-
-        for item, _ in present:  # in the order of the layers, whichever is done first
-            self._accumulator(item)
-
-        def add_one(pair: tuple[Observed, Array]) -> OutputStats | None:
-            item, value = pair
-            axis = _sample_axis(pilot.get(item.value), value.shape)
-            # a value that does not grow with the batch is the same for every sample
-            distinct = 1 if pilot and axis is None else samples
-            self._held[item.layer].update(value, distinct, axis)
-            # hold nothing that is not needed again
-            return self._held.pop(item.layer).finish() if self._runs == 1 else None
-
-        if sum(value.size for _, value in present) < THREADED:
-            found = [add_one(pair) for pair in present]
-        else:
-            with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-                found = list(pool.map(add_one, present))
-        for (item, _), stats in zip(present, found, strict=True):
-            if stats is not None:
-                self._done[item.layer] = stats
-
-    def _accumulator(self, item: Observed) -> OutputAccumulator:
-        if item.layer not in self._held:
-            bounds = dict(zip(("min", "max"), item.bounds, strict=False))
-            self._held[item.layer] = OutputAccumulator(
-                item.op,
-                channel_axis=item.channel_axis,
-                attrs=bounds,
-                seed=self._seed,
-                runs=self._runs,
-                varies=item.varies,
-            )
-        return self._held[item.layer]
-
-    def finish(self) -> dict[str, OutputStats]:
-        """Statistics by layer."""
-        found = {layer: held.finish() for layer, held in self._held.items()}
-        return {**self._done, **found}
-
-
-def _sample_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
-    """The axis that grew with the batch."""
-    if pilot is None or len(pilot) != len(shape):
-        return None
-    grown = [axis for axis, (one, many) in enumerate(zip(pilot, shape, strict=True)) if many != one]
-    return grown[0] if len(grown) == 1 else None
 
 
 def _given_samples(request: Request) -> int:

@@ -54,6 +54,7 @@ class Observed:
         weights: weights used once per position: their number times positions is the work.
         varies: False when the value is the same for all samples: it depends on masks only, or on
             positions, or on nothing.
+        batched: False when nothing but the sizes of inputs enters the value.
     """
 
     layer: str
@@ -63,6 +64,7 @@ class Observed:
     bounds: Sequence[float] = ()
     weights: int = 0
     varies: bool = True
+    batched: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Request:
         seed: seeds inputs and sampling.
         activation_bytes: memory that the outputs of one run may take together.
         batch_norms: BatchNormalization nodes that use batch statistics.
+        opset: version of the ai.onnx operators; 0 where the graph uses none.
     """
 
     model: bytes
@@ -112,6 +115,7 @@ class Request:
     seed: int = 0
     activation_bytes: int = 1 << 29
     batch_norms: int = 0
+    opset: int = 0
 
     def pieces(self) -> Iterator[bytes]:
         """The request as bytes, piece by piece."""
@@ -130,6 +134,7 @@ class Request:
             "seed": self.seed,
             "activation_bytes": self.activation_bytes,
             "batch_norms": self.batch_norms,
+            "opset": self.opset,
         }
         encoded = json.dumps(header).encode()
         yield _LENGTH.pack(len(encoded))
@@ -164,6 +169,7 @@ class Request:
             seed=header["seed"],
             activation_bytes=header["activation_bytes"],
             batch_norms=header["batch_norms"],
+            opset=header["opset"],
         )
 
 

@@ -1,0 +1,31 @@
+"""The compiled sums of `initlint.probe.summary`; absent where there was no compiler.
+
+Blocks are contiguous float32 buffers of finite elements. A buffer of another size than stated
+raises ValueError.
+"""
+
+from typing import Any
+
+def summary(
+    block: Any, outer: int, units: int, after: int, low: Any, high: Any, /
+) -> tuple[float, float, int]:
+    """Sum, sum of squares and number of zeros of a block ``(outer, units, after)``.
+
+    Smallest and largest elements of each unit are written to ``low`` and ``high``, float32 buffers.
+    """
+
+def deviation(block: Any, centre: float, /) -> float:
+    """Sum of the squared differences from a centre."""
+
+def contrast(block: Any, rows: int, columns: Any, /) -> tuple[float, int, float]:
+    """Squared length of the sum of the rows' directions, rows that are not zero, mean variance.
+
+    The variance is that of a column. ``columns`` is an int64 buffer of those that count; an empty
+    one means all.
+    """
+
+def directions(block: Any, outer: int, units: int, after: int, /) -> tuple[float, int]:
+    """Squared length of the sum of the directions of all vectors of units; those not zero."""
+
+def silent(slope: float, rows: float, step: float, /) -> float:
+    """The sum in `initlint.probe.summary.dead_chance`."""
