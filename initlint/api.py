@@ -51,7 +51,7 @@ from initlint.model.structure import (
     residual_branches,
 )
 from initlint.model.unrolled import Unrolled, unrolled_recurrences
-from initlint.probe.profile import input_rms, measured_drift, saturates, stretches
+from initlint.probe.profile import input_rms, measured_drift, saturates, signal_rms, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain, standardised_gain
 from initlint.theory.activations import slope as variance_slope
@@ -160,6 +160,7 @@ __all__ = [
     "saturates",
     "saturation_harm",
     "severity_of",
+    "signal_rms",
     "simulate_recurrent",
     "standardised_gain",
     "stretches",

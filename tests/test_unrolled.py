@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 from torch import nn
 
 import initlint
@@ -55,7 +54,8 @@ def loud(module, steps=30, **how):
 
 def test_a_loop_over_one_matrix_is_a_recurrence_with_its_steps():
     (found,) = unrolled_recurrences(capture(Loop(), torch.randn(2, 5, 8)).graph)
-    assert len(found.steps) == 5 and found.activation is Op.TANH
+    assert len(found.steps) == 5
+    assert found.activation is Op.TANH
     assert found.weight.name == "hidden.weight"
     assert len(set(found.inputs)) == 4
 

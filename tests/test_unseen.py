@@ -23,6 +23,19 @@ HEALTHY = (
     "albert_shared_layer",
     "stn",
     "inflated_stem",
+    "noisy_linear_layers",
+    "attention_pooling_of_sets",
+    "table_of_zeros",
+    "identity_recurrence_in_a_loop",
+)
+
+HEALTHY_EXPORTS = (
+    "delta_orthogonal_tanh_cnn",
+    "dirac_residual_free_cnn",
+    "irnn",
+    "echo_state",
+    "hyper_network",
+    "noisy_linear_layers",
 )
 
 FAULTY = (
@@ -32,6 +45,9 @@ FAULTY = (
     "depthwise_by_fan_out",
     "decoder_by_helper_fan",
     "plain_rnn_spectral_radius_two",
+    "heads_copied_in_a_packed_projection",
+    "recurrence_in_a_loop_times_two",
+    "gru_that_never_updates",
 )
 
 
@@ -45,6 +61,11 @@ def _quiet():
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_model_is_silent(name: str) -> None:
     assert loud(findings(CLEAN[name], "module")) == []
+
+
+@pytest.mark.parametrize("name", HEALTHY_EXPORTS)
+def test_healthy_export_is_silent(name: str) -> None:
+    assert loud(findings(CLEAN[name], "onnx")) == []
 
 
 @pytest.mark.parametrize("name", FAULTY)

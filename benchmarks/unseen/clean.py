@@ -1324,3 +1324,73 @@ def wave_net() -> Built:
             return self.o2(F.relu(self.o1(F.relu(total))))
 
     return Wave(), x(4, 1, 64)
+
+
+@clean
+def noisy_linear_layers() -> Built:
+    class Noisy(nn.Module):
+        def __init__(self, a, b):
+            super().__init__()
+            bound = 1 / math.sqrt(a)
+            self.mean = nn.Parameter(torch.empty(b, a).uniform_(-bound, bound))
+            self.spread = nn.Parameter(torch.full((b, a), 0.5 * bound))
+            self.bias = nn.Parameter(torch.empty(b).uniform_(-bound, bound))
+            self.register_buffer("noise", torch.randn(b, a))
+
+        def forward(self, v):
+            return F.linear(v, self.mean + self.spread * self.noise, self.bias)
+
+    return nn.Sequential(nn.Linear(8, 64), nn.ReLU(), Noisy(64, 64), nn.ReLU(), Noisy(64, 4)), x(
+        16, 8
+    )
+
+
+@clean
+def attention_pooling_of_sets() -> Built:
+    class Pool(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.each = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+            self.seeds = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, 2, 64)))
+            self.pool = nn.MultiheadAttention(64, 4, batch_first=True)
+            self.out = nn.Linear(128, 4)
+
+        def forward(self, v):
+            h = self.each(v)
+            return self.out(self.pool(self.seeds.repeat(len(v), 1, 1), h, h)[0].flatten(1))
+
+    return Pool(), x(4, 30, 3)
+
+
+@clean
+def table_of_zeros() -> Built:
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.hidden = nn.Embedding(50, 32), nn.Linear(32, 64)
+            self.out = nn.Linear(64, 5)
+            nn.init.zeros_(self.words.weight)
+
+        def forward(self, v):
+            return self.out(torch.tanh(self.hidden(self.words(v).mean(1))))
+
+    return Bag(), ids(50)
+
+
+@clean
+def identity_recurrence_in_a_loop() -> Built:
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.state = nn.Linear(8, 32), nn.Linear(32, 32)
+            self.out = nn.Linear(32, 3)
+            nn.init.eye_(self.state.weight)
+            nn.init.zeros_(self.state.bias)
+
+        def forward(self, v):
+            h = v.new_zeros(len(v), 32)
+            for t in range(v.shape[1]):
+                h = F.relu(self.inp(v[:, t]) + self.state(h))
+            return self.out(h)
+
+    return Loop(), x(4, 30, 8)

@@ -776,3 +776,44 @@ def state_space_time_step_zeroed() -> Built:
             return self.out(torch.stack(ys, 1))
 
     return Ssm(), x(2, 12, 16)
+
+
+@fault("identical-incoming", "symmetric-units", at=("attention",))
+def heads_copied_in_a_packed_projection() -> Built:
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+            self.head = nn.Linear(32, 3)
+            rows = self.attention.in_proj_weight.data.view(3, 4, 8, 32)
+            rows[:] = rows[:, :1].clone()
+
+        def forward(self, v):
+            return self.head(self.attention(v, v, v)[0].mean(1))
+
+    return Pooled(), x(2, 6, 32)
+
+
+@fault("recurrent-not-orthogonal", at=("state",))
+def recurrence_in_a_loop_times_two() -> Built:
+    class Loop(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.state = nn.Linear(8, 32), nn.Linear(32, 32)
+            self.out = nn.Linear(32, 3)
+            nn.init.orthogonal_(self.state.weight, 2.0)
+
+        def forward(self, v):
+            h = v.new_zeros(len(v), 32)
+            for t in range(v.shape[1]):
+                h = F.relu(self.inp(v[:, t]) + self.state(h))
+            return self.out(h)
+
+    return Loop(), x(4, 30, 8)
+
+
+@fault("gate-saturated", at=("rnn",))
+def gru_that_never_updates() -> Built:
+    net = Tagger(nn.GRU(16, 64, batch_first=True))
+    net.rnn.bias_ih_l0.data[64:128] = 20.0
+    return net, x(4, 20, 16)

@@ -30,6 +30,16 @@ def input_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | N
 _MEANS = ("mean", "average", "avg")
 
 
+def signal_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | None:
+    """Measured rms of the signal that a layer reads, in front of means over positions.
+
+    None where it was not observed.
+    """
+    source = _before_means(layer_id, graph)
+    stats = probe.outputs.get(source) if source is not None else None
+    return stats.rms if stats is not None and stats.count else None
+
+
 def _before_means(layer_id: str, graph: LayerGraph) -> str | None:
     """The producer of a layer's first input, in front of means over positions.
 
@@ -58,13 +68,11 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
         None when fewer than two inputs were observed, or one was not finite.
     """
     seen = [
-        stats.rms
+        rms
         for key in layers
         if key in graph
         and graph[key].op in _PASSING
-        and (source := _before_means(key, graph)) is not None
-        and (stats := probe.outputs.get(source)) is not None
-        and stats.count
+        and (rms := signal_rms(key, graph, probe)) is not None
     ]
     seen = list(takewhile(bool, seen))
     if len(seen) < 2 or not all(isfinite(rms) for rms in seen):

@@ -11,7 +11,7 @@ matrix separates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol
@@ -102,22 +102,50 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
     Raises:
         LoadError: the file does not hold what its header says.
     """
+    packed = tuple(group for layer in model.graph.weighted for group in _in_blocks(layer, weights))
     alike = _all_incoming(model, weights, _INCOMING)
     if not any(_repeats(labels) for labels in alike.values()) and not any(
         layer.op in RECURRENT for layer in model.graph
     ):
-        return ()
+        return packed
     incoming = _all_incoming(model, weights, _FROM_BELOW, biases=True)
     if not any(_repeats(labels) for labels in (*alike.values(), *incoming.values())):
-        return ()
+        return packed
     if not model.connected:
-        return tuple(
+        return packed + tuple(
             group
             for key, labels in incoming.items()
             for group in _rows_alone(model.graph[key], labels, None, weights, [])
         )
     search = _Search(Units(model.graph), model, weights, incoming)
-    return search.groups(alike)
+    return packed + search.groups(alike)
+
+
+def _in_blocks(layer: Layer, weights: Weights) -> Iterator[SymmetricGroup]:
+    """Groups of equal rows within the blocks of a packed projection (query, key and value).
+
+    Its units are not followed: heads that are copies read equal rows in every block.
+    """
+    blocks = layer.with_role(Role.WEIGHT)
+    if layer.op is not Op.LINEAR or len(blocks) < 2 or len({row.stored_name for row in blocks}) > 1:
+        return
+    size = sum(row.shape[0] for row in blocks)
+    start = 0
+    for row in blocks:
+        if row.tensor is not None and row.trainable:
+            values = weights.read(row)
+            for group in weights.duplicates(row):
+                if values is not None and np.any(values[group[0]]):
+                    yield SymmetricGroup(
+                        layer=layer.id,
+                        units=tuple(start + unit for unit in group),
+                        symmetric=False,
+                        size=size,
+                        layers=(layer.id,),
+                        param=row.key,
+                        followed=False,
+                    )
+        start += row.shape[0]
 
 
 def _all_incoming(

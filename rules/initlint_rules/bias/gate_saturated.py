@@ -122,7 +122,7 @@ class GateSaturated(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("gradient-profile",)
+    folds = ("gradient-profile", "zero-gradient", "recurrent-not-orthogonal")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such gate, the worst first."""

@@ -18,9 +18,9 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
-    input_rms,
     measured_drift,
     saturates,
+    signal_rms,
     stretches,
 )
 
@@ -116,7 +116,7 @@ def _finding(
     drift: float,
     severity: Severity,
 ) -> Finding:
-    profile = [(key, rms) for key in layers if (rms := input_rms(key, graph, probe)) is not None]
+    profile = [(key, rms) for key in layers if (rms := signal_rms(key, graph, probe)) is not None]
     steps = [
         (abs(log10(max(after, 1e-300) / max(before, 1e-300))), last)
         for (last, before), (_, after) in pairwise(profile)

@@ -28,6 +28,11 @@ MOST_SIBLINGS = 64
 """Siblings looked at per parameter: the first of them tell, and each costs a walk of the graph."""
 
 
+SMALL_PART = 0.05
+"""Part of the stuck parameters below which a layer (a head behind a shut cell) is not counted among
+those that a cause must answer for: an engineering choice."""
+
+
 class ZeroGradient(Rule):
     """Parameters get exactly zero gradient, also after small steps on all others.
 
@@ -127,11 +132,15 @@ class ZeroGradient(Rule):
         layer, param = stuck[0]
         names = list(dict.fromkeys(param.name for _, param in stuck))
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        held: dict[str, int] = {}
+        for owner, each in stuck:
+            held[owner.id] = held.get(owner.id, 0) + each.size
         yield Finding(
             severity=Severity.ERROR if share > LARGE_SHARE else Severity.WARNING,
             layer=layer.id,
             param=param.name,
-            layers=tuple(dict.fromkeys(layer.id for layer, _ in stuck)),
+            layers=tuple(held),
+            culprits=tuple(key for key, own in held.items() if own >= SMALL_PART * size),
             message=f"{param.name}{others} get no gradient, also after three steps on the others",
             evidence={
                 "params": names[:20],

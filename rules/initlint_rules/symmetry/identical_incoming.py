@@ -130,7 +130,7 @@ class IdenticalIncoming(Rule):
                 fix=Fix(
                     "redraw_duplicates",
                     params=(
-                        *(by_layer[key][0].param for key in layers),
+                        *dict.fromkeys(group.param for key in layers for group in by_layer[key]),
                         *(weight.key for key in readers if (weight := graph[key].weight)),
                     ),
                     code=f"draw the rows of {name} at random, e.g. "

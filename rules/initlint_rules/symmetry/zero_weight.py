@@ -54,7 +54,8 @@ class ZeroWeight(Rule):
     ---------------------
     Zero last layers and policy heads, zero-gamma and Fixup branches, ReZero and SkipInit gains,
     LoRA with one zero factor, adaLN-Zero, ControlNet's zero convolutions, zero query projections:
-    all of these receive a gradient sooner or later. Predicted transforms that start at a bias of
+    all of these receive a gradient sooner or later. Embedding tables of zeros: their rows move
+    at once. Predicted transforms that start at a bias of
     identity (spatial transformers, T-Nets). Frozen and trained weights.
 
     Example
@@ -108,14 +109,12 @@ class ZeroWeight(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per group of zero weights that block together."""
-        zeros = {
-            param.key: (layer, param)
-            for layer, param in context.model.graph.params
-            if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT)
-            and param.trainable
-            and not param.quantised
-            and _is_zero(context, param)
-        }
+        zeros: dict[str, tuple[Layer, Param]] = {}
+        for layer, param in context.model.graph.params:
+            if param.role not in (Role.WEIGHT, Role.RECURRENT_WEIGHT) or not param.trainable:
+                continue
+            if not param.quantised and _is_zero(context, param):
+                zeros.setdefault(param.key, (layer, param))
         if not zeros:
             return
         graph = context.model.graph
@@ -128,6 +127,7 @@ class ZeroWeight(Rule):
                 layer
                 for layer in layers
                 if layer.id in trunk and not graph.is_head(layer.id)
+                if layer.op is not Op.EMBEDDING  # its rows move at once, and nothing is before it
                 if not _is_a_transform(context, layer)
             ]
             mine = {
