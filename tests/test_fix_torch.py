@@ -139,6 +139,37 @@ def test_a_rectified_recurrence_becomes_the_identity_even_if_it_was_orthogonal()
     assert finding["fix"]["code"] == "torch.nn.init.eye_(cell.weight_hh_l0)"
 
 
+class Reader(nn.Module):
+    """Tokens and learned positions, two blocks of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(32, 32), nn.Embedding(12, 32)
+        block = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(block, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(32, 32)
+        for weight in self.blocks.parameters():
+            if weight.ndim > 1:
+                nn.init.xavier_uniform_(weight)
+
+    def forward(self, ids):
+        return self.head(self.blocks(self.tokens(ids) + self.positions.weight[: ids.shape[1]]))
+
+
+def test_infos_that_follow_from_a_warning_are_not_treated_where_that_does_harm():
+    torch.manual_seed(0)
+    net = Reader()
+    nn.init.normal_(net.tokens.weight, std=0.18)
+    nn.init.normal_(net.positions.weight, std=30)
+    report = initlint.fix(net, torch.randint(0, 32, (8, 12)))
+    assert [item["name"] for item in report.record["before"]["findings"]][:2] == [
+        "position-table",
+        "embedding-scale",
+    ]
+    assert report.status == "fixed"
+    assert {change["param"] for change in report.changes} == {"positions.weight"}
+
+
 def pasted(report: object, model: object) -> None:
     """Run the code that a report offers."""
     for entry in report.record["code"]:

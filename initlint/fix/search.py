@@ -130,10 +130,10 @@ class Search:
             findings = self._findings(state, serious=thorough or attempt > 0)
             if not findings:
                 return
-            plan = self._plan(state, findings, thorough=thorough)
-            if not plan.changes and not plan.scaled:
+            found = self._attempt(state, findings, thorough=thorough)
+            if found is None:
                 return
-            tried = self._try({**state.changes, **self._on_original(plan.changes)}, plan.scaled)
+            findings, plan, tried = found
             if tried.weight < self.best.weight:
                 self.best = state = tried
             elif _cures(findings, tried):
@@ -141,6 +141,29 @@ class Search:
             else:
                 self.notes.append(_useless(plan, thorough=thorough))
                 return
+
+    def _attempt(
+        self, state: State, findings: list[Record], *, thorough: bool
+    ) -> tuple[list[Record], Plan, State] | None:
+        """What was to be cured, the plan, and what came of it; None where nothing can be changed.
+
+        Infos beside worse findings may be their consequences, and treating them as well may do
+        harm: where all together leaves something, the worse ones alone are tried, too.
+        """
+        plan = self._plan(state, findings, thorough=thorough)
+        if not plan.changes and not plan.scaled:
+            return None
+        tried = self._planned(state, plan)
+        grave = [item for item in findings if item["severity"] != "info"]
+        if not tried.sound and 0 < len(grave) < len(findings):
+            alone = self._plan(state, grave, thorough=thorough)
+            other = self._planned(state, alone)
+            if other.weight < tried.weight:
+                return grave, alone, other
+        return findings, plan, tried
+
+    def _planned(self, state: State, plan: Plan) -> State:
+        return self._try({**state.changes, **self._on_original(plan.changes)}, plan.scaled)
 
     def _whole(self) -> None:
         """The textbook's weights for every layer, then scaled by running the network."""

@@ -8,12 +8,16 @@ from typing import Any
 
 from initlint.report.places import from_here
 from initlint.report.style import Style
+from initlint.report.summary import plural
 from initlint.report.text import Untrusted, inert
 
 Record = Mapping[str, Any]
 
 _MOST = 12
 """Changes and layers listed one by one; a long network repeats itself."""
+
+_NAME_LIMIT = 48
+"""Characters of a layer's name in a table that fits a terminal."""
 
 _CODE_LIMIT = 2000
 """Characters of a line of code: one that is cut cannot be pasted."""
@@ -70,7 +74,7 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
         return []
     tensors = len({change["stored"] for change in changes})
     word = "would change" if planned else "changed"
-    lines = [f"{word} {tensors} tensors (unsafe: weights change)"]
+    lines = [f"{word} {plural(tensors, 'tensor')} (unsafe: weights change)"]
     for way, items in grouped(changes):
         lines.append(f"  {Untrusted(way)}")
         for item in items[:_MOST]:
@@ -132,10 +136,11 @@ def _profile(rows: Sequence[Record]) -> list[str]:
     step = max(1, -(-len(rows) // _MOST))
     shown = [*rows[:-1:step], rows[-1]] if len(rows) > 1 else list(rows)
     gradients = any(row["gradient_after"] is not None for row in rows)
-    head = f"  {'layer':<32}{'signal rms':>22}"
+    width = max(32, 1 + max(len(Untrusted(row["layer"]).show(_NAME_LIMIT)) for row in shown))
+    head = f"  {'layer':<{width}}{'signal rms':>22}"
     lines = ["measured by running the network", head + (f"{'gradient rms':>24}" * gradients)]
     for row in shown:
-        line = f"  {Untrusted(row['layer'])!s:<32}"
+        line = f"  {Untrusted(row['layer']).show(_NAME_LIMIT):<{width}}"
         line += f"{_number(row['rms_before']):>10} -> {_number(row['rms_after']):<8}"
         if gradients:
             line += f"{_number(row['gradient_before']):>12} -> {_number(row['gradient_after'])}"
