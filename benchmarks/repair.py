@@ -179,8 +179,9 @@ def main() -> None:
                 if entry.architecture == architecture
                 and (arguments.again or f"{entry.name}#{seed}" not in record)
             ]
-            train = not arguments.fix_only
-            save(repair(entries, seed, train=train, known=record), path)
+            found = repair(entries, seed, train=not arguments.fix_only, known=record)
+            if found:
+                save(found, path)
     report(load(path), training.load(twins), zoo)
 
 

@@ -13,6 +13,8 @@ from initlint.engine import Settings
 from initlint.fix.lsuv import scale
 from initlint.fix.recipes import impose, names
 from initlint.fix.repair import FixOptions, repair
+from initlint.fix.search import scaled_by_running
+from initlint.fix.torch_code import code_for
 from initlint.load.torch_module import capture
 from initlint.model import Role
 from initlint.probe.torch import probe_torch
@@ -168,6 +170,38 @@ def test_infos_that_follow_from_a_warning_are_not_treated_where_that_does_harm()
     ]
     assert report.status == "fixed"
     assert {change["param"] for change in report.changes} == {"positions.weight"}
+
+
+class Packed(nn.Module):
+    """Attention whose queries, keys and values one layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.packed = nn.Embedding(12, 32), nn.Linear(32, 96, bias=False)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 12)
+
+    def forward(self, ids):
+        x = self.norm(self.tokens(ids))
+        query, key, value = (
+            part.unflatten(-1, (4, 8)).transpose(1, 2) for part in self.packed(x).chunk(3, -1)
+        )
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.head(self.norm(x + seen.transpose(1, 2).flatten(2)))
+
+
+def test_a_packed_layer_is_scaled_as_a_whole():
+    """Its output is that of all blocks: scaling the queries alone would never bring it to 1."""
+    torch.manual_seed(0)
+    net, ids = Packed(), torch.randint(0, 12, (16, 12))
+    nn.init.normal_(net.packed.weight, std=4)
+    model = capture(net, ids)
+    layer = next(layer.id for layer in model.graph.weighted if layer.id.startswith("packed"))
+    changes, ended = scaled_by_running(model, Settings(), {}, [layer])
+    assert not ended.reason
+    assert {change.param.gate for change in changes.values()} == {"query", "key", "value"}
+    assert len({change.arguments["factor"] for change in changes.values()}) == 1
+    [entry] = code_for(model, tuple(changes.values()))
+    assert re.fullmatch(r"model\.packed\.weight\.data\.mul_\(0\.0\d+\)", entry["code"][0])
 
 
 def pasted(report: object, model: object) -> None:

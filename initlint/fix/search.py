@@ -14,7 +14,7 @@ from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
 from initlint.fix.slot import gain_of
 from initlint.measure.result import Stage
-from initlint.model import RELU_FAMILY, LayerGraph, Model, Param
+from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
 
 Record = dict[str, Any]
@@ -290,24 +290,8 @@ def scaled_by_running(
     def with_factors(factors: Mapping[str, float]) -> dict[str, Change]:
         found = dict(changes)
         for key, factor in factors.items():
-            weight = model.graph[key].weight
-            if weight is None or weight.tensor is None or factor == 1:
-                continue
-            held = changes.get(weight.key)
-            values = weight.tensor.read() if held is None else held.values
-            earlier = dict(held.arguments) if held else {}
-            drawn = held is not None and held.scheme != "rescale"
-            arguments = {**earlier, "factor": factor * earlier.get("factor", 1.0)}
-            if not drawn:
-                arguments.pop("to", None)
-            found[weight.key] = Change(
-                key,
-                weight,
-                values * factor,
-                held.scheme if held and drawn else "lsuv",
-                arguments,
-                held.cures if held else ("variance-profile",),
-            )
+            for weight in _blocks(model.graph[key]) if factor != 1 else ():
+                found[weight.key] = _times(key, weight, factor, changes.get(weight.key))
         return found
 
     def run(factors: Mapping[str, float]) -> Activations:
@@ -317,6 +301,28 @@ def scaled_by_running(
     chosen = tuple(key for key in layers if model.graph[key].op in SCALED)
     ended = scale(model.graph, chosen, run, variances_wanted=variances_wanted)
     return with_factors(ended.factors), ended
+
+
+def _blocks(layer: Layer) -> tuple[Param, ...]:
+    """A layer's weight: every block of it where several are packed, for its output has them all."""
+    first = layer.weight
+    if first is None:
+        return ()
+    blocks = layer.with_role(Role.WEIGHT)
+    return tuple(param for param in blocks if param.name == first.name and param.tensor is not None)
+
+
+def _times(key: str, weight: Param, factor: float, held: Change | None) -> Change:
+    """A weight, or what it was to be changed to, multiplied."""
+    assert weight.tensor is not None
+    values = weight.tensor.read() if held is None else held.values
+    arguments = dict(held.arguments) if held else {}
+    arguments["factor"] = factor * arguments.get("factor", 1.0)
+    scheme = held.scheme if held and held.scheme != "rescale" else "lsuv"
+    if scheme == "lsuv":
+        arguments.pop("to", None)
+    cures = held.cures if held else ("variance-profile",)
+    return Change(key, weight, values * factor, scheme, arguments, cures)
 
 
 def judged(model: Model, settings: Settings, changes: Mapping[str, Change]) -> State:

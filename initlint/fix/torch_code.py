@@ -39,13 +39,13 @@ def code_for(model: Model, changes: Sequence[Change]) -> list[Record]:
     entries: dict[tuple[Any, ...], Record] = {}
     for stored, blocks in by_stored_name(changes).items():
         where = model.graph[blocks[0].layer].where
-        line = _line(model, stored, blocks)
-        key = (where.file, where.line, line.replace(expression(stored), "{}"))
-        entry = entries.setdefault(
-            key, {"file": where.file, "line": where.line, "params": [], "code": []}
-        )
-        entry["params"].append(stored)
-        entry["code"].append(line)
+        for line in _lines(model, stored, blocks):
+            key = (where.file, where.line, line.replace(expression(stored), "{}"))
+            entry = entries.setdefault(
+                key, {"file": where.file, "line": where.line, "params": [], "code": []}
+            )
+            entry["params"].append(stored)
+            entry["code"].append(line)
     for entry in entries.values():
         entry["code"] = rolled(entry["code"])
     return list(entries.values())
@@ -56,22 +56,21 @@ def expression(stored: str) -> str:
     return "model" + re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", f".{stored}")
 
 
-def _line(model: Model, stored: str, blocks: Sequence[Change]) -> str:
+def _lines(model: Model, stored: str, blocks: Sequence[Change]) -> list[str]:
     place = expression(stored)
     first = blocks[0]
     if len(blocks) == 1 and first.param.packed <= 1:
-        return _call(model, first, place)
+        return [_call(model, first, place)]
     if len(blocks) == first.param.packed and (whole := _whole(model, place, blocks)):
-        return whole
+        return [whole]
     if model.graph[first.layer].op in RECURRENT:
-        return "; ".join(
-            _call(
-                model, block, f"{place}.data.chunk({first.param.packed})[{_position(model, block)}]"
-            )
-            for block in blocks
-        )
-    names = ", ".join(block.param.gate or "" for block in blocks)
-    return f"{_call(model, first, place)}  # the {names} rows alone"
+        parts = f"{place}.data.chunk({first.param.packed})"
+        calls = (_call(model, block, f"{parts}[{_position(model, block)}]") for block in blocks)
+        return ["; ".join(calls)]
+    rows: dict[str, list[str]] = {}
+    for block in blocks:  # where the rows of a block stand differs from model to model
+        rows.setdefault(_call(model, block, place), []).append(block.param.gate or "")
+    return [f"{call}  # the {', '.join(names)} rows alone" for call, names in rows.items()]
 
 
 def _whole(model: Model, place: str, blocks: Sequence[Change]) -> str | None:
