@@ -32,10 +32,12 @@ _START, _WAIT = b"start", b"wait"
 _WALL = ("initlint.sandbox.landlock", "initlint.load.files")
 
 PROBE_PRELOAD = (
+    "numpy.random",
     "onnxruntime",
     "initlint.probe.onnxruntime",
     "initlint.probe.onnx_request",
     "initlint.probe.request",
+    "initlint.probe.serve",
 )
 
 

@@ -11,10 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from initlint.load.onnx import load_onnx
-from initlint.probe import onnxruntime, sampled
+from initlint.probe import activations, onnxruntime, sampled
+from initlint.probe.inputs import Sizes
 from initlint.probe.onnx_request import request_for
-from initlint.probe.request import Request
+from initlint.probe.request import Observed, Request
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.probe.schedule import Plan
 
 pytest.importorskip("onnxruntime")
 
@@ -68,7 +70,7 @@ def both(job: Request, monkeypatch: pytest.MonkeyPatch) -> tuple[Activations, Ac
     monkeypatch.setattr(onnxruntime, "plan_samples", spy)
     monkeypatch.setattr(sampled, "WORTH", 1 << 60)
     whole = onnxruntime.observe(job)
-    assert plans == [()]
+    assert not any(plans)
     monkeypatch.setattr(sampled, "WORTH", -(1 << 40))
     return whole, onnxruntime.observe(job), list(plans[-1])
 
@@ -102,6 +104,57 @@ def test_sequences_are_thinned_along_their_positions(
     assert_same(thinned, whole)
 
 
+def test_samples_may_lie_along_any_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, the second, folded with positions, or between positions."""
+    weights = {
+        "w": np.random.default_rng(0).standard_normal((32, 48)).astype(np.float32),
+        "rows": np.array([-1, 48], np.int64),
+        "heads": np.array([100, -1, 3, 16], np.int64),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["t", "w"], ["h"]),
+        helper.make_node("Reshape", ["h", "heads"], ["s"]),
+        helper.make_node("Transpose", ["h"], ["b"], perm=[1, 0, 2]),
+        helper.make_node("Reshape", ["b", "rows"], ["r"]),
+        helper.make_node("Tanh", ["r"], ["y"]),
+    ]
+    job = request(tmp_path, nodes, ["n", 100, 32], weights)
+    whole, thinned, samples = both(job, monkeypatch)
+    assert {sample.item.value: sample.layout.ahead for sample in samples} == {
+        "t": 100,
+        "h": 100,
+        "s": 100,
+        "b": 1,
+        "r": 1,
+        "y": 1,
+    }
+    assert_same(thinned, whole)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("unit", [2, 3, 4])
+def test_blocks_are_those_of_the_statistics(axis: int, unit: int) -> None:
+    """Whatever the order of samples and units, as long as units come later."""
+    sides = [3, 5, 7, 11, 13]
+    sides[axis] *= 4  # samples, each with some neighbours
+    array = np.random.default_rng(0).standard_normal(sides).astype(np.float32)
+    pilot = np.take(array, range(sides[axis] // 4), axis)
+    item = Observed("layer", "value", "other", unit)
+    plan = Plan(Sizes(4, 1, 1), 4, activations.ELEMENTS // 2048)
+    sample = sampled._sample(item, pilot, axis, 1, plan, 0, "name")
+    if unit <= axis:
+        assert sample is None
+        return
+    assert sample is not None
+    assert sample.shape == array.shape
+    view, along, places = sample._taken()
+    taken = np.take(array.reshape(view), places, along)
+    assert taken.size == sample.elements
+    expected, _ = activations._block(array, 4, axis, unit, 2048, 0)
+    assert np.array_equal(sample.block(taken), expected)
+
+
 def test_what_is_not_finite_is_counted_on_whole_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +168,7 @@ def test_another_shape_than_expected_is_measured_on_whole_outputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mean over the batch looks like one sample, and like the batch in a run on one."""
+    monkeypatch.setattr(onnxruntime, "SECOND_PILOT", 1 << 20)
     weights = {"w": np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)}
     nodes = [
         helper.make_node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),

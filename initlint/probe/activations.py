@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from math import acos, ceil, erfc, isnan, log, pi, prod, sin, sqrt
+from math import acos, ceil, erfc, isnan, log, pi, sin, sqrt
 from typing import Any
 
 import numpy as np
@@ -270,7 +270,7 @@ def _block(
     """
     shape = array.shape
     rank = len(shape)
-    unit = channel_axis % rank if -rank <= channel_axis < rank else rank - 1
+    unit = unit_axis(rank, channel_axis) if rank else -1
     axis = _sample_axis(shape, samples, unit) if sample_axis is None else sample_axis
     if samples < 2 or axis is None:
         array, unit = array[None], unit + 1
@@ -297,18 +297,9 @@ def most_elements(op: str, runs: int) -> int:
     return (DEAD_ELEMENTS if op in _RELU_LIKE else ELEMENTS) // runs
 
 
-def view_of(
-    shape: tuple[int, ...], samples: int, channel_axis: int
-) -> tuple[int, int, int, int] | None:
-    """``(samples, before, units, after)`` of an array whose first axis holds the samples.
-
-    None where it holds the units as well.
-    """
-    rank = len(shape)
-    unit = channel_axis % rank if -rank <= channel_axis < rank else rank - 1
-    if unit == 0:
-        return None
-    return samples, prod(shape[:unit]) // samples, shape[unit], prod(shape[unit + 1 :])
+def unit_axis(rank: int, channel_axis: int) -> int:
+    """The axis of the units: the last where there is none of that number."""
+    return channel_axis % rank if -rank <= channel_axis < rank else rank - 1
 
 
 def positions(view: tuple[int, ...], cap: int, seed: int) -> tuple[int, Array] | None:

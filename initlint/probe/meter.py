@@ -62,7 +62,7 @@ class Meter:
             if item.layer in blocks:
                 self._held[item.layer].add(value)
             else:
-                axis = _sample_axis(pilot.get(item.value), value.shape)
+                axis = grown_axis(pilot.get(item.value), value.shape)
                 # a value that does not grow with the batch is the same for every sample
                 distinct = 1 if pilot and axis is None else samples
                 self._held[item.layer].update(value, distinct, axis)
@@ -99,7 +99,7 @@ class Meter:
         return {**self._done, **found}
 
 
-def _sample_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
+def grown_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:
     """The axis that grew with the batch."""
     if pilot is None or len(pilot) != len(shape):
         return None

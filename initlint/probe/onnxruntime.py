@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,16 @@ from initlint.probe.inputs import (
     has_batch,
     synthesise,
 )
-from initlint.probe.meter import Meter
+from initlint.probe.meter import Meter, grown_axis
 from initlint.probe.request import CARRIERS, NUMPY_TYPES, External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
-from initlint.probe.sampled import Sample, plan_samples, sampled_blocks
+from initlint.probe.sampled import (
+    SECOND_PILOT,
+    Sample,
+    may_pay,
+    plan_samples,
+    sampled_blocks,
+)
 from initlint.probe.schedule import FEW_SAMPLES, Plan, plan_runs
 
 MAX_GROUPS = 16
@@ -202,7 +208,12 @@ def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -
     sizes, feeds, pilot = _pilot(request, session)
     shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
     plan = plan_runs(request, observed, sizes, shapes)
-    sampled = plan_samples(request, observed, pilot, sizes, plan)
+    sampled: tuple[Sample, ...] = ()
+    if plan.sizes != sizes and may_pay(request, pilot, sizes, plan):
+        grown = None
+        if plan.per_run >= SECOND_PILOT * sizes.batch:
+            grown = _grown(request, session, sizes, shapes)
+        sampled = plan_samples(request, observed, pilot, sizes, plan, grown)
     if sampled:
         del session
         found = _sampled(onnxruntime, request, observed, plan, sampled, shapes)
@@ -234,6 +245,18 @@ def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -
         {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs},
         request.batch_norms,
     )
+
+
+def _grown(
+    request: Request, session: _Session, sizes: Sizes, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, int | None]:
+    """The axis of each value that holds the samples; empty where the graph runs on no more."""
+    more = replace(sizes, batch=2 * sizes.batch)
+    try:
+        values = session.run(synthesise(request.inputs, more, seed=request.seed))
+    except Exception:  # told again by the run that was planned
+        return {}
+    return {name: grown_axis(shapes.get(name), value.shape) for name, value in values.items()}
 
 
 def _sampled(

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
-from initlint.probe.activations import most_elements, positions, view_of
+from initlint.probe.activations import most_elements, positions, unit_axis
 from initlint.probe.graph_suffix import Graph, constant, integer, node, output
 from initlint.probe.inputs import Array, Sizes
 from initlint.probe.request import Observed, Request
@@ -27,7 +28,24 @@ OLDEST_OPSET = 5
 WORTH = 1 << 25
 """Bytes to be saved from which a second session, some milliseconds, costs less than their pages."""
 
+SECOND_PILOT = 64
+"""Samples of a run, over those of the pilot, from which a pilot on twice as many is worth its
+thirtieth of the run: it tells which axis of every value holds the samples."""
+
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+class Layout(NamedTuple):
+    """An output as blocks: positions before the samples, samples, positions behind, units, after.
+
+    Positions behind the samples are those before the units.
+    """
+
+    ahead: int
+    samples: int
+    behind: int
+    units: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +55,15 @@ class Sample:
     Attributes:
         item: whose output it is.
         shape: the shape of the value that the pilot lets expect.
-        view: the same as samples, positions before, units, positions after.
-        axis: 1 or 3, the axis of ``view`` that is thinned out.
-        chosen: the positions along it that are kept.
+        layout: the same as a layout.
+        axis: 1 when positions before the units are chosen, 3 for those after them.
+        chosen: the positions that are kept.
         name: of the output that holds them; two more names begin with it.
     """
 
     item: Observed
     shape: tuple[int, ...]
-    view: tuple[int, int, int, int]
+    layout: Layout
     axis: int
     chosen: Array
     name: str
@@ -59,14 +77,48 @@ class Sample:
         """The nodes that make the outputs."""
         elements, shape, squares = self.names
         value, name = self.item.value, self.name
-        yield constant(f"{name} view", (-1, *self.view[1:]))
-        yield constant(f"{name} chosen", self.chosen.tolist())
+        view, axis, places = self._taken()
+        yield constant(f"{name} view", view)
+        yield constant(f"{name} chosen", places.tolist())
         yield node("Reshape", (value, f"{name} view"), f"{name} viewed")
         chosen = (f"{name} viewed", f"{name} chosen")
-        yield node("Gather", chosen, elements, [integer("axis", self.axis)])
+        yield node("Gather", chosen, elements, [integer("axis", axis)])
         yield node("Shape", (value,), shape)
         yield node("ReduceSumSquare", (value,), squares, [integer("keepdims", 0)])
         yield from map(output, self.names)
+
+    def _taken(self) -> tuple[tuple[int, ...], int, Array]:
+        """What the graph takes: the shape it sees the value in, an axis, places along it.
+
+        Of positions ahead of the samples it takes all that hold a chosen one.
+        """
+        ahead, samples, behind, units, after = self.layout
+        if self.axis == 3:
+            return (-1, after), 1, self.chosen
+        if ahead == 1:
+            return (-1, behind, units * after), 1, self.chosen
+        return (-1, samples * behind * units * after), 0, np.unique(self.chosen // behind)
+
+    def block(self, taken: Array) -> Array:
+        """What the graph took, as a block of the statistics."""
+        ahead, samples, behind, units, after = self.layout
+        if self.axis == 3:
+            parts = taken.reshape(ahead, samples, behind, units, -1)
+            return np.moveaxis(parts, 1, 0).reshape(samples, ahead * behind, units, -1)
+        if ahead == 1:
+            return taken.reshape(samples, -1, units, after)
+        whole = np.unique(self.chosen // behind)
+        parts = np.moveaxis(taken.reshape(len(whole), samples, behind, units, after), 1, 0)
+        places = np.searchsorted(whole, self.chosen // behind) * behind + self.chosen % behind
+        found: Array = np.take(parts.reshape(samples, -1, units, after), places, 1)
+        return found
+
+    @property
+    def elements(self) -> int:
+        """Elements that the graph takes."""
+        view, axis, places = self._taken()
+        along = self.layout.ahead if axis == 0 else view[1]
+        return prod(self.shape) // along * len(places)
 
 
 def plan_samples(
@@ -75,6 +127,7 @@ def plan_samples(
     pilot: Mapping[str, Array],
     sizes: Sizes,
     plan: Plan,
+    grown: Mapping[str, int | None] | None = None,
 ) -> tuple[Sample, ...]:
     """What to sample in runs of a plan, the last layers first; empty when it does not pay.
 
@@ -86,9 +139,10 @@ def plan_samples(
         observed: what is measured.
         pilot: the values of a run of ``sizes``.
         sizes: of the pilot.
-        plan: what is to be run.
+        plan: what is to be run, on more samples than the pilot.
+        grown: the axis of each value that holds the samples; None where only shapes can tell.
     """
-    if plan.sizes == sizes or request.opset < OLDEST_OPSET:
+    if request.opset < OLDEST_OPSET:
         return ()
     readers = Counter(item.value for item in observed)
     found, saved = [], 0
@@ -96,30 +150,55 @@ def plan_samples(
         value = pilot.get(item.value)
         if value is None or readers[item.value] > 1:
             continue
-        sample = _sample(item, value, sizes.batch, plan, request.seed, f"initlint sample {number}")
+        if grown is not None:
+            axis = grown.get(item.value)
+        else:
+            axis = 0 if _seems_first(item, value, sizes.batch) else None
+        if axis is None:
+            continue
+        name = f"initlint sample {number}"
+        sample = _sample(item, value, axis, sizes.batch, plan, request.seed, name)
         if sample is not None:
-            share = len(sample.chosen) / sample.view[sample.axis]
-            saved += int((1 - share) * prod(sample.shape)) * value.dtype.itemsize
+            saved += (prod(sample.shape) - sample.elements) * value.dtype.itemsize
             found.append(sample)
-    stored = sum(item.size for item in request.external)  # a further session holds them anew
-    return tuple(reversed(found)) if saved > WORTH + stored else ()
+    return tuple(reversed(found)) if saved > _worth(request) else ()
+
+
+def may_pay(request: Request, pilot: Mapping[str, Array], sizes: Sizes, plan: Plan) -> bool:
+    """True when a run of the plan may make enough bytes that need not be held."""
+    held = sum(value.nbytes for value in pilot.values())
+    return held // sizes.batch * plan.per_run > _worth(request)
+
+
+def _worth(request: Request) -> int:
+    """Bytes to save; a further session holds the weights anew."""
+    return WORTH + sum(item.size for item in request.external)
+
+
+def _seems_first(item: Observed, value: Array, batch: int) -> bool:
+    """True when the first axis alone has the size of the batch, which can enter the value."""
+    return item.batched and value.shape[:1] == (batch,) and batch not in value.shape[1:]
 
 
 def _sample(
-    item: Observed, value: Array, batch: int, plan: Plan, seed: int, name: str
+    item: Observed, value: Array, axis: int, batch: int, plan: Plan, seed: int, name: str
 ) -> Sample | None:
-    """None where all elements are looked at, or the first axis may not be the batch."""
-    shape = value.shape
+    """None where all elements are looked at, or samples and units are in no order that is known."""
+    shape, samples = value.shape, plan.per_run
     if value.dtype not in _FLOATS or value.ndim < 2 or not value.size:
         return None
-    if item.op == "softmax" or plan.per_run < 2:  # of a softmax, the entropy is measured
+    if item.op == "softmax" or samples < 2:  # of a softmax, the entropy is measured
         return None
-    if not item.batched or shape[0] != batch or batch in shape[1:]:
+    unit = unit_axis(value.ndim, item.channel_axis)
+    if unit <= axis:
         return None
-    expected = (plan.per_run, *shape[1:])
-    view = view_of(expected, plan.per_run, item.channel_axis)
-    kept = positions(view, most_elements(item.op, plan.runs), seed) if view else None
-    return Sample(item, expected, view, *kept, name) if view and kept else None
+    folded = shape[axis] // batch
+    behind = folded * prod(shape[axis + 1 : unit])
+    layout = Layout(prod(shape[:axis]), samples, behind, shape[unit], prod(shape[unit + 1 :]))
+    view = (samples, layout.ahead * behind, layout.units, layout.after)
+    kept = positions(view, most_elements(item.op, plan.runs), seed)
+    expected = (*shape[:axis], folded * samples, *shape[axis + 1 :])
+    return Sample(item, expected, layout, *kept, name) if kept else None
 
 
 def sampled_blocks(
@@ -130,4 +209,4 @@ def sampled_blocks(
         _, shape, squares = sample.names
         if tuple(values[shape].tolist()) != sample.shape or not np.isfinite(values[squares]):
             return None
-    return {sample.item.layer: values[sample.name] for sample in samples}
+    return {sample.item.layer: sample.block(values[sample.name]) for sample in samples}
