@@ -229,8 +229,9 @@ def _send(stream: IO[bytes], pieces: Iterator[bytes]) -> None:
         for piece in pieces:
             stream.write(piece)
         stream.flush()
-    except (OSError, ValueError):
-        return  # the child ended early; its exit status tells why
+    except (OSError, ValueError):  # the child ended early, or shall: its exit status tells why
+        with suppress(OSError):
+            stream.close()
 
 
 def _receive(stream: IO[bytes], answer: list[bytes]) -> None:

@@ -57,11 +57,13 @@ def _weights(graph: Any, sizes: dict[str, int]) -> Iterator[External]:
 
 
 def _raw_size(tensor: Any) -> int:
-    """Bytes of a tensor that holds as many as its shape says, and nothing else; otherwise 0.
+    """Bytes of a tensor that holds as many raw ones as its shape says, otherwise 0.
 
-    Asking for the bytes would copy them, so they are told from the size of the whole message.
+    Asking for the bytes would copy them, so they are told from the size of the whole message. Only
+    a forged message is as long without holding them; `Request.pieces` ends there.
     """
-    if tensor.data_type not in HANDED_OVER or tensor.data_location:
+    raw = tensor.HasField("raw_data")  # a list of numbers can be just as long
+    if tensor.data_type not in HANDED_OVER or tensor.data_location or not raw:
         return 0
     dtype = CARRIERS.get(tensor.data_type) or NUMPY_TYPES[tensor.data_type]
     size = prod(tensor.dims) * np.dtype(dtype).itemsize

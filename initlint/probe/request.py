@@ -118,7 +118,11 @@ class Request:
     opset: int = 0
 
     def pieces(self) -> Iterator[bytes]:
-        """The request as bytes, piece by piece."""
+        """The request as bytes, piece by piece.
+
+        Raises:
+            ValueError: a weight has another size than it stated.
+        """
         given = {name: _bytes_of(array) for name, array in self.given.items()}
         header = {
             "model": len(self.model),
@@ -141,7 +145,10 @@ class Request:
         yield encoded
         yield self.model
         for item in self.external:
-            yield item.read()
+            data = item.read()
+            if len(data) != item.size:
+                raise ValueError(f"weight {item.name} does not have the size that it stated")
+            yield data
         yield from given.values()
 
     @classmethod
