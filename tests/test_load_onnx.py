@@ -812,6 +812,51 @@ def test_metadata_of_training_is_ignored(load):
     assert len(load(proto).graph.weighted) == 1
 
 
+def test_a_learned_scale_survives_its_limits(load):
+    scale = np.abs(normal(3, 1))
+    nodes = [
+        node("CastLike", ["limit", "s"], "top"),
+        node("Clip", ["s", "", "top"], "c"),
+        node("Exp", ["c"], "e"),
+        node("Mul", ["x", "e"], "y"),
+    ]
+    model = load(built(nodes, {"s": scale, "limit": np.float64(4.5)}))
+    (gain,) = only(model, Op.MUL).params
+    assert (gain.stored_name, gain.role) == ("s", Role.GAIN)
+    np.testing.assert_allclose(gain.tensor.read().reshape(-1), np.exp(scale.reshape(-1)), rtol=1e-6)
+
+
+def test_softmax_of_learned_shares_is_computed(load):
+    nodes = [node("Softmax", ["s"], "p", axis=0), node("Mul", ["x", "p"], "y")]
+    model = load(built(nodes, {"s": normal(4)}))
+    (shares,) = only(model, Op.MUL).params
+    assert shares.tensor.read().sum() == pytest.approx(1.0)
+
+
+def test_a_bound_made_like_its_signal_is_known(load):
+    nodes = [node("CastLike", ["eps", "x"], "low"), node("Clip", ["x", "low"], "y")]
+    clip = only(load(built(nodes, {"eps": np.float64(1e-6)})), Op.CLIP)
+    assert clip.attrs["min"] == pytest.approx(1e-6)
+
+
+def test_a_learned_input_of_a_layer_is_what_enters(load):
+    nodes = [node("Gemm", ["z", "w"], "h"), node("Add", ["x", "h"], "y")]
+    model = load(built(nodes, {"z": normal(2, 4), "w": normal(4, 4)}))
+    layer = only(model, Op.LINEAR)
+    assert layer.weight.stored_name == "w"
+    assert [param.stored_name for param in model.graph.producers(layer.id)[0].params] == ["z"]
+
+
+def test_one_zero_expanded_is_no_bias(load):
+    nodes = [
+        node("Expand", ["zero", "shape"], "b"),
+        node("Conv", ["x", "w", "b"], "y"),
+    ]
+    tensors = {"w": normal(4, 3, 1, 1), "zero": np.float32(0), "shape": np.array([4])}
+    layer = only(load(built(nodes, tensors)), Op.CONV)
+    assert layer.bias is None
+
+
 def test_many_nodes_in_linear_time(load):
     count = 3000
     nodes = [node("Relu", ["x" if i == 0 else f"v{i}"], f"v{i + 1}") for i in range(count)]

@@ -125,6 +125,8 @@ class Builder:
         """A per-channel parameter, flattened, if the value is a constant of real numbers."""
         if not isinstance(value, Fixed) or not value.floating:
             return []
+        if role is Role.BIAS and _is_spread_zero(value):
+            return []  # what exporters write for a layer without a bias
         return [self.param(role, value, leaf, flat(value.tensor), **more)]
 
     def take_bias(self, value: Dynamic, addend: Fixed, call: Call) -> Dynamic | None:
@@ -200,6 +202,13 @@ def _first(tensor: Tensor) -> Array:
 
 def _keeps_last(before: Shape | None, after: Shape | None) -> bool:
     return bool(before and after and after[-1] is not None and before[-1] == after[-1])
+
+
+def _is_spread_zero(value: Fixed) -> bool:
+    """True for one zero that was expanded to a vector."""
+    operands = value.tensor.operands
+    spread = bool(operands) and all(operand.size == 1 for operand in operands)
+    return spread and value.small and not np.any(value.values())
 
 
 def _is_bias(layer: Draft, weight: ParamDraft, addend: Fixed, torch: bool) -> bool:

@@ -163,6 +163,35 @@ def _fold_numeric(call: Call) -> list[Value] | None:
     return None
 
 
+def _fold_clip(call: Call) -> list[Value] | None:
+    operand = call.fixed(0)
+    bounds = [
+        call.fixed(index) if call.value(index) is not None else call.attrs.get(name)
+        for index, name in ((1, "min"), (2, "max"))
+    ]
+    low, high = (value.scalar() if isinstance(value, Fixed) else value for value in bounds)
+    if operand is None or not all(
+        value is None or isinstance(value, (int, float)) for value in (low, high)
+    ):
+        return None
+    return _computed(call, lambda a: np.clip(a[0], low, high), [operand], operand.shape)
+
+
+def _fold_softmax(call: Call) -> list[Value] | None:
+    operand = call.fixed(0)
+    axis = call.integer("axis", -1)
+    if call.opset < 13:  # there it runs over all axes from this one on
+        return None
+    if operand is None or not -len(operand.shape) <= axis < len(operand.shape):
+        return None
+
+    def evaluate(arrays: list[Array]) -> Array:
+        powers = np.exp(arrays[0] - arrays[0].max(axis=axis, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
+
+    return _computed(call, evaluate, [operand], operand.shape)
+
+
 def _fold_reduce(call: Call) -> list[Value] | None:
     operand = call.fixed(0)
     if operand is None:
@@ -464,6 +493,8 @@ _RULES: dict[str, Callable[[Call], list[Value] | None]] = {
     "Identity": _fold_identity,
     "Cast": _fold_cast,
     "CastLike": _fold_cast,
+    "Clip": _fold_clip,
+    "Softmax": _fold_softmax,
     "Transpose": _fold_transpose,
     "Reshape": _fold_reshape,
     "Flatten": _fold_flatten,

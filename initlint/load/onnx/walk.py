@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,30 @@ from initlint.load.onnx.values import Draft, Dynamic, Extent, Fixed, Origin, Val
 from initlint.model import LoadError, Op, Tensor, from_array
 
 Scope = dict[str, Value | None]
+
+
+_UNFOLDED = frozenset(
+    {
+        "Celu",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "Gemm",
+        "HardSigmoid",
+        "HardSwish",
+        "LayerNormalization",
+        "LeakyRelu",
+        "LogSoftmax",
+        "LpNormalization",
+        "Mish",
+        "RMSNormalization",
+        "Selu",
+        "Softmax",
+        "Swish",
+    }
+)
+"""Operators that are not computed while loading: over constants alone (a learned query, a network
+that makes another's weights) their first operand is what enters."""
 
 
 class Walk:
@@ -153,7 +178,9 @@ class Walk:
             return self._call(function, call)
         if call.op == "ConstantOfShape" and call.domain == "":
             call.attrs = {**call.attrs, "fill": self._fill(call)}
-        if not any(isinstance(value, Dynamic) for value in call.inputs):
+        alike = call.op == "CastLike" and not isinstance(call.value(0), Dynamic)
+        fixed = not any(isinstance(value, Dynamic) for value in call.inputs)
+        if fixed or alike:
             folded = fold(call)
             if folded is not None:
                 return folded
@@ -161,6 +188,8 @@ class Walk:
             return getattr(self, _BODIES[call.op])(call, scope)  # type: ignore[no-any-return]
         if call.op not in SEQUENCE_READERS:
             call = flattened(call)
+        if fixed and call.op in _UNFOLDED:
+            call = self._from_parameter(call)
         handled = self._handled(call)
         if handled is not None:
             return handled
@@ -168,6 +197,13 @@ class Walk:
         if any(True for _ in subgraphs(node)):
             return self._other_with_graphs(call, node, scope)
         return other(self.builder, call)
+
+    def _from_parameter(self, call: Call) -> Call:
+        """A node over constants alone, its first operand seen as what enters when it is learned."""
+        first = call.weight(0)
+        if first is None or not first.stored or first.size < 2:
+            return call
+        return replace(call, inputs=[self.builder.dynamic(first, call), *call.inputs[1:]])
 
     def _handled(self, call: Call) -> list[Value | None] | None:
         """What the operator's handler makes of a node; a node that does not fit is a notice."""
