@@ -130,6 +130,8 @@ def array_moments(array: Array, dtype: str | None = None) -> Moments:
     """Moments of an array; ``dtype`` is the storage dtype where it differs from the array's."""
     flat = array.reshape(-1)
     tiny = smallest_normal(dtype or str(array.dtype))
+    if flat.size <= SPAN:
+        return _span(flat, tiny)
     spans = (flat[start : start + SPAN] for start in range(0, max(flat.size, 1), SPAN))
     return _merged(_parallel(lambda span: _span(span, tiny), spans))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from initlint.model.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record(frozen=True, slots=True)
 class Moments:
     """One-pass statistics of a tensor's finite elements.
 
@@ -109,7 +111,7 @@ class Match:
     true_fan: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Identification:
     """Which initialisation schemes a tensor is compatible with.
 

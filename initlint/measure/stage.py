@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from math import prod, sqrt
 
 from initlint.measure.candidates import is_common
@@ -11,6 +10,7 @@ from initlint.measure.families import LEAST
 from initlint.measure.precision import is_float
 from initlint.measure.result import Family, Identification, Moments, Stage
 from initlint.model import NORMALISERS, Layer, Param, Role
+from initlint.model.record import record
 
 WEIGHT_ROLES = frozenset({Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION})
 """The parameters whose elements decide the stage of a model."""
@@ -110,7 +110,7 @@ def is_certain(identification: Identification, param: Param) -> bool:
     return named and n >= STRONG_NORMAL and sides[0] >= STRONG_SIDE
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Verdict:
     """What one weight tensor says about its model.
 

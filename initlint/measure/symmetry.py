@@ -53,7 +53,9 @@ class SharedStream:
 
 
 @np.errstate(all="ignore")  # non-finite and overflowing rows equal nothing
-def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, ...], ...]:
+def duplicate_units(
+    array: Array, dtype: str | None = None, most: float | None = None
+) -> tuple[tuple[int, ...], ...]:
     """Groups of equal rows of ``(units, features…)``, each group and the groups in row order.
 
     Candidates share the value of two random projections (matrix-vector products, so linear in the
@@ -63,18 +65,20 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     Args:
         array: the weight, units first.
         dtype: storage dtype where it differs from the array's.
+        most: magnitude that no finite element exceeds, where it is known.
     """
     if array.ndim == 0 or array.shape[0] < 2 or array.size == 0:
         return ()
     matrix = array.reshape(array.shape[0], -1)
+    if most is not None and matrix.shape[0] <= SMALL and _differ_at_once(matrix, dtype, most):
+        return ()
     if matrix.size <= SMALL and _surely_distinct(matrix, dtype):
         return ()
     finite = np.isfinite(matrix)
     if not finite.all():
         matrix = np.where(finite, matrix, np.nan)
     largest = float(np.abs(matrix).max(initial=0.0, where=finite))
-    roundoff = unit_roundoff(dtype or str(array.dtype))
-    tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
+    tolerance = _tolerance(dtype or str(array.dtype), largest)
     features = matrix.shape[1]
     probes = scattered(features, 2)
     shadows = np.empty((matrix.shape[0], 2))
@@ -92,6 +96,20 @@ def duplicate_units(array: Array, dtype: str | None = None) -> tuple[tuple[int, 
     return tuple(sorted(groups))
 
 
+def _tolerance(dtype: str, largest: float) -> float:
+    """How far two elements may be apart that count as equal."""
+    roundoff = unit_roundoff(dtype)
+    return ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
+
+
+def _differ_at_once(matrix: Array, dtype: str | None, most: float) -> bool:
+    """True when the first features tell all units apart, as they do in nearly every draw."""
+    least = 2 * _tolerance(dtype or str(matrix.dtype), most)  # twice: differences are rounded
+    first = matrix[:, 0].tolist()
+    first.sort()
+    return all(above - below > least for below, above in pairwise(first))
+
+
 def _surely_distinct(matrix: Array, dtype: str | None) -> bool:
     """True when one projection tells all rows of a small matrix apart.
 
@@ -101,8 +119,7 @@ def _surely_distinct(matrix: Array, dtype: str | None) -> bool:
     largest = float(np.maximum.reduce(np.abs(matrix), axis=None))
     if not isfinite(largest):
         return False
-    roundoff = unit_roundoff(dtype or str(matrix.dtype))
-    tolerance = ULPS * roundoff * largest if roundoff <= 2.0**-23 else 0.0
+    tolerance = _tolerance(dtype or str(matrix.dtype), largest)
     # No component of the probes is above 1/2, which bounds the slack from above.
     slack = (4.0 * tolerance + 1e-13 * largest) * 0.5 * sqrt(matrix.shape[1])
     probe = scattered(matrix.shape[1], 2)

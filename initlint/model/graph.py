@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
 from initlint.model.layer import Layer, Param
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
+from initlint.model.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Edge:
     """A tensor from producer to consumer.
 
@@ -47,6 +47,13 @@ def _grouped(edges: Sequence[Edge], end: Callable[[Edge], str]) -> tuple[Edge, .
     return tuple(edge for group in groups.values() for edge in group)
 
 
+def _by_position(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Edges into one layer in the order of its inputs."""
+    if len(edges) < 2:
+        return tuple(edges)
+    return tuple(sorted(_grouped(edges, _source), key=_position))
+
+
 class LayerGraph:
     """An immutable directed multigraph of `Layer` nodes.
 
@@ -67,14 +74,14 @@ class LayerGraph:
         sources: dict[str, list[Edge]] = {key: [] for key in self._layers}
         targets: dict[str, list[Edge]] = {key: [] for key in self._layers}
         for edge in self._edges:
-            if edge.source not in sources or edge.target not in sources:
-                raise ValueError(f"edge {edge.source!r} -> {edge.target!r} leaves the graph")
-            sources[edge.target].append(edge)
-            targets[edge.source].append(edge)
-        self._inputs = {
-            key: tuple(sorted(_grouped(found, _source), key=_position))
-            for key, found in sources.items()
-        }
+            try:
+                into, out_of = sources[edge.target], targets[edge.source]
+            except KeyError:
+                message = f"edge {edge.source!r} -> {edge.target!r} leaves the graph"
+                raise ValueError(message) from None
+            into.append(edge)
+            out_of.append(edge)
+        self._inputs = {key: _by_position(found) for key, found in sources.items()}
         self._outputs = {key: _grouped(found, _target) for key, found in targets.items()}
 
     @cached_property
@@ -122,7 +129,7 @@ class LayerGraph:
             if key in seen:
                 continue
             seen.add(key)
-            done.append(self[key])
+            done.append(self._layers[key])
             for edge in self._outputs[key]:
                 indegree[edge.target] -= 1
                 if indegree[edge.target] == 0:
@@ -144,11 +151,13 @@ class LayerGraph:
 
     def producers(self, layer_id: str) -> tuple[Layer, ...]:
         """Layers that feed a layer, by input position."""
-        return tuple(self[edge.source] for edge in self.inputs(layer_id))
+        layers = self._layers
+        return tuple([layers[edge.source] for edge in self._inputs[layer_id]])
 
     def consumers(self, layer_id: str) -> tuple[Layer, ...]:
         """Layers that read a layer's output."""
-        return tuple(self[edge.target] for edge in self.outputs(layer_id))
+        layers = self._layers
+        return tuple([layers[edge.target] for edge in self._outputs[layer_id]])
 
     @cached_property
     def weighted(self) -> tuple[Layer, ...]:
@@ -162,24 +171,22 @@ class LayerGraph:
 
     def effective_consumers(self, layer_id: str) -> tuple[Layer, ...]:
         """Consumers seen through operators that pass values on unchanged."""
-        found: dict[str, Layer] = {}
-        queue = deque(self.consumers(layer_id))
-        seen: set[str] = set()
-        while queue:
-            layer = queue.popleft()
-            if layer.id in seen:
-                continue
-            seen.add(layer.id)
-            if layer.op in TRANSPARENT and not layer.params:
-                queue.extend(self.consumers(layer.id))
-            else:
-                found[layer.id] = layer
-        return tuple(found.values())
+        return self._seen_through(layer_id, self.consumers)
 
     def effective_producers(self, layer_id: str) -> tuple[Layer, ...]:
         """Producers seen through operators that pass values on unchanged."""
+        return self._seen_through(layer_id, self.producers)
+
+    @staticmethod
+    def _seen_through(
+        layer_id: str, neighbours: Callable[[str], tuple[Layer, ...]]
+    ) -> tuple[Layer, ...]:
+        """The nearest layers on one side that do something, each once."""
+        near = neighbours(layer_id)
+        if len(near) == 1 and (near[0].op not in TRANSPARENT or near[0].params):
+            return near
         found: dict[str, Layer] = {}
-        queue = deque(self.producers(layer_id))
+        queue = deque(near)
         seen: set[str] = set()
         while queue:
             layer = queue.popleft()
@@ -187,7 +194,7 @@ class LayerGraph:
                 continue
             seen.add(layer.id)
             if layer.op in TRANSPARENT and not layer.params:
-                queue.extend(self.producers(layer.id))
+                queue.extend(neighbours(layer.id))
             else:
                 found[layer.id] = layer
         return tuple(found.values())
@@ -215,15 +222,13 @@ class LayerGraph:
     @cached_property
     def _before_weights(self) -> frozenset[str]:
         """Ids of layers with a weighted layer or a product of activations downstream."""
+        mixing = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
         found: set[str] = set()
         for layer in reversed(self.order):
-            if any(
-                consumer.id in found
-                or consumer.op in WEIGHTED
-                or consumer.op in (Op.MATMUL, Op.ATTENTION)
-                for consumer in self.consumers(layer.id)
-            ):
-                found.add(layer.id)
+            for edge in self._outputs[layer.id]:
+                if edge.target in found or self._layers[edge.target].op in mixing:
+                    found.add(layer.id)
+                    break
         return frozenset(found)
 
     def downstream(self, layer_ids: Iterable[str]) -> frozenset[str]:

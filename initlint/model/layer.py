@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -102,14 +103,13 @@ class Param:
     @property
     def size(self) -> int:
         """Number of elements."""
-        total = 1
-        for side in self.shape:
-            total *= side
-        return total
+        return prod(self.shape)
 
     @property
     def key(self) -> str:
         """Identity of this block inside a model: the name, with gate and direction when packed."""
+        if self.gate is None and not self.direction:
+            return self.name
         parts = [self.name]
         if self.gate is not None:
             parts.append(self.gate)
@@ -153,14 +153,20 @@ class Layer:
 
     def with_role(self, *roles: Role) -> tuple[Param, ...]:
         """The parameters with one of these roles."""
-        return tuple(param for param in self.params if param.role in roles)
+        return tuple([param for param in self.params if param.role in roles])
 
     @property
     def weight(self) -> Param | None:
         """The first weight, if the layer has one."""
-        return next((param for param in self.params if param.role is Role.WEIGHT), None)
+        return self._first(Role.WEIGHT)
 
     @property
     def bias(self) -> Param | None:
         """The first bias, if the layer has one."""
-        return next((param for param in self.params if param.role is Role.BIAS), None)
+        return self._first(Role.BIAS)
+
+    def _first(self, role: Role) -> Param | None:
+        for param in self.params:
+            if param.role is role:
+                return param
+        return None

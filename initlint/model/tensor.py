@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from initlint.model.record import record
+
 Array = NDArray[Any]
 
 CHUNK_ELEMENTS = 1 << 18
@@ -63,7 +65,7 @@ class ConstantSource:
         return np.full(stop - start, self.value, dtype=np.float32)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class View:
     """One step from storage to canonical orientation.
 
@@ -102,7 +104,7 @@ def _apply(array: Array, view: View) -> Array:
     return changed
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tensor:
     """A stored tensor seen through a chain of views; nothing is read until asked.
 

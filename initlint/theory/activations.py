@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.functions import Activation, activation
 from initlint.theory.gaussian import HERMITE_ORDER, RANGE, hermite_basis, nodes
 
@@ -41,7 +41,7 @@ LOG_RANGE = 18.0
 vocabulary is its own asymptote (linear, constant, or a power) to better than 1e-3."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ActivationMoments:
     """Moments of y = φ(z), z ~ N(mean, q - mean²).
 
@@ -96,7 +96,7 @@ def _homogeneous_moments(left: float, right: float, log_q: float) -> ActivationM
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Homogeneous(ActivationMoments):
     """Moments of a piecewise linear function: its cosine map has a closed form."""
 
@@ -108,7 +108,7 @@ class _Homogeneous(ActivationMoments):
         return self.odd * c + (1 - self.odd) * even
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Wave(ActivationMoments):
     """Moments of sin(z): E[sin a sin b] = e^-q sinh(qc), exact at any q."""
 

@@ -60,15 +60,15 @@ def backward_pass(
         known = [gradient for gradient in gradients if gradient is not None]
         total = collect(known) if len(known) == len(gradients) else None
         found[key] = total
+        graph = node.context.graph
         for edge, gradient in zip(
             node.edges, _inputs(node, total, key in through_zero), strict=True
         ):
-            if gradient is not None and gradient.log_g == -math.inf and not node.layer.params:
-                continue
-            if gradient is not None and (
-                edge.output or node.context.graph[edge.source].op is Op.SPLIT
-            ):
-                gradient = gradient.scaled(_share(node, edge))
+            if gradient is not None:
+                if gradient.log_g == -math.inf and not node.layer.params:
+                    continue
+                if edge.output or graph[edge.source].op is Op.SPLIT:
+                    gradient = gradient.scaled(_share(node, edge))
             arriving.setdefault(edge.source, []).append(gradient)
     return found
 

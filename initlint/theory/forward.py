@@ -59,7 +59,7 @@ def _output(node: Node) -> State | None:
         return _from_nothing(node)
     if rule is None:
         return None
-    if op not in TOLERANT and any(node.states[index] is None for index in node.signals):
+    if op not in TOLERANT and [state for state in node.states if state is None]:
         first = node.signals[0] if node.signals else 0
         if node.states[first] is None or len(node.signals) == len(node.edges):
             return None
@@ -98,7 +98,7 @@ def forward_pass(context: Context) -> ForwardPass:
     nodes, ended = [], []
     for layer in graph.order:
         edges = graph.inputs(layer.id)
-        arriving = tuple(_arriving(edge, states) for edge in edges)
+        arriving = tuple([_arriving(edge, states) for edge in edges])
         node = Node(layer, edges, arriving, context)
         state = _output(node)
         if state is not None and state.blocks:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.state import Gradient, State
 
 Shape = tuple[int | None, ...]
@@ -151,7 +152,7 @@ class Context:
         return float(np.mean(array * array)), float(np.mean(array)), array.size == 1
 
 
-@dataclass(frozen=True)
+@record(frozen=True, slots=True)
 class Node:
     """A layer, the edges into it, and the states that arrive on them.
 

@@ -8,7 +8,7 @@ from initlint.theory.forward import forward_pass
 from initlint.theory.node import Context, Weights
 from initlint.theory.residual import residual_branches
 from initlint.theory.result import Prediction, Signal
-from initlint.theory.segments import segments, silent_heads
+from initlint.theory.segments import flow_of, segments, silent_heads
 
 SEQUENCE_LENGTH = 50
 """Steps assumed where neither the graph nor the user tells a length."""
@@ -37,7 +37,8 @@ def predict(
     forward = forward_pass(context)
     outputs = final_outputs(model.graph)
     backward = backward_pass(forward, outputs)
-    zero = silent_heads(forward, outputs)
+    flow = flow_of(forward)
+    zero = silent_heads(flow, outputs)
     # a head of zeros lets no gradient through at first: scale is then judged as if it did
     judged = backward_pass(forward, outputs, through_zero=zero) if zero else backward
     signals = {
@@ -49,6 +50,6 @@ def predict(
         forward=signals,
         backward={key: item.log_g for key, item in backward.items() if item is not None},
         ended_at=forward.ended_at,
-        segments=segments(forward, judged),
+        segments=segments(forward, flow, judged),
         residuals=residual_branches(forward),
     )

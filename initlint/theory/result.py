@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from initlint.model.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record(frozen=True, slots=True)
 class Signal:
     """The predicted state of one tensor at initialisation.
 
@@ -34,7 +36,7 @@ class Sink(str, Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Segment:
     """A stretch of the network in which scale errors multiply: between two resets of scale.
 
@@ -67,7 +69,7 @@ class Segment:
     residual: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ResidualBranch:
     """One residual addition and what its branch adds to the trunk.
 

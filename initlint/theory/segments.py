@@ -29,9 +29,10 @@ from initlint.theory.operators.weighted import weight_gain
 from initlint.theory.result import Segment, Sink
 from initlint.theory.state import Gradient, State
 
-STARTS = (
-    NORMALISERS | RECURRENT | frozenset({Op.INPUT, Op.CONSTANT, Op.EMBEDDING, Op.SHAPE, Op.COMPARE})
-)
+RESETS = NORMALISERS | RECURRENT
+"""Operators at which a stretch ends, and the next one begins."""
+
+STARTS = RESETS | frozenset({Op.INPUT, Op.CONSTANT, Op.EMBEDDING, Op.SHAPE, Op.COMPARE})
 """Operators whose output scale does not depend on the scale of what comes in."""
 
 BOUNDED_GATES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
@@ -50,7 +51,7 @@ def decades(log_ratio: float) -> float:
 
 
 @dataclass(slots=True)
-class _Flow:
+class Flow:
     """Per layer: the input that carries most of its signal, and the last weighted layer behind.
 
     The steps of recurrences written out are ``recurrent``: what holds for one layer that is used
@@ -91,20 +92,20 @@ def _carrier(node: Node) -> int | None:
     return signals[0]
 
 
-def silent_heads(forward: ForwardPass, outputs: Collection[str]) -> frozenset[str]:
+def silent_heads(flow: Flow, outputs: Collection[str]) -> frozenset[str]:
     """Last weighted layers before the outputs whose output is exactly zero."""
-    flow = _flow(forward)
     heads = {flow.weighted[output] for output in outputs if output in flow.weighted}
     return frozenset(
         head for head in heads if flow.states[head] is not None and _silent(flow.states[head])
     )
 
 
-def _flow(forward: ForwardPass) -> _Flow:
+def flow_of(forward: ForwardPass) -> Flow:
+    """Where the signal of each layer comes from; made once for all questions below."""
     nodes = {node.layer.id: node for node in forward.nodes}
     found = unrolled_recurrences(forward.nodes[0].context.graph) if forward.nodes else ()
     recurrent = frozenset(key for recurrence in found for key in recurrence.steps)
-    flow = _Flow(nodes, forward.states, recurrent)
+    flow = Flow(nodes, forward.states, recurrent)
     for node in forward.nodes:
         index = _carrier(node)
         key = node.layer.id
@@ -118,12 +119,12 @@ def _flow(forward: ForwardPass) -> _Flow:
     return flow
 
 
-def _starts(flow: _Flow, key: str) -> bool:
+def _starts(flow: Flow, key: str) -> bool:
     """True where a stretch begins."""
     return flow.nodes[key].layer.op in STARTS or key in flow.recurrent
 
 
-def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None:
+def _walk(flow: Flow, start: str, claimed: set[str] | None) -> list[str] | None:
     """Layers from the reset (included) to ``start``, in order; None where theory ended on the way.
 
     With ``claimed`` the walk also stops at a layer that another piece holds.
@@ -142,7 +143,7 @@ def _walk(flow: _Flow, start: str, claimed: set[str] | None) -> list[str] | None
     return path[::-1]
 
 
-def _forward_shares(flow: _Flow, path: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+def _forward_shares(flow: Flow, path: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Decades of rms per weighted layer along a path, with all that follows it up to the next.
 
     What an addition adds to the carrier belongs to the last weighted layer of the other operand.
@@ -181,7 +182,7 @@ def _arrived(node: Node, source: str, default: State) -> State:
     return default
 
 
-def _other(flow: _Flow, node: Node, carrier: str) -> str | None:
+def _other(flow: Flow, node: Node, carrier: str) -> str | None:
     for index in node.signals:
         source = node.edges[index].source
         if source != carrier and source in flow.weighted:
@@ -222,7 +223,7 @@ def _averages(node: Node) -> bool:
 
 
 def _backward_shares(
-    flow: _Flow, gradients: Mapping[str, Gradient | None], path: Sequence[str], last: str
+    flow: Flow, gradients: Mapping[str, Gradient | None], path: Sequence[str], last: str
 ) -> tuple[dict[str, float], float]:
     """Decades of gradient per weighted layer, from the output of ``last`` back to the first.
 
@@ -253,7 +254,7 @@ def _backward_shares(
     return shares, averaged
 
 
-def _layers(flow: _Flow, path: Sequence[str], shares: Mapping[str, float]) -> tuple[str, ...]:
+def _layers(flow: Flow, path: Sequence[str], shares: Mapping[str, float]) -> tuple[str, ...]:
     keys = {key for key in path if flow.nodes[key].layer.op in WEIGHTED} | set(shares)
     if _starts(flow, path[0]):
         keys.discard(path[0])
@@ -261,13 +262,13 @@ def _layers(flow: _Flow, path: Sequence[str], shares: Mapping[str, float]) -> tu
     return tuple(sorted(keys, key=position.__getitem__))
 
 
-def _is_residual(flow: _Flow, path: Sequence[str]) -> bool:
+def _is_residual(flow: Flow, path: Sequence[str]) -> bool:
     return any(
         flow.nodes[key].layer.op is Op.ADD and len(flow.nodes[key].signals) > 1 for key in path
     )
 
 
-def _final_sink(flow: _Flow, output: str) -> tuple[Sink, str] | None:
+def _final_sink(flow: Flow, output: str) -> tuple[Sink, str] | None:
     """What the loss will see: the kind of end and the layer whose output is judged."""
     key = output
     while key in flow.carrier:
@@ -283,7 +284,7 @@ def _final_sink(flow: _Flow, output: str) -> tuple[Sink, str] | None:
 
 
 def _limited(
-    flow: _Flow, shares: Mapping[str, float], head: str | None, averaged: Mapping[str, float]
+    flow: Flow, shares: Mapping[str, float], head: str | None, averaged: Mapping[str, float]
 ) -> dict[str, float]:
     """Forward shares with means over positions and a small head forgiven.
 
@@ -317,9 +318,7 @@ def _without_means(
     return {key: share - part * averaged.get(key, 0.0) for key, share in shares.items()}
 
 
-def _to_output(
-    flow: _Flow, gradients: Mapping[str, Gradient | None], output: str
-) -> Segment | None:
+def _to_output(flow: Flow, gradients: Mapping[str, Gradient | None], output: str) -> Segment | None:
     end = _final_sink(flow, output)
     if end is None:
         return None
@@ -356,7 +355,7 @@ def _to_output(
     )
 
 
-def _head(flow: _Flow, path: Sequence[str]) -> str | None:
+def _head(flow: Flow, path: Sequence[str]) -> str | None:
     """The last weighted layer of a path, unless an addition follows it."""
     for key in reversed(path[1:]):
         node = flow.nodes[key]
@@ -383,10 +382,12 @@ def _band(state: State | None) -> float:
     return 2 * decades(math.sqrt(state.log_variance))
 
 
-def _kept_by_epsilon(node: Node) -> float:
+def _kept_by_epsilon(flow: Flow, node: Node) -> float:
     """Decades that a normaliser fails to restore because its ε outweighs the variance."""
-    full, state = reset(node), None
-    if node.first is not None:
+    full, state = reset(node), flow.states[node.layer.id]
+    if node.first is None:
+        state = None
+    elif state is None:
         state = RULES[node.layer.op].forward(node)
     if full is None or state is None or _silent(state) or _silent(full):
         return 0.0
@@ -394,7 +395,7 @@ def _kept_by_epsilon(node: Node) -> float:
     return lost if lost < -math.log10(2) / 2 else 0.0
 
 
-def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
+def _to_reset(flow: Flow, node: Node, claimed: set[str]) -> Segment | None:
     """The piece that ends in a normaliser or a recurrent layer."""
     if node.first is None or not node.signals:
         return None
@@ -409,7 +410,7 @@ def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
         return None
     total = sum(shares.values())
     recurrent = node.layer.op in RECURRENT
-    drift = total if recurrent else _kept_by_epsilon(node)
+    drift = total if recurrent else _kept_by_epsilon(flow, node)
     scale = drift / total if total else 0.0
     shares = {key: share * scale for key, share in shares.items()}
     state = flow.states[start]
@@ -427,15 +428,16 @@ def _to_reset(flow: _Flow, node: Node, claimed: set[str]) -> Segment | None:
     )
 
 
-def segments(forward: ForwardPass, gradients: Mapping[str, Gradient | None]) -> tuple[Segment, ...]:
+def segments(
+    forward: ForwardPass, flow: Flow, gradients: Mapping[str, Gradient | None]
+) -> tuple[Segment, ...]:
     """All stretches between resets of scale that theory could follow, in topological order."""
     if not forward.nodes:
         return ()
-    flow = _flow(forward)
     found: list[Segment] = []
     claimed: set[str] = set()
     for node in forward.nodes:
-        if node.layer.op in NORMALISERS | RECURRENT:
+        if node.layer.op in RESETS:
             piece = _to_reset(flow, node, claimed)
             if piece is not None:
                 found.append(piece)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+from initlint.model.record import record
 
 Roots = tuple[tuple[str, float], ...]
 
@@ -14,7 +16,7 @@ MIN_ROOT = 0.05
 """Sources below 5 % of the rms change a sum of squares by less than 0.3 %: dropped."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class State:
     """Second-order statistics of one tensor at initialisation.
 
@@ -69,7 +71,7 @@ class State:
         return replace(self, roots=((root, 1.0),))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Gradient:
     """Second-order statistics of a gradient at one tensor.
 
@@ -116,7 +118,7 @@ def log(x: float) -> float:
 
 def unit(x: float) -> float:
     """A share clipped to [0, 1]."""
-    return min(max(x, 0.0), 1.0)
+    return 0.0 if x < 0.0 else 1.0 if x > 1.0 else x
 
 
 def fixed(second: float, mean: float, *, by_position: bool = False) -> State:
@@ -225,6 +227,8 @@ def multiply(a: State, b: State, root: str) -> State:
 
 def collect(gradients: list[Gradient]) -> Gradient:
     """Sum of the gradients that several consumers send back, taken as independent."""
+    if len(gradients) == 1:
+        return gradients[0] if gradients[0].log_g > -math.inf else ABSENT
     arriving = [gradient for gradient in gradients if gradient.log_g > -math.inf]
     if not arriving:
         return ABSENT

@@ -20,7 +20,7 @@ from initlint.load.onnx.names import (
     script_module,
     where,
 )
-from initlint.load.onnx.values import Draft, Dynamic, Fixed, ParamDraft
+from initlint.load.onnx.values import Draft, Fixed, ParamDraft
 from initlint.model import Edge, Layer, Op, Param, Role, Tensor, Where
 
 _SCAN = 1 << 16
@@ -78,7 +78,10 @@ class Finish:
             if visible and layer.where.node is not None:
                 done.by_node[layer.where.node] = draft.outputs[0]
         for draft in drafts:
-            done.edges.extend(_edges(draft, names))
+            target = names[id(draft)]
+            for position, value in draft.inputs:
+                source = names[id(value.layer)]
+                done.edges.append(Edge(source, target, position, value.output, value.shape))
         return done
 
     def _named(self, drafts: Sequence[Draft]) -> list[Layer]:
@@ -122,6 +125,8 @@ class Finish:
         return script_module(proto.name) if self._torch else None
 
     def _params(self, draft: Draft, meta: Metadata, module: str | None) -> list[Param]:
+        if not draft.params:
+            return []
         if draft.op in (Op.LSTM, Op.GRU, Op.RNN):
             names = self._recurrent_names(draft, meta, module)
         else:
@@ -133,9 +138,10 @@ class Finish:
 
     def _param(self, draft: ParamDraft, name: str, layer: Draft, meta: Metadata) -> Param:
         trainable = draft.trainable
-        mine = [ref for ref in meta.references if self._modules.parameter(ref, meta.module) == name]
-        if mine and not mine[0].startswith("p_"):
-            trainable = False
+        if meta.references:
+            parameter = self._modules.parameter
+            mine = [ref for ref in meta.references if parameter(ref, meta.module) == name]
+            trainable = trainable and (not mine or mine[0].startswith("p_"))
         param = Param(
             role=draft.role,
             name=name,
@@ -345,14 +351,6 @@ def _where(draft: Draft, proto: Any) -> Where:
     if proto is None:
         return Where()
     return where(proto, f"{draft.origin.prefix}{draft.origin.name}")
-
-
-def _edges(draft: Draft, names: dict[int, str]) -> list[Edge]:
-    def edge(position: int, value: Dynamic) -> Edge:
-        source, target = names[id(value.layer)], names[id(draft)]
-        return Edge(source, target, position, value.output, value.shape)
-
-    return [edge(position, value) for position, value in draft.inputs]
 
 
 def is_constant(tensor: Tensor) -> bool:

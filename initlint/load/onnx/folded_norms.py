@@ -28,7 +28,7 @@ from initlint.model import Op, Role
 EPS = 1e-5
 """Assumed guard of a folded normaliser: the default of PyTorch and onnx. Keras has 1e-3."""
 
-_HOLDERS = frozenset({Op.CONV, Op.CONV_TRANSPOSE, Op.LINEAR})
+_TRACED = frozenset({Op.CONV, Op.CONV_TRANSPOSE, Op.LINEAR, Op.MUL})
 _SCRIPT = re.compile(r"onnx::Conv(?:Transpose)?_\d+$")
 _TENSORFLOW = re.compile(
     r"(?P<scope>.+)/(?:batchnorm/(?:mul_1|add_1)|FusedBatchNorm(?:V\d)?)(?:__\d+)?$"
@@ -41,10 +41,11 @@ def restore_norms(drafts: list[Draft]) -> list[Draft]:
     found: list[Draft] = []
     norms: dict[int, Draft] = {}
     for draft in drafts:
-        draft.inputs = [
-            (position, _after(value, norms) if value.output == 0 else value)
-            for position, value in draft.inputs
-        ]
+        if norms:
+            draft.inputs = [
+                (position, _after(value, norms) if value.output == 0 else value)
+                for position, value in draft.inputs
+            ]
         found.append(draft)
         name = _folded(draft)
         if name is None:
@@ -81,7 +82,7 @@ def _folded(draft: Draft) -> str | None:
     None when there is no trace of one.
     """
     proto = draft.origin.proto
-    if proto is None or not draft.outputs:
+    if proto is None or not draft.outputs or draft.op not in _TRACED:
         return None
     tensorflow = _TENSORFLOW.match(proto.name)
     if draft.op is Op.MUL:
@@ -89,7 +90,7 @@ def _folded(draft: Draft) -> str | None:
         vector = gain is not None and sum(side != 1 for side in gain.tensor.shape) <= 1
         return tensorflow["scope"] if tensorflow and vector else None
     weight, bias = draft.param(Role.WEIGHT), draft.param(Role.BIAS)
-    if draft.op not in _HOLDERS or weight is None:
+    if weight is None:
         return None
     meta = metadata(proto)
     if meta.folded:

@@ -64,7 +64,7 @@ def _count(
     total = levels = 0
     for node in nodes:
         total += 1
-        key = call_key(node)
+        key = call_key(node) if functions else None
         if key in functions:
             if key in calling:
                 raise LoadError(f"function {shown(key[1])!r} calls itself, which ONNX forbids")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from initlint.load.onnx.call import Call
@@ -153,15 +153,26 @@ class Modules:
         shared: Iterable[tuple[str, ...]] = (),
     ) -> None:
         self._shared = {name: group for group in shared for name in group}
-        self._parameters = {mangled(name): name for name in parameters if not is_generic(name)}
-        self._scopes: dict[str, str] = {}
-        for scope in scopes:
+        self._named = parameters
+        self._paths = scopes
+
+    @cached_property
+    def _parameters(self) -> dict[str, str]:
+        """Stored names by their spelling in placeholders; made for the first placeholder."""
+        return {mangled(name): name for name in self._named if not is_generic(name)}
+
+    @cached_property
+    def _scopes(self) -> dict[str, str]:
+        """Module paths by their spelling in placeholders."""
+        found: dict[str, str] = {}
+        for scope in self._paths:
             for path in _prefixes(scope):
-                self._scopes.setdefault(mangled(path), path)
+                found.setdefault(mangled(path), path)
+        return found
 
     def first(self, name: str) -> str:
         """The first name of a parameter that several modules share."""
-        return self._shared.get(name, (name,))[0]
+        return self._shared[name][0] if name in self._shared else name
 
     def parameter(self, reference: str, module: str) -> str:
         """The module path that a placeholder (``p_blocks_0_fc1_weight``) stands for.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from initlint.load.files import shown
@@ -11,83 +12,108 @@ from initlint.load.onnx.limits import subgraphs
 from initlint.model import LoadError
 
 
-def names_read(nodes: Iterable[Any]) -> Iterator[str]:
-    """Names that nodes read, the captures of their subgraphs included."""
-    for node in nodes:
-        for text in node.input:
-            if text:
-                yield text
-        if node.attribute:
-            for graph in subgraphs(node):
-                yield from names_read(graph.node)
-                for proto in graph.output:
-                    yield proto.name
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names in a list of nodes, taken out of the file once: each access makes them anew.
+
+    Attributes:
+        inputs: what each node reads, "" where an input is absent.
+        outputs: what each node produces, likewise.
+        captured: what the subgraphs of a node read and give, by the node's index.
+    """
+
+    inputs: Sequence[tuple[str, ...]]
+    outputs: Sequence[tuple[str, ...]]
+    captured: Mapping[int, tuple[str, ...]]
+
+    def uses(self, results: Iterable[str]) -> Counter[str]:
+        """How often each name is read, the results of the graph included."""
+        found = Counter(name for names in self.inputs for name in names)
+        for names in self.captured.values():
+            found.update(names)
+        found.update(results)
+        del found[""]
+        return found
+
+    def reads(self, index: int) -> tuple[str, ...]:
+        """Everything that a node needs, its subgraphs included."""
+        return self.inputs[index] + self.captured.get(index, ())
 
 
-def ordered(nodes: Sequence[Any], scope: Mapping[str, Any]) -> Iterator[Any]:
-    """Nodes so that each comes after the producers of what it reads; stored order otherwise.
+def names_of(nodes: Sequence[Any]) -> Names:
+    """The names in a list of nodes."""
+    captured = {index: tuple(_captures(node)) for index, node in enumerate(nodes) if node.attribute}
+    return Names(
+        [tuple(node.input) for node in nodes],
+        [tuple(node.output) for node in nodes],
+        {index: names for index, names in captured.items() if names},
+    )
+
+
+def _captures(node: Any) -> Iterator[str]:
+    """Names that the subgraphs of a node read, and those of their results."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from (text for text in inner.input if text)
+            yield from _captures(inner)
+        for proto in graph.output:
+            yield proto.name
+
+
+def ordered(nodes: Sequence[Any], names: Names, scope: Mapping[str, Any]) -> Sequence[int]:
+    """Indices of nodes so that each comes after the producers of what it reads.
+
+    Stored order where that is such an order.
 
     Raises:
         LoadError: a value that nothing produces, one that two nodes produce, or a cycle.
     """
     producer: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for text in node.output:
+    for index, outputs in enumerate(names.outputs):
+        for text in outputs:
             if text:
                 if text in producer:
                     raise LoadError(f"two nodes produce the value {shown(text)!r}")
                 producer[text] = index
     sorted_already = True
-    for index, node in enumerate(nodes):
-        for text in node.input if not node.attribute else _reads_of(node):
-            if not text:
-                continue
+    for index, inputs in enumerate(names.inputs):
+        for text in inputs if index not in names.captured else names.reads(index):
             made_by = producer.get(text)
             if made_by is not None:
                 sorted_already = sorted_already and made_by < index
-            elif text not in scope and text in node.input:
+            elif text and text not in scope and text in inputs:
+                node = nodes[index]
                 raise LoadError(
                     f"node {shown(node.name or node.op_type)!r} reads {shown(text)!r}, "
                     "which nothing produces"
                 )
     if sorted_already:
-        yield from nodes
-        return
+        return range(len(nodes))
     needs = [
-        {producer[text] for text in _reads_of(node) if text and text in producer} for node in nodes
+        {producer[text] for text in names.reads(index) if text in producer}
+        for index in range(len(nodes))
     ]
     twice = next((text for text in producer if text in scope), None)
-    yield from _by_need(nodes, needs, twice)
+    return _by_need(nodes, needs, twice)
 
 
-def _reads_of(node: Any) -> Iterable[str]:
-    names = list(node.input)
-    for graph in subgraphs(node):
-        names.extend(names_read(graph.node))
-        names.extend(proto.name for proto in graph.output)
-    return names
-
-
-def _by_need(
-    nodes: Sequence[Any], needs: list[set[int]], twice: str | None = None
-) -> Iterator[Any]:
-    """Nodes in an order that serves every need; ``twice`` is a value with two origins, if any."""
+def _by_need(nodes: Sequence[Any], needs: list[set[int]], twice: str | None = None) -> list[int]:
+    """An order that serves every need; ``twice`` is a value with two origins, if any."""
     readers: dict[int, list[int]] = {}
     for index, own in enumerate(needs):
         for made_by in own:
             readers.setdefault(made_by, []).append(index)
     left = [len(own) for own in needs]
     ready = deque(index for index, count in enumerate(left) if count == 0)
-    done = 0
+    done: list[int] = []
     while ready:
         index = ready.popleft()
-        done += 1
-        yield nodes[index]
+        done.append(index)
         for reader in readers.get(index, ()):
             left[reader] -= 1
             if left[reader] == 0:
                 ready.append(reader)
-    if done < len(nodes):
+    if len(done) < len(nodes):
         stuck = next(index for index, count in enumerate(left) if count > 0)
         if twice is not None:
             raise LoadError(
@@ -95,3 +121,4 @@ def _by_need(
             )
         name = nodes[stuck].name or nodes[stuck].op_type
         raise LoadError(f"the graph has a cycle through node {shown(name)!r}")
+    return done

@@ -72,7 +72,11 @@ def readers_of(drafts: Sequence[Draft]) -> dict[int, list[tuple[Draft, int]]]:
     found: dict[int, list[tuple[Draft, int]]] = {}
     for draft in drafts:
         for _, value in draft.inputs:
-            found.setdefault(id(value.layer), []).append((draft, value.output))
+            key = id(value.layer)
+            if key in found:
+                found[key].append((draft, value.output))
+            else:
+                found[key] = [(draft, value.output)]
     return found
 
 
@@ -80,8 +84,10 @@ def split_packed(drafts: Sequence[Draft]) -> None:
     """Give packed projections one parameter per query, key and value block."""
     readers = readers_of(drafts)
     for draft in drafts:
+        if draft.op is not Op.LINEAR or draft.channel_axis != -1:
+            continue
         weight = draft.param(Role.WEIGHT)
-        if draft.op is not Op.LINEAR or weight is None or draft.channel_axis != -1:
+        if weight is None:
             continue
         if weight.packed != 1 or len(weight.tensor.shape) != 2 or weight.tensor.shape[0] < 3:
             continue

@@ -13,6 +13,7 @@ from initlint.load.decode import BITS, FileSource, byte_count, decode
 from initlint.load.files import File, Folder, shown
 from initlint.load.onnx.reading import is_lfs_pointer
 from initlint.model import LoadError, Tensor
+from initlint.model.record import record
 from initlint.model.tensor import Array
 
 DTYPES = {
@@ -95,7 +96,7 @@ class _Decoded:
 _last = _Decoded()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class ProtoSource:
     """Elements inside a TensorProto (a `initlint.model.Source`).
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from initlint.load.onnx.tensors import FLOATS
 from initlint.model import Op, Role, Tensor
+from initlint.model.record import record
 from initlint.model.tensor import Array
 
 Shape = tuple[int | None, ...]
@@ -108,7 +109,7 @@ class Extent:
         return () if self.scalar else (len(self.entries),)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Dynamic:
     """An activation.
 
@@ -222,7 +223,10 @@ class Draft:
 
     def param(self, role: Role) -> ParamDraft | None:
         """The first parameter with a role."""
-        return next((param for param in self.params if param.role is role), None)
+        for param in self.params:
+            if param.role is role:
+                return param
+        return None
 
 
 def scaled(tensor: Tensor, factor: Any) -> Tensor:

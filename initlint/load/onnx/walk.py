@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from initlint.load.onnx.fold import fold
 from initlint.load.onnx.limits import FunctionKey, call_key, function_key, subgraphs
 from initlint.load.onnx.operators import HANDLERS, other
 from initlint.load.onnx.operators.sequences import SEQUENCE_READERS, flattened
-from initlint.load.onnx.order import names_read, ordered
+from initlint.load.onnx.order import names_of, ordered
 from initlint.load.onnx.stated import attributes_of_function, opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
 from initlint.load.onnx.values import Draft, Dynamic, Extent, Fixed, Origin, Value
@@ -140,21 +139,24 @@ class Walk:
             How often each name is read, the results of the graph included.
         """
         frame, self._frame = self._frame, (outer, versions)
-        uses = Counter(names_read(nodes))
-        uses.update(result if isinstance(result, str) else result.name for result in results)
+        nodes = list(nodes)
+        names = names_of(nodes)
+        uses = names.uses(result if isinstance(result, str) else result.name for result in results)
         prefix = f"{owner.prefix}{owner.name}/" if owner.name else owner.prefix
         main = owner.main and not owner.name
-        for node in ordered(nodes, scope):
+        for index in ordered(nodes, names, scope):
+            node, outputs = nodes[index], names.outputs[index]
             self._index += 1
-            outputs = tuple(node.output)
             name = node.name or next((text for text in outputs if text), node.op_type)
             origin = Origin(node, name, prefix, main, self._index)
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = node.domain
+            if domain == "ai.onnx":
+                domain = ""
             call = Call(
                 node.op_type,
                 domain,
                 attributes(node, outer) if node.attribute else {},
-                tuple(scope.get(text) if text else None for text in node.input),
+                tuple([scope.get(text) if text else None for text in names.inputs[index]]),
                 outputs,
                 origin,
                 versions.get(domain, 1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ import numpy as np
 from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param, Where
 from initlint.model.op import Op
+from initlint.model.record import record
 
 UNCHANGED = frozenset({Op.CAST, Op.IDENTITY})
 """Operators that exporters put anywhere: matchers look through them."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ref:
     """One output of one layer; equal when producer and output index are."""
 

@@ -13,7 +13,7 @@ from initlint.model.layer import Role
 from initlint.model.op import Op
 from initlint.theory.activations import Activation, activation, moments
 from initlint.theory.node import Node, OperatorRule
-from initlint.theory.state import Gradient, State, add, fixed, log, multiply, unit
+from initlint.theory.state import ABSENT, Gradient, State, add, fixed, log, multiply, unit
 
 
 def _masks(node: Node) -> bool:
@@ -81,9 +81,7 @@ def _spread(node: Node, index: int, gradient: Gradient, coherence: float) -> Gra
 
 def _sum_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     return [
-        _spread(node, index, gradient, gradient.positions)
-        if index in node.signals
-        else Gradient(-math.inf)
+        _spread(node, index, gradient, gradient.positions) if index in node.signals else ABSENT
         for index in range(len(node.edges))
     ]
 
@@ -135,7 +133,7 @@ def _product_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | Non
     found: list[Gradient | None] = []
     for index in range(len(node.edges)):
         if index not in node.signals:
-            found.append(Gradient(-math.inf))
+            found.append(ABSENT)
             continue
         others = [node.states[i] for i in node.signals if i != index]
         if factor is None or any(other is None for other in others):
@@ -169,9 +167,9 @@ def _quotient(node: Node) -> State | None:
 def _quotient_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     factor = _divisor(node)
     if factor is None or factor[0] == -math.inf:
-        return [None if i in node.signals else Gradient(-math.inf) for i in range(len(node.edges))]
+        return [None if i in node.signals else ABSENT for i in range(len(node.edges))]
     return [
-        gradient.scaled(-factor[0]) if index in node.signals else Gradient(-math.inf)
+        gradient.scaled(-factor[0]) if index in node.signals else ABSENT
         for index in range(len(node.edges))
     ]
 
@@ -226,7 +224,7 @@ def _of_number_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | N
     return [
         (gradient.scaled(found.log_derivative) if found else None)
         if index in node.signals
-        else Gradient(-math.inf)
+        else ABSENT
         for index in range(len(node.edges))
     ]
 
@@ -240,7 +238,7 @@ def _where(node: Node) -> State | None:
 def _where_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     single = len(node.signals) == 1
     return [
-        (gradient if single else None) if index in node.signals else Gradient(-math.inf)
+        (gradient if single else None) if index in node.signals else ABSENT
         for index in range(len(node.edges))
     ]
 
@@ -264,7 +262,7 @@ def _root(node: Node) -> State | None:
 
 
 def _no_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
-    return [None if i in node.signals else Gradient(-math.inf) for i in range(len(node.edges))]
+    return [None if i in node.signals else ABSENT for i in range(len(node.edges))]
 
 
 _SUM = OperatorRule(_sum, _sum_backward)

@@ -12,7 +12,7 @@ from initlint.model.op import ACTIVATIONS, Op
 from initlint.theory.activations import Activation, ActivationMoments, activation, moments
 from initlint.theory.node import Node, OperatorRule
 from initlint.theory.operators.weighted import scatter_share
-from initlint.theory.state import Gradient, State, log, unit
+from initlint.theory.state import ABSENT, Gradient, State, log, unit
 
 SLOPE_STEP = 0.02
 """Step in ln q of the numerical slope λ: its error is of order step², 4e-4."""
@@ -69,7 +69,7 @@ def _forward(node: Node) -> State | None:
 def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     x, function = node.first, function_of(node)
     found = moments(function, x.log_q, x.mean) if x and function else None
-    others: list[Gradient | None] = [Gradient(-math.inf)] * len(node.edges)
+    others: list[Gradient | None] = [ABSENT] * len(node.edges)
     if not node.signals:
         return others
     if found is None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from initlint.model.layer import Role
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.node import Node, OperatorRule
-from initlint.theory.state import Gradient, State, add, fixed, log, unit
+from initlint.theory.state import ABSENT, Gradient, State, add, fixed, log, unit
 
 _DEFAULT_EPS = {Op.LP_NORM: 1e-12}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Affine:
     """γ and β of a normaliser: mean square and mean of each."""
 
@@ -143,7 +144,7 @@ def _forward(node: Node) -> State | None:
 
 def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
     x, affine = node.first, _affine(node)
-    others: list[Gradient | None] = [Gradient(-math.inf)] * len(node.edges)
+    others: list[Gradient | None] = [ABSENT] * len(node.edges)
     if not node.signals:
         return others
     divisor = _log_divisor(node, x) if x else None
@@ -159,8 +160,13 @@ def _backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None]:
         kept = 1 - removed / units
         if node.layer.op is Op.LAYER_NORM:
             kept *= max(1 - gradient.units, 1e-12)
-    others[node.signals[0]] = replace(
-        gradient.scaled(log(affine.gain[0]) - divisor + math.log(kept)), positions=positions
+    others[node.signals[0]] = Gradient(
+        gradient.log_g + (log(affine.gain[0]) - divisor + math.log(kept)),
+        positions,
+        gradient.units,
+        gradient.keys,
+        gradient.zero_sum,
+        gradient.positive,
     )
     return others
 

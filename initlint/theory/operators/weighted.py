@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from initlint.model.layer import Param, Role
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.node import Node, OperatorRule
-from initlint.theory.state import Gradient, State, add, fixed, log, unit
+from initlint.theory.state import ABSENT, Gradient, State, add, fixed, log, unit
 
 MAX_KERNEL = 100_000
 """Taps along one axis that are counted one by one."""
@@ -49,7 +50,7 @@ def _counts(
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Taps:
     """What a kernel reads, padding and stride taken in.
 
@@ -65,10 +66,14 @@ class _Taps:
     overlap: float = 1.0
 
 
+_POINT = _Taps()
+"""A product without a kernel."""
+
+
 def _taps(node: Node, kernel: tuple[int, ...]) -> _Taps:
     """Taps of a kernel on this layer's shapes, as far as they are known."""
     if not kernel:
-        return _Taps()
+        return _POINT
     attrs, axes = node.layer.attrs, len(kernel)
     stride = _sizes(attrs.get("stride"), axes, 1)
     dilation = _sizes(attrs.get("dilation"), axes, 1)
@@ -242,10 +247,10 @@ def _linear(node: Node) -> State | None:
 
 def mixture(parts: Sequence[tuple[float, State]]) -> State:
     """Statistics of tensors laid side by side along the units, with their numbers of units."""
+    if len(parts) == 1:
+        return parts[0][1]
     live = [(count, state) for count, state in parts if state.log_q > -math.inf]
     if not live:
-        return parts[0][1]
-    if len(parts) == 1:
         return parts[0][1]
     top = max(state.log_q for _, state in live)
     total = sum(count for count, _ in parts)
@@ -300,8 +305,7 @@ def weight_gain(node: Node) -> float | None:
 
 def _to_first(node: Node, gradient: Gradient | None) -> list[Gradient | None]:
     """The gradient goes to the first signal input; the others get none."""
-    nothing = Gradient(-math.inf)
-    found: list[Gradient | None] = [nothing] * len(node.edges)
+    found: list[Gradient | None] = [ABSENT] * len(node.edges)
     if node.signals:
         found[node.signals[0]] = gradient
     return found
