@@ -141,6 +141,11 @@ class LayerGraph:
         """Rank of every layer id in `order`."""
         return {layer.id: index for index, layer in enumerate(self.order)}
 
+    @property
+    def edges(self) -> tuple[Edge, ...]:
+        """All edges in the order the loader gave them."""
+        return self._edges
+
     def inputs(self, layer_id: str) -> tuple[Edge, ...]:
         """Edges into a layer, by input position."""
         return self._inputs[layer_id]

@@ -37,7 +37,7 @@ class ForwardPass:
 def _arriving(edge: Edge, states: Mapping[str, State | None]) -> State | None:
     """The state on an edge: the part of a packed tensor that this output of a split is."""
     state = states.get(edge.source)
-    if state is not None and state.blocks and edge.output < len(state.blocks) and edge.output > 0:
+    if edge.output > 0 and state is not None and edge.output < len(state.blocks):
         return replace(state, log_q=state.blocks[edge.output])
     return state
 

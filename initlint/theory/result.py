@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import field
 from enum import Enum
+from functools import cached_property
 
 from initlint.model.record import record
 
@@ -94,21 +95,62 @@ class ResidualBranch:
     post_norm: bool = False
 
 
-@dataclass(frozen=True, slots=True)
 class Prediction:
     """Mean-field prediction over a layer graph; absent keys are unknown.
 
+    What follows from the forward pass is worked out when it is first asked for: few rules ask
+    about a trained network, and the graph and its measured weights do not change meanwhile.
+
     Attributes:
-        forward: signal at the first output of each layer.
-        backward: ln E[delta^2] of the gradient at each layer's output, for a unit-variance
-            gradient at the graph's outputs.
         ended_at: ids of the layers where the prediction ended (operators without a rule).
-        segments: the stretches between resets of scale.
-        residuals: residual branches in topological order.
     """
 
-    forward: Mapping[str, Signal] = field(default_factory=dict)
-    backward: Mapping[str, float] = field(default_factory=dict)
-    ended_at: tuple[str, ...] = ()
-    segments: tuple[Segment, ...] = ()
-    residuals: tuple[ResidualBranch, ...] = ()
+    def __init__(
+        self,
+        ended_at: tuple[str, ...] = (),
+        *,
+        forward: Callable[[], Mapping[str, Signal]] = dict,
+        backward: Callable[[], Mapping[str, float]] = dict,
+        segments: Callable[[], tuple[Segment, ...]] = tuple,
+        residuals: Callable[[], tuple[ResidualBranch, ...]] = tuple,
+    ) -> None:
+        """Keep how to work out each part."""
+        self.ended_at = ended_at
+        self._forward = forward
+        self._backward = backward
+        self._segments = segments
+        self._residuals = residuals
+
+    @cached_property
+    def forward(self) -> Mapping[str, Signal]:
+        """Signal at the first output of each layer."""
+        return self._forward()
+
+    @cached_property
+    def backward(self) -> Mapping[str, float]:
+        """Ln E[delta^2] of the gradient at each layer's output.
+
+        For a unit-variance gradient at the graph's outputs.
+        """
+        return self._backward()
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """The stretches between resets of scale."""
+        return self._segments()
+
+    @cached_property
+    def residuals(self) -> tuple[ResidualBranch, ...]:
+        """Residual branches in topological order."""
+        return self._residuals()
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in all parts."""
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self._parts() == other._parts()
+
+    __hash__ = None  # type: ignore[assignment]  # as of all that holds mappings
+
+    def _parts(self) -> tuple[object, ...]:
+        return self.ended_at, self.forward, self.backward, self.segments, self.residuals

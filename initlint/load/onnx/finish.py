@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from initlint.load.onnx.names import (
+    NOTHING,
     Metadata,
     Modules,
     best_stored_name,
@@ -100,8 +101,7 @@ class Finish:
         return layers
 
     def _layer(self, draft: Draft) -> Layer:
-        proto = draft.origin.proto
-        meta = metadata(proto)
+        meta = metadata(draft.origin.proto)
         module = self._module(draft, meta)
         params = self._params(draft, meta, module)
         return Layer(
@@ -110,7 +110,7 @@ class Finish:
             params=tuple(params),
             attrs=draft.attrs,
             scope=module or "",
-            where=_where(draft, proto),
+            where=_where(draft, meta),
             output_shape=draft.shape,
             channel_axis=draft.channel_axis,
         )
@@ -207,7 +207,7 @@ class Finish:
         """Full name of a parameter: traced reference, stored name, module path, in this order."""
         if param.name is not None:
             return param.name
-        if not meta.folded:
+        if not meta.folded and (meta.references or draft.bias_origin is not None):
             traced = self._traced(param, draft, meta)
             if traced is not None:
                 return traced
@@ -347,10 +347,12 @@ def _is_bias_name(name: str) -> bool:
     return "bias" in leaf or leaf in ("beta", "shift", "b")
 
 
-def _where(draft: Draft, proto: Any) -> Where:
+def _where(draft: Draft, meta: Metadata) -> Where:
+    proto = draft.origin.proto
     if proto is None:
         return Where()
-    return where(proto, f"{draft.origin.prefix}{draft.origin.name}")
+    name = f"{draft.origin.prefix}{draft.origin.name}"
+    return Where(node=name) if meta is NOTHING else where(proto, name)
 
 
 def is_constant(tensor: Tensor) -> bool:

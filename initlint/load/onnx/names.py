@@ -104,8 +104,6 @@ def metadata(proto: Any) -> Metadata:
 
 def where(proto: Any, name: str) -> Where:
     """Source position of a node: the innermost frame that is the user's, else none."""
-    if proto is None or not len(proto.metadata_props):
-        return Where(node=name)
     stack = properties(proto).get("pkg.torch.onnx.stack_trace", "")[:MAX_METADATA]
     frames = [match.groups() for match in _FRAME.finditer(stack)]
     user = [frame for frame in frames if not _is_library(frame[0])]

@@ -10,9 +10,9 @@ from initlint.load.onnx.values import Shape
 
 def broadcast(*shapes: Shape | None) -> Shape | None:
     """The shape that operands broadcast to, by NumPy's rule."""
-    if any(shape is None for shape in shapes):
+    if None in shapes:
         return None
-    if all(shape == shapes[0] for shape in shapes[1:]):
+    if shapes.count(shapes[0]) == len(shapes):
         return shapes[0]
     known = [shape for shape in shapes if shape is not None]
     rank = max((len(shape) for shape in known), default=0)

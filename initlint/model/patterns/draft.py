@@ -35,26 +35,24 @@ class Draft:
     """
 
     def __init__(self, graph: LayerGraph) -> None:
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[str, Layer] = {layer.id: layer for layer in graph}
         self.inputs: dict[str, tuple[Ref, ...]] = {}
-        self.users: dict[str, dict[tuple[str, int], None]] = {}
-        self._rank: dict[str, int] = {}
+        self.users: dict[str, dict[tuple[str, int], None]] = {key: {} for key in self.layers}
+        self._rank: dict[str, int] = {key: rank for rank, key in enumerate(self.layers)}
         self._by_op: dict[Op, dict[str, None]] = defaultdict(dict)
-        self._scopes: Counter[str] = Counter()
-        for rank, layer in enumerate(graph):
-            self.layers[layer.id] = layer
-            self._rank[layer.id] = rank
-            self.users[layer.id] = {}
-            self._by_op[layer.op][layer.id] = None
-            self._scopes[layer.scope] += 1
-        for layer in graph:
-            edges = graph.inputs(layer.id)
-            self.inputs[layer.id] = tuple(Ref(e.source, e.output, e.shape) for e in edges)
+        self._scopes: Counter[str] = Counter(layer.scope for layer in graph)
+        self._given: LayerGraph | None = graph if _is_plain(graph) else None
+        for key, layer in self.layers.items():
+            self._by_op[layer.op][key] = None
+            edges = graph.inputs(key)
+            self.inputs[key] = tuple([Ref(e.source, e.output, e.shape) for e in edges])
             for position, edge in enumerate(edges):
-                self.users[edge.source][layer.id, position] = None
+                self.users[edge.source][key, position] = None
 
     def graph(self) -> LayerGraph:
-        """The rewritten graph, in the given order of layers."""
+        """The rewritten graph in the given order of layers; the given one where nothing changed."""
+        if self._given is not None:
+            return self._given
         order = sorted(self.layers, key=self._rank.__getitem__)
         edges = (
             Edge(ref.layer, key, position, ref.output, ref.shape)
@@ -140,6 +138,7 @@ class Draft:
         The new layer takes the module path of its parts where it is all that the module does,
         else the id of ``last``; source location and output shape come from ``last``.
         """
+        self._given = None
         placeholder = f"{last.id}\0"
         axis = last.channel_axis if channel_axis is None else channel_axis
         new = replace(
@@ -160,12 +159,14 @@ class Draft:
 
     def update(self, layer: Layer, **changes: Any) -> Layer:
         """Change fields of a layer other than its id and operator."""
+        self._given = None
         changed = replace(layer, **changes)
         self.layers[layer.id] = changed
         return changed
 
     def bypass(self, layer: Layer) -> None:
         """Remove a layer; its consumers read its first input instead."""
+        self._given = None
         source = self.inputs[layer.id][0]
         users = self.users[layer.id]
         for target, position in tuple(users):
@@ -178,6 +179,7 @@ class Draft:
 
     def absorb(self, layer: Layer, into: Layer, params: Iterable[Param]) -> Layer:
         """Move parameters of a one-input layer to a producer behind it, and remove the layer."""
+        self._given = None
         self.layers[into.id] = replace(into, params=(*into.params, *params))
         self.bypass(layer)
         return self._settle(into.id, into.id, (layer, into))
@@ -261,6 +263,19 @@ class Draft:
             refs[position] = replace(refs[position], layer=named.id)
             self.inputs[target] = tuple(refs)
         return named
+
+
+def _is_plain(graph: LayerGraph) -> bool:
+    """True when a draft of this graph, left as it is, would give it back edge by edge.
+
+    Drafts number inputs without gaps, and give edges layer by layer.
+    """
+    edges = iter(graph.edges)
+    return all(
+        edge.position == position and edge is next(edges, None)
+        for layer in graph
+        for position, edge in enumerate(graph.inputs(layer.id))
+    )
 
 
 def fixed_operand(layer: Layer) -> float | None:

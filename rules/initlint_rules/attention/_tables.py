@@ -76,8 +76,10 @@ def rotations(context: Context) -> Iterator[Rotation]:
     """Rotary embeddings, by their form: two products of one tensor with fixed tables, added."""
     graph = context.model.graph
     for layer in graph.order:
+        if layer.op not in (Op.ADD, Op.SUB) or layer.params:
+            continue
         edges = graph.inputs(layer.id)
-        if layer.op not in (Op.ADD, Op.SUB) or len(edges) != 2 or layer.params:
+        if len(edges) != 2:
             continue
         first, second = (graph[edge.source] for edge in edges)
         if first.op is not Op.MUL or second.op is not Op.MUL or first is second:
@@ -154,8 +156,8 @@ def addends(context: Context) -> Iterator[Addend]:
     """Tables of positions that are added to tokens, learned or fixed."""
     graph = context.model.graph
     for layer in graph.order:
-        edges = graph.inputs(layer.id)
-        if layer.op is not Op.ADD or not edges or len(edges) > 2:
+        edges = graph.inputs(layer.id) if layer.op is Op.ADD else ()
+        if not 0 < len(edges) <= 2:
             continue
         source, param, values, power = edges[0].source, None, None, None
         if len(edges) == 1:

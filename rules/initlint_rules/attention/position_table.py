@@ -181,8 +181,7 @@ def _stored(context: Context) -> Iterator[Finding]:
     params = (*context.model.loose, *(param for _, param in context.model.graph.params))
     seen: set[str] = set()
     for param in params:
-        floating = "float" in param.dtype
-        if not param.name.endswith("inv_freq") or not floating or param.name in seen:
+        if not param.name.endswith("inv_freq") or param.name in seen or "float" not in param.dtype:
             continue
         seen.add(param.name)
         values = context.measures.read(param) if param.size > 1 else None

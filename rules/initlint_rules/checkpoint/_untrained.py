@@ -90,6 +90,8 @@ def under(name: str, prefix: str) -> bool:
 
 def whole_modules(context: Context, untrained: Sequence[Untrained]) -> tuple[str, ...]:
     """Outermost module paths of which nearly all weights, two or more, are untrained."""
+    if len(untrained) < 2:
+        return ()
     total: dict[str, int] = defaultdict(int)
     fresh: dict[str, int] = defaultdict(int)
     layers: dict[str, int] = defaultdict(int)

@@ -125,7 +125,7 @@ class AdapterNotIdentity(Rule):
         """Yield one finding per adapter."""
         graph = context.model.graph
         for layer in graph.order:
-            for adapter in _adapters(graph, layer):
+            for adapter in _adapters(graph, layer) if layer.op is Op.ADD else ():
                 change = _change(context, adapter)
                 if change is not None:
                     yield _finding(adapter, change)
@@ -133,7 +133,7 @@ class AdapterNotIdentity(Rule):
 
 def _adapters(graph: LayerGraph, addition: Layer) -> Iterator[_Adapter]:
     edges = graph.inputs(addition.id)
-    if addition.op is not Op.ADD or len(edges) != 2:
+    if len(edges) != 2:
         return
     for mine, other in (edges, edges[::-1]):
         up, after = _source(graph, mine.source)

@@ -126,6 +126,8 @@ class BrokenTie(Rule):
             return
         params = context.model.graph.params
         tables = [(layer, param) for layer, param in params if _is_table(layer, param)]
+        if not tables:
+            return
         heads = [(layer, param) for layer, param in params if _is_head(context, layer, param)]
         for table in tables:
             for head in heads:

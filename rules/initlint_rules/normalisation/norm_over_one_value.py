@@ -85,7 +85,7 @@ class NormOverOneValue(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per such normaliser."""
         for layer in context.model.graph.order:
-            count = _values(context, layer)
+            count = _values(context, layer) if layer.op in _COUNTED else None
             if count is None or count > 2 or (count == 2 and layer.op is Op.RMS_NORM):
                 continue
             if count == 1 and layer.op is Op.RMS_NORM:
@@ -104,6 +104,9 @@ class NormOverOneValue(Rule):
                 expected="many values per mean",
                 fix=Fix("advice", code="use fewer groups, a larger map, or another normaliser"),
             )
+
+
+_COUNTED = frozenset({Op.LAYER_NORM, Op.RMS_NORM, Op.INSTANCE_NORM, Op.GROUP_NORM})
 
 
 def _values(context: Context, layer: Layer) -> int | None:

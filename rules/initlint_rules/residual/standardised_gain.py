@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log10, sqrt
-from typing import Any
 
 import numpy as np
 
@@ -188,8 +187,8 @@ def _standardised(context: Context, layer: Layer) -> _Layer | None:
     feeder = graph.effective_producers(activation.id)
     if len(feeder) != 1 or feeder[0].weight is None or feeder[0].op is not layer.op:
         return None
-    gain = _row_gain(context.measures.read(param))
-    if gain is None or _row_gain(context.measures.read(feeder[0].weight)) is None:
+    gain = _row_gain(context, param)
+    if gain is None or _row_gain(context, feeder[0].weight) is None:
         return None
     try:
         wanted = standardised_gain(activation.op, activation.attrs)
@@ -220,12 +219,15 @@ def _before(graph: LayerGraph, layer: Layer) -> tuple[Layer, float] | None:
     return None
 
 
-def _row_gain(array: Any) -> float | None:
+def _row_gain(context: Context, param: Param) -> float | None:
     """Std * sqrt(fan_in) of rows that are standardised; None for any others."""
+    if not param.shape or param.shape[0] < MIN_ROWS or param.size < MIN_FAN_IN * param.shape[0]:
+        return None
+    array = context.measures.read(param)
     if array is None:
         return None
     rows = np.asarray(array, dtype=np.float64).reshape(array.shape[0], -1)
-    if len(rows) < MIN_ROWS or rows.shape[1] < MIN_FAN_IN or not np.isfinite(rows).all():
+    if not np.isfinite(rows).all():
         return None
     std = rows.std(axis=1)
     if std.min() <= 0.0 or std.max() / std.min() - 1 > SPREAD:
