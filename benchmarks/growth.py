@@ -4,6 +4,9 @@
 linted in this process without a probe (reading, graph, measures, theory, all rules); times are
 CPU seconds, which a busy machine disturbs least. The last column is the exponent of growth between
 two rows: 1 is linear. With ``--rules`` the largest network's slowest rules are listed.
+
+A last table takes networks of 1,000 weighted layers apart: loading, measuring the weights, and
+theory with all rules, which have a second.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from initlint.engine import Settings, lint
 from initlint.load import load
+from initlint.measure.measures import Measures
+
+LAYERS = 1_000
 
 
 def _save(path: Path, nodes: list[Any], weights: list[Any], width: int, last: str) -> None:
@@ -109,6 +115,30 @@ def table(title: str, sizes: list[int], build: Callable[[Path, int], None], fold
         path.unlink()
 
 
+def parts(path: Path) -> tuple[float, float, float]:
+    """CPU seconds of loading, of measuring the weights, and of theory and all rules."""
+    started = process_time()
+    model = load(str(path))
+    loaded = process_time()
+    Measures(model).model_stage  # noqa: B018 - reads and judges every weight
+    measured = process_time()
+    lint(model, Settings(probe=False))
+    whole = process_time() - measured
+    return loaded - started, measured - loaded, whole - (measured - loaded)
+
+
+def layers(folder: Path) -> None:
+    print(f"\n{'1,000 layers':>34}{'loading':>10}{'weights':>10}{'the rest':>10}")
+    for build, count in ((chain, 2 * LAYERS), (residual, 5 * LAYERS // 2)):
+        for width in (16, 64):
+            path = folder / "network.onnx"
+            build(path, count, width)
+            times = [min(column) for column in zip(*(parts(path) for _ in range(3)), strict=True)]
+            name = f"{build.__name__}, width {width}"
+            print(f"{name:>34}" + "".join(f"{time:>9.2f}s" for time in times), flush=True)
+            path.unlink()
+
+
 def slowest(path: Path) -> None:
     """The rules and functions that take longest on one network."""
     from cProfile import Profile
@@ -139,6 +169,7 @@ def main() -> None:
             lambda path, size: chain(path, 16, round((size / 8) ** 0.5)),
             folder,
         )
+        layers(folder)
         if given.rules:
             residual(folder / "largest.onnx", nodes[-1], 4)
             slowest(folder / "largest.onnx")
