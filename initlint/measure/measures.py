@@ -209,22 +209,23 @@ class Measures:
         layer, moments = self.layer(param), self.moments(param)
         if layer is None or moments is None or param.tensor is None:
             return UNKNOWN
-        key = (*_use(layer, param), self._key(param.tensor))
-        if key not in self._identified and not self._prepared:
+        if not self._prepared:
             self._prepare()
-        if key not in self._identified:
-            use = "" if self._kept.idle else self._use_name(layer, param)
-            known = self._kept.identification(param.tensor, use) if use else None
-            if known is not None:
-                self._identified[key] = known
-                return known
+        key = (*_use(layer, param), self._key(param.tensor))
+        found = self._identified.get(key)
+        if found is not None:
+            return found
+        use = "" if self._kept.idle else self._use_name(layer, param)
+        found = self._kept.identification(param.tensor, use) if use else None
+        if found is None:
             block = self._block(param, param.tensor)
             if param.tensor.size > self.whole_elements:
                 moments = _moments.array_moments(block, param.tensor.dtype)
-            self._identified[key] = identify(layer, param, block, moments)
+            found = identify(layer, param, block, moments)
             if use:
-                self._kept.keep_identification(param.tensor, use, self._identified[key])
-        return self._identified[key]
+                self._kept.keep_identification(param.tensor, use, found)
+        self._identified[key] = found
+        return found
 
     def _use_name(self, layer: Layer, param: Param) -> str:
         """What an identification depends on beside the tensor, as text."""

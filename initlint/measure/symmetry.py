@@ -52,7 +52,6 @@ class SharedStream:
     count: int
 
 
-@np.errstate(all="ignore")  # non-finite and overflowing rows equal nothing
 def duplicate_units(
     array: Array, dtype: str | None = None, most: float | None = None
 ) -> tuple[tuple[int, ...], ...]:
@@ -72,13 +71,19 @@ def duplicate_units(
     matrix = array.reshape(array.shape[0], -1)
     if most is not None and matrix.shape[0] <= SMALL and _differ_at_once(matrix, dtype, most):
         return ()
+    return _compared(matrix, dtype)
+
+
+@np.errstate(all="ignore")  # non-finite and overflowing rows equal nothing
+def _compared(matrix: Array, dtype: str | None) -> tuple[tuple[int, ...], ...]:
+    """Groups of equal rows of a matrix; see `duplicate_units`."""
     if matrix.size <= SMALL and _surely_distinct(matrix, dtype):
         return ()
     finite = np.isfinite(matrix)
     if not finite.all():
         matrix = np.where(finite, matrix, np.nan)
     largest = float(np.abs(matrix).max(initial=0.0, where=finite))
-    tolerance = _tolerance(dtype or str(array.dtype), largest)
+    tolerance = _tolerance(dtype or str(matrix.dtype), largest)
     features = matrix.shape[1]
     probes = scattered(features, 2)
     shadows = np.empty((matrix.shape[0], 2))
