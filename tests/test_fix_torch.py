@@ -172,6 +172,78 @@ def test_infos_that_follow_from_a_warning_are_not_treated_where_that_does_harm()
     assert {change["param"] for change in report.changes} == {"positions.weight"}
 
 
+class Highway(nn.Module):
+    """Layers beside gated ways around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(40, 40) for _ in range(16))
+        self.gates = nn.ModuleList(nn.Linear(40, 40) for _ in range(16))
+        self.head = nn.Linear(40, 10)
+        for layer in (*self.layers, *self.gates):
+            nn.init.normal_(layer.weight, std=40**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            share = torch.sigmoid(gate(x) - 2)
+            x = share * torch.tanh(layer(x)) + (1 - share) * x
+        return self.head(x)
+
+
+def test_all_shut_gates_are_opened_and_nothing_else_is_changed():
+    torch.manual_seed(0)
+    net = Highway()
+    for gate in net.gates:
+        nn.init.constant_(gate.bias, -10.0)
+    report = initlint.fix(net, torch.randn(32, 40))
+    assert report.status == "fixed"
+    changed = {change["param"] for change in report.changes}
+    assert changed == {f"gates.{index}.bias" for index in range(16)}
+
+
+def test_a_gate_beside_saturated_units_is_taken_back_by_the_same_factor():
+    torch.manual_seed(0)
+    net = Highway()
+    for layer in (*net.layers, *net.gates):
+        layer.weight.data.mul_(10)
+    report = initlint.fix(net, torch.randn(32, 40))
+    assert report.status == "fixed"
+    assert report.record["risk"]["after"] < 0.2
+    for gate in net.gates:
+        assert float(gate.weight.detach().std()) == pytest.approx(40**-0.5, rel=0.1)
+
+
+class Halves(nn.Module):
+    """Two residual branches behind norms: one a product that zeros block, one that unlocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+        self.norm1, self.norm2, self.closing = (nn.RMSNorm(32) for _ in range(3))
+        self.plain, self.left, self.right = (nn.Linear(32, 32, bias=False) for _ in range(3))
+        self.back, self.last = (nn.Linear(32, 32, bias=False) for _ in range(2))
+        for norm in (self.norm1, self.norm2, self.closing):
+            nn.init.zeros_(norm.weight)
+
+    def forward(self, x):
+        x = self.enter(x)
+        x = x + self.plain(self.norm1(x))
+        z = self.norm2(x)
+        x = x + self.back(nn.functional.silu(self.left(z)) * self.right(z))
+        return self.head(x + self.closing(self.last(x)))
+
+
+def test_zero_gains_that_block_are_opened_with_all_others_but_those_that_close_a_branch():
+    torch.manual_seed(0)
+    net = Halves()
+    report = initlint.fix(net, torch.randn(32, 16))
+    assert report.status == "fixed"
+    opened = {change["param"] for change in report.changes if change["scheme"] == "constant"}
+    assert opened == {"norm1.weight", "norm2.weight"}
+    assert not net.closing.weight.detach().any()
+
+
 class Packed(nn.Module):
     """Attention whose queries, keys and values one layer gives."""
 

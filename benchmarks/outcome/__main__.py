@@ -28,8 +28,9 @@ def train(pattern: str, seeds: int) -> None:
         if not missing or pattern not in architecture:
             continue
         started = time.process_time()
-        record.update(training.train_starts(missing))
-        training.save(record)
+        found = training.train_starts(missing)
+        record.update(found)
+        training.save(found)  # another run may have written the others meanwhile
         print(f"{architecture}: {time.process_time() - started:.1f} s", flush=True)
     for name, score in training.scores(record, ZOO).items():
         print(f"{score:.2f} {training.outcome(score):<7} {name}")

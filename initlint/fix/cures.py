@@ -13,7 +13,7 @@ from initlint.fix.plan import Planner, Record
 from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.fix.textbook import SHORT, sine_frequencies
-from initlint.model import Layer, Op, Param, Role
+from initlint.model import NORMALISERS, Layer, Op, Param, Role
 
 SINE_BAND = 1.5
 """Factor by which the first layer of a network of sines may differ from U(±1/fan_in) (Sitzmann et
@@ -27,6 +27,13 @@ the largest (torch.nn.Embedding). What such a table would have to keep up with i
 SIBLING = 1.5
 """Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
 hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
+
+FAR = 3.0
+"""Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
+schemes in use differ by less (He and PyTorch's default by 2.4)."""
+
+SAME = 2.0
+"""Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
 
 Cure = Callable[[Planner, Record, dict[str, Any]], None]
 
@@ -180,7 +187,11 @@ def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> No
     if factor is None and planner.thorough:
         _preserving(planner, finding, arguments)
         return
-    for layer, param in planner.targets(finding, *WEIGHT_ROLES):
+    named = list(planner.targets(finding, *WEIGHT_ROLES))
+    if factor is None:
+        for layer, param, excess in _beside(planner, named):
+            planner.rescale(finding, layer, param, 1 / excess)
+    for layer, param in named:
         if factor is not None and layer.op is Op.EMBEDDING:
             _table(planner, finding, layer, param, float(factor))
         elif factor is not None:
@@ -189,6 +200,37 @@ def _rescale(planner: Planner, finding: Record, arguments: dict[str, Any]) -> No
             _to_std(planner, finding, layer, param, "scale_preserving")
     if factor is not None:
         _first_of_sines(planner, finding)
+
+
+def _beside(
+    planner: Planner, named: Sequence[tuple[Layer, Param]]
+) -> Iterator[tuple[Layer, Param, float]]:
+    """Weights that read what a named one reads, and are off by the same factor: one mistake.
+
+    A finding names the layers where the harm shows. A gate beside them shows none by itself, and
+    what is taken off them has to be taken off it; its own gain is nobody's but the user's.
+    """
+    graph, known = planner.model.graph, {layer.id for layer, _ in named}
+    for layer, param in named:
+        excess = _excess(planner, layer, param)
+        for edge in graph.inputs(layer.id):
+            for other in graph.effective_consumers(edge.source):
+                weight = other.weight
+                if other.id in known or other.op not in SCALED or weight is None:
+                    continue
+                if abs(excess) < math.log(FAR) or not weight.trainable or weight.tied_to:
+                    continue
+                if abs(_excess(planner, other, weight) - excess) < math.log(SAME):
+                    known.add(other.id)
+                    yield other, weight, math.exp(excess)
+
+
+def _excess(planner: Planner, layer: Layer, param: Param) -> float:
+    """Logarithm of a weight's scale over 1/sqrt(fan_in); 0 where none is known."""
+    std = planner.measures.effective_std(param)
+    if not std or param.role not in WEIGHT_ROLES:
+        return 0.0
+    return math.log(std * math.sqrt(planner.network.slot(layer, param).fan_in))
 
 
 def _table(planner: Planner, finding: Record, layer: Layer, param: Param, factor: float) -> None:
@@ -257,6 +299,23 @@ def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) 
         else:
             value = default_value(param.role)
             planner.draw(finding, layer, param, "constant", value=value)
+            if param.role is Role.GAIN and layer.op in NORMALISERS:
+                _other_gains(planner, finding)
+
+
+def _other_gains(planner: Planner, finding: Record) -> None:
+    """Gains of zeros in other norms: the same mistake, where they do not close a branch.
+
+    A branch that begins with one learns from the second step on, and much slower than its twins.
+    """
+    closing = {branch.closing_norm for branch in planner.network.residuals}
+    for layer in planner.model.graph:
+        if layer.op not in NORMALISERS or layer.id in closing:
+            continue
+        for param in layer.with_role(Role.GAIN):
+            moments = planner.measures.moments(param) if param.trainable else None
+            if moments is not None and moments.max_abs == 0:
+                planner.draw(finding, layer, param, "constant", value=default_value(Role.GAIN))
 
 
 def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:

@@ -30,6 +30,10 @@ RISKY = 0.5
 """Predicted probability of harm from which a network is treated although no finding names its
 fault, and above which a repair is not called good: harm is likelier than not."""
 
+RISE = 0.1
+"""Predicted probability of harm by which a network without warnings or errors may get worse while
+infos are treated: healthy draws of one network differ by less."""
+
 RANKS = {"info": 0, "warning": 1, "error": 2}
 
 
@@ -65,10 +69,14 @@ class State:
     seen: Activations
 
     @property
+    def risk(self) -> float:
+        """The predicted probability of harm; 0 where there is none."""
+        return float(self.record.get("risk") or 0.0)
+
+    @property
     def weight(self) -> tuple[int, int, float, int]:
         """Errors, warnings, risk where it is high, and infos: smaller is better."""
-        counts = self.record["summary"]
-        risk = self.record.get("risk") or 0.0
+        counts, risk = self.record["summary"], self.risk
         return (
             counts.get("error", 0),
             counts.get("warning", 0),
@@ -116,6 +124,11 @@ class Search:
             self._rounds(THOROUGH_ROUNDS, thorough=True)
         if not self.best.sound and self._whole_is_meant():
             self._whole()
+        if self._start.sound and self.best.risk > self._start.risk + RISE:
+            self.notes.append(
+                f"treating infos alone raised the risk to {self.best.risk:.2f}: not kept"
+            )
+            self.best = self._start
         changed = {change.param.key for change in self.best.changes.values()}
         left = {f"{item['name']} at {item['layer']}" for item in self.best.record["findings"]}
         for name in tuple(self.untouched):

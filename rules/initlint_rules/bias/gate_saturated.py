@@ -160,7 +160,7 @@ class GateSaturated(Rule):
             expected="a bias between -3 and 3",
             fix=Fix(
                 "constant",
-                params=(worst.param.key,),
+                params=tuple(item.param.key for item in found if item.bias * worst.bias > 0),
                 arguments={"value": float(np.clip(worst.bias, -3, 3))},
                 code=f"torch.nn.init.constant_({name}, {np.clip(worst.bias, -3, 3):g})",
             ),
