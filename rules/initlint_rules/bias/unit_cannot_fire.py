@@ -57,12 +57,20 @@ POSITIVE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    """What was found of one layer.
+
+    Attributes:
+        own: True when the bias would silence the units at weights of any usual scale, too (below
+            `TAIL` standard deviations of a pre-activation of unit scale): the weights are no cause.
+    """
+
     layer: Layer
     silent: int
     units: int
     by_sign: bool
     shifted: bool
     activation: Op
+    own: bool
 
     @property
     def where(self) -> str:
@@ -189,6 +197,7 @@ class UnitCannotFire(Rule):
                     if bias is not None and not found.by_sign
                     else f"torch.nn.init.kaiming_normal_({_name(layer)}, nonlinearity='relu')",
                 ),
+                shares={(bias.key,): 1.0} if bias is not None and found.own else {},
             )
 
 
@@ -231,7 +240,8 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     if not count:
         return None
     signs = int(by_sign.sum()) * 2 >= count
-    return _Layer(layer, count, len(rows), signs, shifted, activation.op)
+    own = bool(np.median(offsets[silent]) < -TAIL)
+    return _Layer(layer, count, len(rows), signs, shifted, activation.op, own)
 
 
 def _constant(context: Context, layer: Layer) -> bool:

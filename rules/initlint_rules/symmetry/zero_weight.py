@@ -217,7 +217,8 @@ def _finding(
         effect = (
             "until it has moved the output ignores the input and nothing before it gets a gradient"
         )
-    chain = " × ".join(layers[:4]) if len(layers) > 1 else layers[0]
+    names = dict.fromkeys(zeros[key][1].name for key in keys)
+    chain = " × ".join(list(names)[:4])
     return Finding(
         severity=Severity.ERROR if harmful else Severity.WARNING,
         layer=first.id,
