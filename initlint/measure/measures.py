@@ -578,12 +578,14 @@ def _position(tensor: Tensor) -> tuple[str, int]:
     return str(getattr(getattr(source, "file", None), "name", "")), getattr(source, "offset", 0)
 
 
+_SETTINGS = ("groups", "stride", "kernel", "hidden_size")
+
+
 def _use(layer: Layer, param: Param) -> tuple[Any, ...]:
     """What identification looks at beside values: layers that use them alike are judged once."""
     weight = layer.weight
-    settings = tuple(
-        str(layer.attrs.get(name)) for name in ("groups", "stride", "kernel", "hidden_size")
-    )
+    attrs = layer.attrs
+    settings = tuple([str(attrs[name]) if name in attrs else "None" for name in _SETTINGS])
     return (
         (layer.op, settings, weight.shape if weight is not None else None),
         (param.role, param.gate, param.packed, param.shape, param.module, param.quantised),
@@ -595,16 +597,15 @@ def _tensor_key(tensor: Tensor) -> Any:
 
     The source is compared by identity, because its content is what must not be read for this.
     """
-    views = tuple(
-        (view.kind, repr(view.argument) if np.isscalar(view.argument) else _frozen(view.argument))
-        for view in tensor.views
-    )
+    views = tuple([(view.kind, _frozen(view.argument)) for view in tensor.views])
     return tensor.name, id(tensor.source), tensor.stored_shape, views
 
 
 def _frozen(argument: Any) -> Any:
     if isinstance(argument, tuple):
         return argument
+    if np.isscalar(argument):
+        return repr(argument)
     return id(argument) if isinstance(argument, np.ndarray) else tuple(np.atleast_1d(argument))
 
 

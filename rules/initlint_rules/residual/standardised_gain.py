@@ -180,6 +180,8 @@ def _standardised(context: Context, layer: Layer) -> _Layer | None:
     param, graph = layer.weight, context.model.graph
     if layer.op not in (Op.LINEAR, Op.CONV) or param is None or param.quantised:
         return None
+    if not _is_large(param):
+        return None
     before = _before(graph, layer)
     if before is None:
         return None
@@ -219,11 +221,15 @@ def _before(graph: LayerGraph, layer: Layer) -> tuple[Layer, float] | None:
     return None
 
 
+def _is_large(param: Param) -> bool:
+    """True when there are rows enough, and elements enough in each, to tell them standardised."""
+    rows = param.shape[0] if param.shape else 0
+    return rows >= MIN_ROWS and param.size >= MIN_FAN_IN * rows
+
+
 def _row_gain(context: Context, param: Param) -> float | None:
     """Std * sqrt(fan_in) of rows that are standardised; None for any others."""
-    if not param.shape or param.shape[0] < MIN_ROWS or param.size < MIN_FAN_IN * param.shape[0]:
-        return None
-    array = context.measures.read(param)
+    array = context.measures.read(param) if _is_large(param) else None
     if array is None:
         return None
     rows = np.asarray(array, dtype=np.float64).reshape(array.shape[0], -1)
