@@ -1149,13 +1149,13 @@ def relative_position_zero_bias() -> Built:
             self.qkv, self.o = nn.Linear(d, 3 * d), nn.Linear(d, d)
             self.table = nn.Parameter(torch.zeros(2 * t - 1, h))
             index = torch.arange(t)[:, None] - torch.arange(t) + t - 1
-            self.register_buffer("index", index)
+            self.register_buffer("pairs", index)
             self.norm, self.h, self.out = nn.LayerNorm(d), h, nn.Linear(d, 5)
 
         def forward(self, v):
             b, t, d = v.shape
             q, k, u = self.qkv(self.norm(v)).view(b, t, 3, self.h, -1).permute(2, 0, 3, 1, 4)
-            bias = self.table[self.index.view(-1)].view(t, t, -1).permute(2, 0, 1)
+            bias = self.table[self.pairs.view(-1)].view(t, t, -1).permute(2, 0, 1)
             a = (q @ k.transpose(-1, -2) / math.sqrt(d // self.h) + bias).softmax(-1)
             return self.out(v + self.o((a @ u).transpose(1, 2).reshape(b, t, d)))
 
