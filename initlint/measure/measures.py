@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -16,31 +14,16 @@ from numpy.typing import NDArray
 from initlint.measure import moments as _moments
 from initlint.measure import spectrum, symmetry
 from initlint.measure.kept import LEAST_KEPT, Kept
+from initlint.measure.model_stages import ModelStages
 from initlint.measure.result import Family, Identification, Moments, Stage
 from initlint.measure.scheme import identify
 from initlint.measure.spectrum import Orthogonality
-from initlint.measure.stage import (
-    UNINFORMATIVE,
-    WEIGHT_ROLES,
-    Verdict,
-    is_certain,
-    model_stage,
-    never_stepped,
-    tensor_stage,
-)
 from initlint.model import Kind, Layer, Model, Param, Tensor
 
 Array = NDArray[Any]
 
 CACHE_BYTES = 64 << 20
 """Arrays kept for the next question about the same tensor."""
-
-RANK_SIDE, RANK_TOLERANCE = 64, 1e-5
-"""Rows and columns from which a matrix is known to have rank one, up to the rounding of a product
-in float32; no trained or drawn matrix comes that near by chance."""
-
-MOSTLY = 0.5
-"""Share of a network's weights that speaks for it when the rest is too small to be judged."""
 
 WHOLE_ELEMENTS = 1 << 24
 """Tensors up to this many elements are read whole, once (64 MiB of float32). Larger ones are
@@ -95,7 +78,6 @@ class Measures:
     ) -> None:
         self.model = model
         self._kept = kept or Kept()
-        self._override = stage_override
         self._layers: dict[str, Layer] = {}
         self._by_identity: dict[int, Layer] = {}
         for layer in model.graph:
@@ -110,16 +92,13 @@ class Measures:
         self._orthogonality: dict[Any, Orthogonality] = {}
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
-        self._model_stage: Stage | None = None
-        self._unmoved = False
         self._prepared = False
         self.whole_elements = _whole_elements(model)
         # What was asked about an object before; the object is kept, so that its id stays its own.
         self._keys: dict[int, tuple[Tensor, Any]] = {}
         self._asked: dict[int, tuple[Tensor, Moments]] = {}
         self._identifications: dict[int, tuple[Param, Identification]] = {}
-        self._stages: dict[int, tuple[Param, Stage]] = {}
-        self._computed_stages: dict[Any, Stage] = {}
+        self._stages = ModelStages(model, self, stage_override)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -145,7 +124,7 @@ class Measures:
         tensor = param.tensor
         if tensor is None:
             return None
-        key = self._key(tensor)
+        key = self.key(tensor)
         held = self._arrays.get(key)
         if held is not None:
             self._arrays.move_to_end(key)
@@ -177,7 +156,7 @@ class Measures:
         asked = self._asked.get(id(tensor))
         if asked is not None:
             return asked[1]
-        key = self._key(tensor)
+        key = self.key(tensor)
         if key not in self._moments:
             found = self._kept.moments(tensor)
             if found is None:
@@ -191,7 +170,7 @@ class Measures:
         self._asked[id(tensor)] = tensor, self._moments[key]
         return self._moments[key]
 
-    def _key(self, tensor: Tensor) -> Any:
+    def key(self, tensor: Tensor) -> Any:
         """Identity of stored elements under views: equal keys hold equal values."""
         held = self._keys.get(id(tensor))
         if held is None:
@@ -211,7 +190,7 @@ class Measures:
             return UNKNOWN
         if not self._prepared:
             self._prepare()
-        key = (*_use(layer, param), self._key(param.tensor))
+        key = (*_use(layer, param), self.key(param.tensor))
         found = self._identified.get(key)
         if found is not None:
             return found
@@ -254,7 +233,7 @@ class Measures:
                 tensor = param.tensor
                 if tensor is not None and least <= param.size <= (most or param.size):
                     tasks.setdefault(
-                        (*_use(layer, param), self._key(tensor)), (layer, param, tensor)
+                        (*_use(layer, param), self.key(tensor)), (layer, param, tensor)
                     )
         return tasks
 
@@ -263,7 +242,7 @@ class Measures:
         with ThreadPoolExecutor(min(len(tasks), os.cpu_count() or 1, MOST_THREADS)) as pool:
             for key, (found, moments) in zip(tasks, pool.map(_judge, tasks.values()), strict=True):
                 self._identified[key] = found
-                self._moments.setdefault(self._key(tasks[key][2]), moments)
+                self._moments.setdefault(self.key(tasks[key][2]), moments)
 
     def _judge_while_reading(self, tasks: dict[Any, tuple[Layer, Param, Tensor]]) -> None:
         """One thread judges leading rows while this one reads on, in the order of the files."""
@@ -302,7 +281,7 @@ class Measures:
         mine: dict[Any, tuple[Layer, Param, Tensor]] = {}
         for layer, param, tensor in tasks:
             if before * parts // max(total, 1) == part:
-                mine[(*_use(layer, param), self._key(tensor))] = layer, param, tensor
+                mine[(*_use(layer, param), self.key(tensor))] = layer, param, tensor
             before += param.size
         self._prepared = True
         self._judge_while_reading(
@@ -312,150 +291,13 @@ class Measures:
             self.identify(param)
 
     def stage(self, param: Param) -> Stage:
-        """Stage of one tensor, in the light of its model.
-
-        Inside a trained or mixed model a tensor counts as fresh only when that is certain: small
-        trained tensors look Gaussian often enough. Inside a fresh model independent draws that fit
-        no family come from one that has no name, as does every tensor where the loader knows it.
-        """
-        held = self._stages.get(id(param))
-        if held is None:
-            held = self._stages[id(param)] = param, self._stage(param)
-        return held[1]
-
-    def _stage(self, param: Param) -> Stage:
-        if self._override is not None:
-            return self._override
-        layer, moments = self.layer(param), self.moments(param)
-        if layer is None or moments is None:
-            return Stage.UNKNOWN
-        identification = self.identify(param)
-        own = self._own_stage(layer, param, moments)
-        whole = self.model_stage
-        if own is Stage.FRESH and whole in (Stage.TRAINED, Stage.MIXED):
-            return own if is_certain(identification, param) else Stage.UNKNOWN
-        if whole is Stage.FRESH and identification.independent:
-            return Stage.FRESH
-        surely_fresh = self.model.fresh_hint or self._unmoved
-        return Stage.FRESH if own is Stage.TRAINED and surely_fresh else own
-
-    def _own_stage(self, layer: Layer, param: Param, moments: Moments) -> Stage:
-        """Stage of one tensor from its own numbers, or from those that it is computed from.
-
-        A mean plus noise, a sum with a low-rank product, a weight behind a softplus fit no family
-        though every number in them was just drawn; so the matrices that the file holds decide.
-        """
-        identification = self.identify(param)
-        own = tensor_stage(identification, moments, layer, param)
-        if identification.family is not Family.UNKNOWN or own is Stage.FRESH:
-            return own
-        if param.tensor is None or param.quantised or not param.tensor.operands:
-            return own
-        key = self._key(param.tensor)
-        if key not in self._computed_stages:
-            held = {
-                _stage_of_operand(layer, param, operand)
-                for operand in param.tensor.operands
-                if len(operand.shape) > 1
-            }
-            order = (Stage.TRAINED, Stage.FRESH)
-            self._computed_stages[key] = next((s for s in order if s in held), own)
-        return self._computed_stages[key]
+        """Stage of one tensor, in the light of its model; see `ModelStages.of`."""
+        return self._stages.of(param)
 
     @property
     def model_stage(self) -> Stage:
         """Stage of the whole model: declared, known to the loader, or told by the weights."""
-        if self._model_stage is None:
-            self._model_stage = self._find_model_stage()
-        return self._model_stage
-
-    def _find_model_stage(self) -> Stage:
-        if self._override is not None:
-            return self._override
-        if self.model.fresh_hint is True:
-            return Stage.FRESH
-        verdicts = self._verdicts()
-        found = model_stage(verdicts)
-        if found is Stage.UNKNOWN and self.model.fresh_hint is False:
-            return Stage.TRAINED
-        if found is Stage.UNKNOWN and self._mostly_constant(verdicts):
-            return Stage.FRESH
-        if found is not Stage.FRESH and verdicts and self._never_stepped():
-            self._unmoved = True
-            return Stage.FRESH
-        return found
-
-    def _never_stepped(self) -> bool:
-        if self.model.fresh_hint is False:
-            return False
-        quantised = any(param.quantised for _, param in self.model.graph.params)
-        stored = self.model.kind is not Kind.ONNX
-        return not quantised and never_stepped(self.model.graph, self.moments, stored=stored)
-
-    def _mostly_constant(self, verdicts: Sequence[Verdict]) -> bool:
-        """True when weight matrices of one value hold most of a network of several layers.
-
-        Training does not leave that behind: the gradients of different layers differ. What else
-        the network holds must be too small to speak against it.
-        """
-        if any(verdict.stage is not Stage.UNKNOWN for verdict in verdicts):
-            return False
-        weights = [
-            param
-            for layer, param in self.model.graph.params
-            if param.role in WEIGHT_ROLES and param.trainable and len(param.shape) > 1
-        ]
-        constant = {Family.CONSTANT, Family.ONES, Family.ZEROS}
-        held = sum(param.size for param in weights if self.identify(param).family in constant)
-        return len(weights) > 1 and held >= MOSTLY * sum(param.size for param in weights)
-
-    def _verdicts(self) -> list[Verdict]:
-        verdicts: list[Verdict] = []
-        seen: set[Any] = set()
-        for layer in self.model.graph:
-            for param in layer.params:
-                if param.role not in WEIGHT_ROLES or param.tensor is None:
-                    continue
-                key = self._key(param.tensor)
-                moments = self.moments(param)
-                if key in seen or moments is None:
-                    continue
-                seen.add(key)
-                identification = self.identify(param)
-                if identification.family in UNINFORMATIVE or self._mostly_copies(param):
-                    continue
-                stage = self._own_stage(layer, param, moments)
-                certain = stage is Stage.FRESH and is_certain(identification, param)
-                head = certain and self.model.connected and self.model.graph.is_head(layer.id)
-                verdicts.append(Verdict(stage, param.size, certain, head))
-        return verdicts
-
-    def _mostly_copies(self, param: Param) -> bool:
-        """True when at least half of the units equal another one, or all are multiples of one.
-
-        Their draws decide nothing.
-        """
-        if self.identify(param).family is not Family.UNKNOWN or len(param.shape) < 2:
-            return False
-        copies = sum(len(group) - 1 for group in self.duplicates(param))
-        return 2 * copies >= param.shape[0] or self._is_rank_one(param)
-
-    def _is_rank_one(self, param: Param) -> bool:
-        moments = self.moments(param)
-        assert param.tensor is not None
-        assert moments is not None
-        block = self._block(param, param.tensor)
-        if _has_minor(block.reshape(len(block), -1), moments.max_abs):
-            return False
-        corner = block.reshape(len(block), -1)[:RANK_SIDE, :RANK_SIDE].astype(np.float64)
-        if min(corner.shape) < 2:
-            return False
-        row, column = np.unravel_index(np.abs(corner).argmax(), corner.shape)
-        pivot = corner[row, column]
-        if not np.isfinite(pivot) or pivot == 0:
-            return False
-        rest = corner - np.outer(corner[:, column], corner[row] / pivot)
-        return bool(np.abs(rest).max() <= RANK_TOLERANCE * abs(pivot))
+        return self._stages.whole
 
     def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
         """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`.
@@ -464,7 +306,7 @@ class Measures:
         """
         if param.tensor is None or not param.shape:
             return ()
-        key = self._key(param.tensor)
+        key = self.key(param.tensor)
         if key not in self._duplicates:
             block, moments = self._block(param, param.tensor), self.moments(param)
             most = None if moments is None else moments.max_abs
@@ -483,7 +325,7 @@ class Measures:
         """Distance from a scaled orthogonal matrix, gate by gate; None below two axes."""
         if param.tensor is None or len(param.shape) < 2:
             return None
-        key = self._key(param.tensor)
+        key = self.key(param.tensor)
         if key not in self._orthogonality:
             array = self.read(param)
             assert array is not None
@@ -513,7 +355,7 @@ class Measures:
         """Largest eigenvalue magnitude; None unless the parameter is a square matrix."""
         if param.tensor is None or len(param.shape) != 2 or param.shape[0] != param.shape[1]:
             return None
-        key = self._key(param.tensor)
+        key = self.key(param.tensor)
         if key not in self._radius:
             array = self.read(param)
             assert array is not None
@@ -524,7 +366,7 @@ class Measures:
         """Largest singular value of ``(out, everything else)``; None below two axes."""
         if param.tensor is None or len(param.shape) < 2:
             return None
-        key = self._key(param.tensor)
+        key = self.key(param.tensor)
         if key not in self._norm:
             array = self.read(param)
             assert array is not None
@@ -545,27 +387,6 @@ def _judge(task: tuple[Layer, Param, Tensor]) -> tuple[Identification, Moments]:
     array = tensor.read()
     moments = _moments.array_moments(array, tensor.dtype)
     return identify(layer, param, array, moments), moments
-
-
-def _has_minor(matrix: Array, most: float) -> bool:
-    """True when the first two rows and columns alone tell that a matrix is not of rank one.
-
-    A matrix of rank one up to errors of t·p, p its largest magnitude, has minors of at most
-    4 t (1 + t) p² + 2 t² p². Nearly every matrix is refused here, for four of its elements.
-
-    Args:
-        matrix: (units, features).
-        most: magnitude that no finite element exceeds.
-    """
-    if min(matrix.shape) < 2:
-        return False
-    a, b, c, d = (float(matrix[i, j]) for i in (0, 1) for j in (0, 1))
-    return abs(a * d - b * c) > 5 * RANK_TOLERANCE * most * most
-
-
-def _stage_of_operand(layer: Layer, param: Param, operand: Tensor) -> Stage:
-    part = replace(param, tensor=operand, shape=operand.shape, dtype=operand.dtype)
-    return tensor_stage(*_judge((layer, part, operand)), layer, part)
 
 
 def _judge_block(layer: Layer, param: Param, block: Array) -> Identification:
