@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import initlint
+from benchmarks.unseen.faulty import FAULTS
 from initlint.model import Op
 from initlint.testing import Network, full, he_normal, normal, ones, zeros
 from initlint.theory.partition import symmetric_units
@@ -486,19 +487,8 @@ def test_halves_of_one_packed_layer_are_not_tied_to_each_other():
 
 def test_heads_copied_within_a_packed_projection_are_found():
     torch.manual_seed(0)
-
-    class Model(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
-            self.head = nn.Linear(32, 3)
-            rows = self.attention.in_proj_weight.data.view(3, 4, 8, 32)
-            rows[:] = rows[:, :1].clone()
-
-        def forward(self, x):
-            return self.head(self.attention(x, x, x)[0].mean(1))
-
-    report = initlint.check(Model(), torch.randn(2, 6, 32))
+    module, inputs = FAULTS["heads_copied_in_a_packed_projection"].build()
+    report = initlint.check(module, *inputs)
     (found,) = [item for item in report.findings if item["severity"] != "info"]
     assert (found["name"], found["layers"]) == ("identical-incoming", ["attention.in_proj"])
     assert (found["evidence"]["copies"], found["evidence"]["units"]) == (72, 96)

@@ -1,6 +1,6 @@
 """Lint models that no rule was tuned on, over both roads, and print what is found.
 
-    python -m benchmarks.unseen [NAME ...] [--road module|onnx] [--verbose]
+    python -m benchmarks.unseen [NAME ...] [--road module|onnx] [--seed N] [--verbose]
 
 A fault counts as found when a warning or error names an accepted cause and layer; a healthy model
 with any warning or error is a false alarm.
@@ -22,9 +22,9 @@ from benchmarks.unseen.faulty import FAULTS, Fault
 ROADS = ("module", "onnx")
 
 
-def findings(build: Any, road: str) -> list[dict[str, Any]]:
+def findings(build: Any, road: str, seed: int = 0) -> list[dict[str, Any]]:
     """Findings of a freshly built model by one road; a failed rule or probe is an error."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     module, inputs = build()
     via = {"via": "onnx"} if road == "onnx" else {}
     report = initlint.check(module, *inputs, **via)
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--road", choices=ROADS)
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--verbose", action="store_true", help="show findings of right ones too")
     options = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
         jobs = [job for job in jobs if not options.names or job[0] in options.names]
         for name, build, fault in jobs:
             try:
-                found = findings(build, road)
+                found = findings(build, road, options.seed)
             except Exception as error:
                 broken.append(name)
                 print(f"  {road} {name}: {type(error).__name__}: {str(error)[:200]}")

@@ -101,7 +101,7 @@ def _step(graph: LayerGraph, key: str, members: set[str]) -> _Step | None:
             towards = next((i for i, item in enumerate(behind) if graph[item].op is Op.ADD), None)
         if towards is None:
             return None
-        added = operands[1 - towards]
+        added = next(source for index, source in enumerate(operands) if index != towards)
         current = behind[towards]
     if current not in members or not added:
         return None
