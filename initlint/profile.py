@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import exp, isfinite, sqrt
+from math import exp, isfinite, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -82,9 +82,10 @@ class Profile:
             each with its edges (``from``: indices of rows; ``skip``: those of skip paths),
             predicted and measured signals and weights, and whether it is on the ``trunk`` or on
             a residual branch; ``band``: decades around the intended rms in which a signal is
-            healthy.
+            healthy. Predicted gradients are scaled to the measured one nearest the loss (`_loss_scale`).
         """
         intended = _intended(theory, self._graph, self._trunk)
+        scale = _loss_scale(self._rows.listed, theory, probe)
         rows = [
             {
                 "id": row.layer.id,
@@ -93,7 +94,7 @@ class Profile:
                 "from": list(row.sources),
                 "skip": sorted(self._trunk.skips.get(row.layer.id, ())),
                 "trunk": row.layer.id not in self._trunk.beside,
-                **_signals(row, theory, probe, intended),
+                **_signals(row, theory, probe, intended, scale),
                 "weights": weights,
             }
             for row, weights in zip(self._rows.listed, self._weights, strict=True)
@@ -175,12 +176,13 @@ def _signals(
     theory: Prediction,
     probe: Activations,
     intended: Mapping[str, tuple[float, float | None]],
+    loss_scale: float,
 ) -> Record:
     key = row.layer.id
     signal = theory.forward.get(key)
     backward = theory.backward.get(key)
     rms = None if signal is None else _root(signal.log_q)
-    gradient = None if backward is None else _root(backward)
+    gradient = None if backward is None else _root(backward + loss_scale)
     drift, back = intended.get(key, (None, None))
     seen = probe.outputs.get(key)
     after = probe.outputs.get(row.activation.id) if row.activation else None
@@ -194,6 +196,21 @@ def _signals(
         "correlation": _short(signal.correlation) if signal else None,
         "output": _output(after or seen),
     }
+
+
+def _loss_scale(rows: list[_Row], theory: Prediction, probe: Activations) -> float:
+    """Log of the mean square of the gradient that the loss sends back.
+
+    Theory starts from a unit gradient at the outputs, a real loss from its own: the difference at
+    the last layer where both are known makes the two comparable.
+    """
+    for row in reversed(rows):
+        predicted = theory.backward.get(row.layer.id)
+        measured = probe.backward.get(row.layer.id)
+        if predicted is None or not measured or not isfinite(predicted) or not isfinite(measured):
+            continue
+        return 2 * log(measured) - predicted
+    return 0.0
 
 
 def _activation(layer: Layer | None) -> Record | None:

@@ -330,3 +330,21 @@ def test_a_repair_and_a_ranking_as_pages(tmp_path, monkeypatch):
     page = (tmp_path / "ranking.html").read_text()
     assert page.count('class="card scheme') == 3  # as given, too
     assert "best for this network: fixup" in page
+
+
+def test_a_predicted_gradient_is_on_the_scale_of_the_measured_one():
+    torch = pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    torch.manual_seed(0)
+    layers = [
+        layer for _ in range(10) for layer in (torch.nn.Linear(64, 64, bias=False), torch.nn.Tanh())
+    ]
+    model = capture(torch.nn.Sequential(*layers, torch.nn.Linear(64, 10)), torch.randn(32, 64))
+    rows = lint(model, Settings(profile=True))["profile"]["rows"]
+    pairs = [
+        (row["gradient"], row["measured_gradient"]) for row in rows if row["measured_gradient"]
+    ]
+    assert len(pairs) > 10
+    assert pairs[-1][1] < 0.1, "a mean over 32 samples, far from a unit gradient"
+    assert all(0.5 < predicted / measured < 2 for predicted, measured in pairs)
