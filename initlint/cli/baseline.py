@@ -88,7 +88,7 @@ def prune(
     try:
         options, path = _options(baseline, config)
         entries = read_baseline(path)
-        gone = frozenset() if targets else missing_targets(entries, path)
+        gone = missing_targets(entries, path, None if targets is None else map(Path, targets))
         known = dict.fromkeys(entry.target for entry in entries)
         wanted = targets or [_from_here(name, path) for name in known if name not in gone]
         linted = _lint(wanted, options, path).targets if wanted else ()

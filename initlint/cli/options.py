@@ -266,7 +266,7 @@ def report_files(values: tuple[str, ...], formats: Mapping[str, str]) -> list[tu
     """``FORMAT=PATH`` pairs of ``--report``.
 
     Raises:
-        UsageError: for an unknown format or a missing path.
+        UsageError: for an unknown format, a missing path or ``-``.
     """
     files = []
     for value in values:
@@ -274,5 +274,7 @@ def report_files(values: tuple[str, ...], formats: Mapping[str, str]) -> list[tu
         if name not in formats or not path:
             known = ", ".join(formats)
             raise UsageError(f"--report is {value!r}; write it as FORMAT=PATH with one of {known}")
+        if path == "-":
+            raise UsageError(f"--report {value}: is for files; --format {name} writes to stdout")
         files.append((name, Path(path)))
     return files

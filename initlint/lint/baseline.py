@@ -227,11 +227,23 @@ def write_baseline(targets: Iterable[Target], path: Path) -> int:
     return len(lines)
 
 
-def missing_targets(entries: Iterable[Entry], path: Path) -> frozenset[str]:
-    """Targets of a baseline that are files which are no more; a spec of code is never one."""
-    names = {entry.target for entry in entries}
+def missing_targets(
+    entries: Iterable[Entry], path: Path, within: Iterable[Path] | None = None
+) -> frozenset[str]:
+    """Targets of a baseline that are files which are no more; a spec of code is never one.
+
+    Args:
+        entries: lines of the baseline.
+        path: the baseline.
+        within: folders that were looked at; None: everywhere.
+    """
+    folders = None if within is None else {folder.resolve() for folder in within}
+    names = {entry.target for entry in entries if ":" not in entry.target}
+    files = {name: (path.parent / name).resolve() for name in names}
     return frozenset(
-        name for name in names if ":" not in name and not (path.parent / name).exists()
+        name
+        for name, file in files.items()
+        if not file.exists() and (folders is None or not folders.isdisjoint(file.parents))
     )
 
 

@@ -30,6 +30,18 @@ def test_prune_forgets_what_was_cured_and_what_is_gone(call, here):
     assert (here / FILE).read_text() == ""
 
 
+def test_prune_of_a_folder_forgets_what_was_deleted_in_it(call, here):
+    for name in ("inside", "outside"):
+        (here / name).mkdir()
+        shutil.copy(here / "broken.safetensors", here / name / "gone.safetensors")
+    shutil.copy(here / "healthy.safetensors", here / "inside")
+    call("baseline", "write", "inside", "outside")
+    for name in ("inside", "outside"):
+        (here / name / "gone.safetensors").unlink()
+    assert call("baseline", "prune", "inside").code == 0
+    assert {"outside" in line for line in (here / FILE).read_text().splitlines()} == {True}
+
+
 def test_prune_adds_nothing(call, here):
     call("baseline", "write", "healthy.safetensors")
     before = (here / FILE).read_text()

@@ -106,6 +106,7 @@ def test_report_that_cannot_be_written(call):
     [
         ["--report", "nope=r"],
         ["--report", "json"],
+        ["--report", "json=-"],
         ["--format", "nope"],
         ["--fail-on", "fatal"],
         ["--selct", "x"],
