@@ -279,6 +279,13 @@ def test_telemetry_is_off_in_the_worker():
         assert process.worker_environment(python=python)["ORT_DISABLE_TELEMETRY"] == "1"
 
 
+def test_threads_of_a_worker_sleep_while_they_wait_unless_the_caller_says_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert process.worker_environment(python=True)["OMP_WAIT_POLICY"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert process.worker_environment(python=True)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
 class _Boom(Exception):
     pass
 
