@@ -35,8 +35,8 @@ TERMS = {
     "expected": "What an initialisation that fits this place would show.",
     "rms": "Root mean square of the layer's output: the size of the signal.",
     "gradient": (
-        "Root mean square of the gradient at the layer's output, for a gradient of 1 at the "
-        "model's outputs."
+        "Root mean square of the gradient at the layer's output, for the loss that was measured; "
+        "without one, for a gradient of 1 at the model's outputs."
     ),
     "predicted": (
         "From mean-field theory: the moments of the weights, carried from layer to layer."
