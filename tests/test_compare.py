@@ -66,3 +66,17 @@ def test_calls_that_cannot_be_meant():
     bare = Model("x.safetensors", Kind.CHECKPOINT, LayerGraph((), ()), connected=False)
     with pytest.raises(LoadError, match="weights only"):
         compare_job(bare, SETTINGS, {"seeds": 1})
+
+
+def test_inputs_are_compared_before_their_positions_are_averaged():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model = capture(nn.Sequential(*layers, nn.Linear(16, 10)), torch.randn(16, 3, 24, 24))
+    (row,) = [
+        row
+        for row in compare(model, SETTINGS, ("he_normal",), 1)["schemes"]
+        if row["scheme"] == "he_normal"
+    ]
+    # a ReLU of independent inputs of cosine 0 leaves 1 - 1/pi = 0.68; the mean over 576 positions
+    # would leave about 0.001
+    assert row["distance"] == pytest.approx(0.68, abs=0.1)

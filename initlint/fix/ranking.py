@@ -15,7 +15,7 @@ from initlint.fix.confirm import confirm
 from initlint.fix.repair import FixOptions, imposed
 from initlint.lint.rule import Need
 from initlint.measure.result import Stage
-from initlint.model import RECURRENT, WEIGHTED, Model, Op
+from initlint.model import RECURRENT, WEIGHTED, Layer, Model, Op
 from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
@@ -191,13 +191,9 @@ def _measured(model: Model, settings: Settings, seen: Activations, trial: Trial)
         if model.graph[key].op not in WEIGHTED and stats.units
     ]
     units = sum(stats.units for stats in active)
-    entering = [
-        seen.outputs[edge.source].correlation
-        for key in last
-        for edge in model.graph.inputs(key)
-        if edge.source in seen.outputs
-    ]
-    distances = [1 - value for value in entering if isfinite(value)]
+    entering = {layer.id for key in last for layer in _unpooled(model, key)}
+    cosines = [seen.outputs[key].correlation for key in sorted(entering & seen.outputs.keys())]
+    distances = [1 - value for value in cosines if isfinite(value)]
     return replace(
         trial,
         forward=drift,
@@ -207,6 +203,27 @@ def _measured(model: Model, settings: Settings, seen: Activations, trial: Trial)
         distance=min(distances) if distances else None,
         profile=tuple(round(value, 3) for value in logs),
     )
+
+
+def _unpooled(model: Model, key: str) -> list[Layer]:
+    """What a head reads, before positions are averaged.
+
+    The mean over positions brings synthetic inputs together, whose positions are independent,
+    whatever the weights are.
+    """
+    found: list[Layer] = []
+    queue = list(model.graph.effective_producers(key))
+    seen: set[str] = set()
+    while queue:
+        layer = queue.pop()
+        if layer.id in seen:
+            continue
+        seen.add(layer.id)
+        if layer.op in (Op.POOL, Op.REDUCE):
+            queue.extend(model.graph.effective_producers(layer.id))
+        else:
+            found.append(layer)
+    return found
 
 
 def _points(model: Model, last: set[str]) -> list[str]:
