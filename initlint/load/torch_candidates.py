@@ -46,26 +46,37 @@ _TIMES = frozenset(
         "noise_level",
     ]
 )
+_GRAPHS = frozenset(["adj", "adjacency", "adj_matrix", "adjacency_matrix", "graph", "laplacian"])
+_EDGES = frozenset(["edge_index", "edges"])
 _MASKS = frozenset(["mask", "attention_mask", "padding_mask", "attn_mask", "src_mask", "tgt_mask"])
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A tensor to synthesise: N(0, 1), integers below ``high``, or one ``constant``.
+    """A tensor to synthesise: N(0, 1), integers below ``high``, one ``constant``, or a graph.
 
-    ``batch`` is the axis that counts samples.
+    Attributes:
+        sides: its shape.
+        high: bound of integers.
+        constant: the one value.
+        batch: the axis that counts samples.
+        graph: ``adjacency``: each node's mean over itself and its two neighbours on a ring;
+            ``edges``: the same as pairs of node numbers.
     """
 
     sides: tuple[int, ...]
     high: int | None = None
     constant: float | None = None
     batch: int = 0
+    graph: str = ""
 
     def make(self, generator: Any, dtype: Any, device: Any, rows: int | None = None) -> Any:
         """The tensor, drawn on the CPU so that every device is fed the same."""
         sides = list(self.sides)
         if rows is not None:
             sides[self.batch] = rows
+        if self.graph:
+            return self._ring(dtype).to(device)
         if self.constant is not None:
             return torch.full(sides, self.constant, dtype=dtype, device=device)
         if self.high is not None:
@@ -73,52 +84,74 @@ class Shape:
             return drawn.to(device)
         return torch.randn(sides, generator=generator).to(device=device, dtype=dtype)
 
+    def _ring(self, dtype: Any) -> Any:
+        nodes = self.sides[1] // 3 if self.graph == "edges" else self.sides[0]
+        source = torch.arange(nodes).repeat(3)
+        target = (source + torch.arange(-1, 2).repeat_interleave(nodes)) % nodes
+        if self.graph == "edges":
+            return torch.stack([source, target])
+        ring = torch.zeros(nodes, nodes, dtype=dtype)
+        ring[source, target] = 1 / 3
+        return ring
+
     def __str__(self) -> str:
         sides = ", ".join(map(str, self.sides))
+        if self.graph:
+            return f"[{sides}] {self.graph} of a ring"
         if self.high is not None:
             return f"int64[{sides}] below {self.high}"
         return f"[{sides}] N(0, 1)" if self.constant is None else f"[{sides}] {self.constant:g}"
 
 
+ADJACENCY = Shape((ROWS, ROWS), graph="adjacency")
+EDGES = Shape((2, 3 * ROWS), graph="edges")
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+Drawing = Callable[[Shape | None], Any]
+"""Makes the tensor of a shape, and None of none."""
 
 
 def candidates(module: Any) -> Iterator[Call]:
     """Calls to try, the likeliest first."""
     if hasattr(module, "config") and hasattr(module, "main_input_name"):
         yield from _transformers(module)
-    try:
-        parameters = list(inspect.signature(module.forward).parameters.values())
-    except (TypeError, ValueError):
-        parameters = []
-    required = [
-        parameter
-        for parameter in parameters
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    keyword_only = [
-        parameter
-        for parameter in parameters
-        if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY
-    ]
+    required, keyword_only = required_parameters(module)
     if not required and not keyword_only:
         yield (), {}
-        first = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        required = first[:1]
+        parameters = _parameters(module)
+        first = [p for p in parameters if p.kind in _POSITIONAL]
+        required = [parameter.name for parameter in first[:1]]
         if not first and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
             return
-    names = [parameter.name for parameter in required] or ["x"]
-    names += [parameter.name for parameter in keyword_only]
-    cut = len(names) - len(keyword_only)
-    for head in _first_shapes(module, names[0]):
-        options = [_others(module, name, head) for name in names[1:]]
+        required = required or ["x"]
+    names = [*required, *keyword_only]
+    cut = len(required)
+    for head in first_shapes(module, names[0]):
+        options = [other_shapes(module, name, head) for name in names[1:]]
         for rest in itertools.islice(itertools.product(*options), 64):
             shapes = (head, *rest)
             yield shapes[:cut], dict(zip(names[cut:], shapes[cut:], strict=True))
 
 
-def _first_shapes(module: Any, name: str) -> Iterator[Shape]:
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _parameters(module: Any) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+def required_parameters(module: Any) -> tuple[list[str], list[str]]:
+    """Names that forward cannot do without: by position, and by keyword only."""
+    needed = [p for p in _parameters(module) if p.default is p.empty]
+    positional = [p.name for p in needed if p.kind in _POSITIONAL]
+    return positional, [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
+
+
+def first_shapes(module: Any, name: str) -> Iterator[Shape]:
     """Shapes for the first input."""
     layers = list(_first_layers(module))
     if name in _TOKENS:
@@ -253,7 +286,7 @@ def _vectors() -> Iterator[Shape]:
     yield Shape((ROWS, LENGTH, 32))
 
 
-def _others(module: Any, name: str, head: Shape) -> list[Shape | None]:
+def other_shapes(module: Any, name: str, head: Shape) -> list[Shape | None]:
     """Shapes for the inputs after the first, by their names and the first one's shape."""
     rows = head.sides[0]
     tables = [child for child in module.modules() if isinstance(child, nn.Embedding)]
@@ -266,6 +299,10 @@ def _others(module: Any, name: str, head: Shape) -> list[Shape | None]:
     if name in ("lengths", "length", "lens"):
         return [Shape((rows,), constant=float(head.sides[1] if len(head.sides) > 1 else 1))]
     options: list[Shape | None] = []
+    if name in _GRAPHS:
+        options.append(ADJACENCY)
+    if name in _EDGES:
+        options.append(EDGES)
     if name in _TOKENS and tables:
         options.append(Shape((rows, LENGTH), tables[0].num_embeddings))
     options.append(head)

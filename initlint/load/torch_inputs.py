@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from initlint.load.torch_candidates import Call, Shape, candidates
-from initlint.load.torch_functions import map_tensors
+from initlint.load.torch_candidates import Call, Drawing, Shape, candidates
+from initlint.load.torch_functions import map_tensors, tensors_in
+from initlint.load.torch_search import Trial, search
 from initlint.load.torch_state import borrowed
 from initlint.load.torch_tracer import Tracer, on_meta, tracing
 from initlint.load.torch_weights import Names
@@ -120,53 +122,69 @@ def from_value(value: Any) -> Inputs:
 
 
 def guess(module: Any, seed: int) -> Inputs:
-    """Inputs that a module's forward accepts, tried out on two rows.
+    """Inputs that a module's forward accepts, tried out on few rows.
 
     Raises:
         LoadError: none of the shapes that its first layers suggest fits; the message names the
             options to give one.
     """
-    names = Names(module)
-    last: Exception | None = None
     stop = time.monotonic() + _SECONDS
-    for call in candidates(module):
-        positional, named = call
-
-        error = _try(names, module, *_drawn(call, module, seed, TRIAL_ROWS), seed)
+    names = Names(module)
+    first: Exception | None = None
+    for positional, named in candidates(module):
+        args, kwargs = _drawn((positional, named), module, seed, TRIAL_ROWS)
+        error = _try(names, module, args, kwargs, seed).error
         if error is None:
             described = [str(shape) for shape in positional if shape is not None]
             described += [f"{name} {shape}" for name, shape in named.items() if shape is not None]
-            notice = f"inputs worked out from the first layers: {'; '.join(described) or 'none'}"
-            args, kwargs = _drawn(call, module, seed, None)
-            return Inputs(args, kwargs, True, notice)
-        last = last or error
+            return _worked_out(*_drawn((positional, named), module, seed, None), described)
+        first = first or error
         if time.monotonic() > stop:
             break
+    plan = search(
+        module,
+        lambda args, kwargs: _try(names, module, args, kwargs, seed),
+        lambda: _drawing(module, seed, None),
+        lambda: time.monotonic() > stop,
+    )
+    if plan is not None:
+        return _worked_out(*plan.call(_drawing(module, seed, None)), plan.described())
     from initlint.load.torch_run import one_line, user_frame
 
-    why = f" (first try: {one_line(last)}{user_frame(last)})" if last is not None else ""
+    why = f" (first try: {one_line(first)}{user_frame(first)})" if first is not None else ""
     raise LoadError(
         f"{type(module).__name__}: could not work out inputs that forward accepts{why}; give "
         "--input-shape, --input FILE.npz, or an example_inputs() function beside the model"
     )
 
 
+def _worked_out(args: tuple[Any, ...], kwargs: dict[str, Any], described: list[str]) -> Inputs:
+    notice = f"inputs worked out from the first layers: {'; '.join(described) or 'none'}"
+    return Inputs(args, kwargs, True, notice)
+
+
 def _drawn(call: Call, module: Any, seed: int, rows: int | None) -> Call:
     """The tensors of a call, drawn from one seed."""
+    draw = _drawing(module, seed, rows)
+    positional, named = call
+    return tuple(map(draw, positional)), {key: draw(shape) for key, shape in named.items()}
+
+
+def _drawing(module: Any, seed: int, rows: int | None) -> Drawing:
+    """What draws tensors for a module, one after the other from one seed."""
     generator = torch.Generator().manual_seed(seed)
     dtype, device = float_dtype(module), device_of(module)
 
-    def one(shape: Shape | None) -> Any:
+    def draw(shape: Shape | None) -> Any:
         return None if shape is None else shape.make(generator, dtype, device, rows)
 
-    positional, named = call
-    return tuple(map(one, positional)), {key: one(shape) for key, shape in named.items()}
+    return draw
 
 
 def _try(
-    names: Names, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int
-) -> Exception | None:
-    """The error of a forward call; on meta tensors where the module is there or is large."""
+    names: Names, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int
+) -> Trial:
+    """A forward call; on meta tensors where the module is there or is large."""
     if any(torch.nn.parameter.is_lazy(tensor) for tensor in names.tensors.values()):
         import copy
 
@@ -174,9 +192,9 @@ def _try(
         names = Names(module)
     elif on_meta(names):
         twins = map_tensors((args, kwargs), lambda tensor: tensor.to("meta"))
-        error = _attempt(names, module, twins[0], twins[1], seed, meta=True)
-        if error is None or not _needs_values(error):
-            return error
+        trial = _attempt(names, module, twins[0], twins[1], seed, meta=True)
+        if trial.error is None or not _needs_values(trial.error):
+            return trial
     return _attempt(names, module, args, kwargs, seed, meta=False)
 
 
@@ -188,15 +206,24 @@ def _attempt(
     seed: int,
     *,
     meta: bool,
-) -> Exception | None:
+) -> Trial:
+    calls = 0
+
+    def count(call: Any) -> None:
+        nonlocal calls
+        calls += call.name != "getitem"  # a list's items are had without one
+
     try:
-        with torch.no_grad(), borrowed(module, seed) as saved:
-            tracer = Tracer(names, lambda call: None, before_write=saved.keep, meta=meta)
+        with torch.no_grad(), borrowed(module, seed) as saved, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a wrong shape is warned of misleads
+            tracer = Tracer(names, count, before_write=saved.keep, meta=meta)
+            for tensor in tensors_in((args, kwargs), 3):
+                tracer.mark_fed(tensor)
             with tracing(tracer):
                 module(*args, **kwargs)
     except Exception as error:
-        return error
-    return None
+        return Trial(calls, error)
+    return Trial(calls, None)
 
 
 def _needs_values(error: Exception) -> bool:
