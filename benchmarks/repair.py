@@ -4,11 +4,11 @@
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
     python -m benchmarks.repair --again        # fix all again, and train what comes out differently
-    python -m benchmarks.repair --held-out     # networks of other kinds (`benchmarks.outcome`)
+    python -m benchmarks.repair --held-out 2   # networks of other kinds, set 1 or 2
 
 Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
 of its task, and trained again beside its healthy twin with the same batches, optimisers and
-learning rates. Losses are kept in ``repair.json`` (``repair_held_out.json``) beside this file.
+learning rates. Losses are kept in ``repair.json`` beside this file, of a held-out set in another.
 """
 
 from __future__ import annotations
@@ -27,11 +27,14 @@ from torch import nn
 
 import initlint
 from benchmarks.outcome import training
-from benchmarks.outcome.__main__ import HELD_OUT_LOSSES
 from benchmarks.outcome.models import ZOO, Entry
+from benchmarks.outcome.sets import held_out_set
 
 LOSSES = Path(__file__).resolve().parent / "repair.json"
-HELD_OUT = LOSSES.with_name("repair_held_out.json")
+HELD_OUT = {
+    1: LOSSES.with_name("repair_held_out.json"),
+    2: LOSSES.with_name("repair_held_out_two.json"),
+}
 
 WORSE = 0.05
 """Relative progress by which a start that was fine may fall before it counts as made worse: the
@@ -160,14 +163,13 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what is in the file")
     parser.add_argument("--report", action="store_true", help="only print what is in the file")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
-    parser.add_argument("--held-out", action="store_true", help="networks of other kinds")
+    parser.add_argument("--held-out", type=int, choices=HELD_OUT, help="set of other kinds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     zoo, path, twins = ZOO, LOSSES, training.LOSSES
     if arguments.held_out:
-        from benchmarks.outcome.held_out import HELD_OUT_ZOO
-
-        zoo, path, twins = HELD_OUT_ZOO, HELD_OUT, HELD_OUT_LOSSES
+        group = held_out_set(arguments.held_out)
+        zoo, path, twins = group.zoo, HELD_OUT[arguments.held_out], group.losses
     for seed in () if arguments.report else training.SEEDS[: arguments.seeds]:
         for architecture in dict.fromkeys(entry.architecture for entry in zoo):
             if arguments.only not in architecture:

@@ -9,9 +9,7 @@ import torch
 
 from benchmarks.outcome import evaluate, judging, training
 from benchmarks.outcome.models import ARCHITECTURES, ZOO
-
-HELD_OUT_LOSSES = training.LOSSES.with_name("held_out_losses.json")
-HELD_OUT_VERDICTS = training.LOSSES.with_name("held_out_verdicts.json")
+from benchmarks.outcome.sets import held_out_set
 
 
 def train(pattern: str, seeds: int) -> None:
@@ -45,23 +43,22 @@ def judge(pattern: str, road: str) -> None:
             judging.save(record)
 
 
-def held_out(pattern: str) -> None:
+def held_out(pattern: str, number: int, road: str) -> None:
     """Train and judge networks of other kinds, and print both, with the risk as it is shipped."""
-    from benchmarks.outcome.held_out import HELD_OUT, HELD_OUT_ZOO
-
-    losses, said = training.load(HELD_OUT_LOSSES), judging.load(HELD_OUT_VERDICTS)
-    for architecture in HELD_OUT:
+    group = held_out_set(number)
+    losses, said = training.load(group.losses), judging.load(group.verdicts)
+    for architecture in group.architectures:
         if pattern not in architecture:
             continue
-        starts = [(entry, 0) for entry in HELD_OUT_ZOO if entry.architecture == architecture]
+        starts = [(entry, 0) for entry in group.zoo if entry.architecture == architecture]
         missing = [start for start in starts if f"{start[0].name}#0" not in losses]
         if missing:
             losses.update(training.train_starts(missing))
-            training.save(losses, HELD_OUT_LOSSES)
+            training.save(losses, group.losses)
         for entry, _ in starts:
-            said[f"{entry.name}@module"] = judging.judge(entry, "module")
-        judging.save(said, HELD_OUT_VERDICTS)
-    found = evaluate.cases("module", HELD_OUT_ZOO, losses, said)
+            said[f"{entry.name}@{road}"] = judging.judge(entry, road)
+        judging.save(said, group.verdicts)
+    found = evaluate.cases(road, group.zoo, losses, said)
     evaluate.table(found)
     evaluate.figures([case for case in found if case["looks"]])
 
@@ -71,6 +68,7 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "judge", "fit", "evaluate", "held-out"))
     parser.add_argument("--only", default="", help="part of the names of the architectures")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
+    parser.add_argument("--set", type=int, choices=(1, 2), default=1, help="held-out set")
     parser.add_argument("--road", choices=judging.ROADS, default="module")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -81,7 +79,7 @@ def main() -> None:
     elif arguments.command == "fit":
         evaluate.print_fit(arguments.road)
     elif arguments.command == "held-out":
-        held_out(arguments.only)
+        held_out(arguments.only, arguments.set, arguments.road)
     else:
         evaluate.evaluate(arguments.road)
 

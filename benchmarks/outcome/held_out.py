@@ -20,7 +20,6 @@ from benchmarks.outcome.models import (
     KNOWN,
     Architecture,
     Variant,
-    entries,
 )
 from benchmarks.outcome.nets import Plain, each, he, lecun
 from benchmarks.outcome.tasks import TASKS, Task
@@ -622,4 +621,3 @@ HELD_OUT: dict[str, Architecture] = {
 }
 
 KNOWN.update(HELD_OUT)
-HELD_OUT_ZOO = entries(HELD_OUT)
