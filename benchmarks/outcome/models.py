@@ -102,14 +102,17 @@ class Entry:
         return (TASKS[self.task].draw(size, torch.Generator().manual_seed(seed))[0],)
 
     def faulty(self) -> tuple[str, ...]:
-        """Names of the modules at fault; empty for a healthy start."""
-        if self.kind != FAULT:
-            return ()
+        """Names of the modules and parameters that were changed, or that are to blame for it.
+
+        Also of an unusual start: what it does to training is for training to say.
+        """
         patterns = self._variant.blamed or tuple(pattern for pattern, _ in self._variant.changes)
-        names = [name for name, _ in self.build(0).named_modules()]
-        found = [name for name in names if any(_matches(name, p) for p in patterns)]
-        inside = tuple(f"{name}." if name else "" for name in found)
-        return tuple(name for name in names if name and (name in found or name.startswith(inside)))
+        model = self.build(0)
+        every = (model.named_modules(), model.named_parameters(), model.named_buffers())
+        names = list(dict.fromkeys(name for named in every for name, _ in named))
+        found = [name for name in names if name and any(_matches(name, p) for p in patterns)]
+        inside = tuple(f"{name}." for name in found)
+        return tuple(name for name in names if name in found or name.startswith(inside))
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -564,10 +567,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         {
             "times-10": _unusual(("body.2", f.scaled(10.0))),
             "temperature-0.001": _fault(
-                ("", f.own("temperature", lambda t: t.fill_(0.001))), blamed=("",)
+                ("", f.own("temperature", lambda t: t.fill_(0.001))), blamed=("temperature",)
             ),
             "body-tiny": _fault(("body.*", f.normal(1e-3))),
-            "classes-equal": _fault(("", f.own("classes", init.ones_)), blamed=("",)),
+            "classes-equal": _fault(("", f.own("classes", init.ones_)), blamed=("classes",)),
         },
     ),
     "adaln": Architecture(
