@@ -3,10 +3,11 @@
 Built-in and third-party rules see the same names. A name that is not here is not public.
 """
 
-from initlint.lint.attribution import Share, drift_share
+from initlint.lint.attribution import Share, drift_share, segment_makers
 from initlint.lint.finding import Confidence, Finding, Fix, Severity
-from initlint.lint.harm import backward_severity, drift_severity, severity_of
+from initlint.lint.harm import backward_severity, drift_severity, makers, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
+from initlint.lint.trunk import is_spared
 from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
 from initlint.measure.precision import distinct, median
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
@@ -39,6 +40,7 @@ from initlint.model import (
     WidthScaling,
     fans,
 )
+from initlint.model.bypass import is_bypassed
 from initlint.model.structure import (
     Gate,
     Residual,
@@ -150,6 +152,9 @@ __all__ = [
     "glu_products",
     "heads",
     "input_rms",
+    "is_bypassed",
+    "is_spared",
+    "makers",
     "measured_drift",
     "median",
     "post_dominators",
@@ -159,6 +164,7 @@ __all__ = [
     "same_stream",
     "saturates",
     "saturation_harm",
+    "segment_makers",
     "severity_of",
     "signal_rms",
     "simulate_recurrent",

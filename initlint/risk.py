@@ -68,6 +68,9 @@ SATURATED = 0.5
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
 
+_CHOOSING = frozenset({Op.WHERE, Op.ADD}) | TRANSPARENT
+"""What stands between a mask of large negative numbers and the softmax that it closes keys of."""
+
 _AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
 """What averages positions, and what may stand around that."""
 
@@ -168,7 +171,10 @@ def evidence(
     if probe.responses:
         fallback = _depth_ratio(graph, probe, theory)
         common["sensitive"] = max(map(_sensitive, probe.responses))  # no step mends chaos
-        looks = tuple({**common, **_terms(look, fallback)} for look in probe.responses)
+        steep = max(map(_steep, probe.responses))  # the first step is what does the harm
+        looks = tuple(
+            {**common, **_terms(look, fallback), "steep": steep} for look in probe.responses
+        )
         return looks, "tangent kernel at the start and after two small steps"
     contrast = _head_contrast(graph, probe)
     if contrast is None:
@@ -189,7 +195,6 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
     return {
         "alike": _under(look.contrast, CONTRAST),
         "one direction": max(RANK - look.rank, 0.0),
-        "steep": _clipped(decades - STEEP),
         "flat": _clipped(FLAT - decades),
         "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
         "silent": look.silent,
@@ -197,6 +202,10 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
         **_along_depth(ratio),
     }
+
+
+def _steep(look: Response) -> float:
+    return _clipped(log10(look.size) - STEEP) if look.size > 0.0 else 0.0
 
 
 def _sensitive(look: Response) -> float:
@@ -212,12 +221,12 @@ def _along_depth(ratio: float) -> dict[str, float]:
 def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
     """What the forward pass says of every layer: the worst layer counts."""
     huge = peaked = saturated = 0.0
-    shaped = _shaped(graph)
+    shaped, masked = _shaped(graph), _masked(graph)
     for name, stats in probe.outputs.items():
         op = graph[name].op
         if name not in shaped or op is Op.OUTPUT:
             continue
-        if stats.rms > 0.0:
+        if stats.rms > 0.0 and name not in masked:
             huge = max(huge, log10(stats.rms) - HUGE)
         saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
         if op is Op.SOFTMAX and stats.units > 1 and graph.consumers(name):
@@ -232,6 +241,19 @@ def _shaped(graph: LayerGraph) -> frozenset[str]:
     for layer in graph.order:
         weighted = layer.op is not Op.INPUT and bool(layer.params)
         if weighted or any(edge.source in found for edge in graph.inputs(layer.id)):
+            found.add(layer.id)
+    return frozenset(found)
+
+
+def _masked(graph: LayerGraph) -> frozenset[str]:
+    """Masks, and sums with them: what they mask has been judged before, the softmax is after."""
+    found: set[str] = set()
+    for layer in reversed(graph.order):
+        after = graph.consumers(layer.id)
+        closing = after and all(
+            item.op in (Op.SOFTMAX, Op.LOG_SOFTMAX) or item.id in found for item in after
+        )
+        if layer.op in _CHOOSING and closing:
             found.add(layer.id)
     return frozenset(found)
 

@@ -200,3 +200,40 @@ def test_noise_comes_to_share_parts_and_data_stay_as_they_are():
     flags = torch.rand(4, 8) > 0.5
     for kept in (torch.randn(16, 8), torch.ones(16, 8, dtype=torch.int64), flags):
         assert coherent(kept, torch.Generator()) is kept
+
+
+def test_a_mask_of_large_negative_numbers_is_no_large_activation():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, x):
+            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4.0
+            later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+            mixed = torch.softmax(scores.masked_fill(later, -1e9), -1) @ self.value(x)
+            return self.head(mixed.mean(1))
+
+    torch.manual_seed(0)
+    assert initlint.check(Attention(), torch.randn(16, 6, 16)).risk < 0.2
+
+
+def test_a_first_step_that_is_far_too_large_is_a_risk_whatever_comes_after_it():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.side = nn.Linear(16, 32), nn.Linear(4, 32)
+            self.norm, self.hidden = nn.LayerNorm(32), nn.Linear(32, 32)
+            self.head = nn.Linear(32, 10)
+
+        def forward(self, x):
+            y = self.hidden(self.norm(self.embed(x[:, :16])))
+            return self.head(torch.relu(y + self.side(x[:, 16:])))
+
+    torch.manual_seed(0)
+    net, rows = Sum(), torch.randn(16, 20)
+    ordinary = initlint.check(net, rows).risk
+    nn.init.zeros_(net.embed.weight)  # the norm divides by sqrt(epsilon)
+    nn.init.zeros_(net.embed.bias)
+    assert initlint.check(net, rows).risk > 2 * ordinary

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import copysign
 
 from initlint.lint.finding import Severity
-from initlint.lint.harm import backward_severity, drift_severity
+from initlint.lint.harm import backward_severity, drift_severity, makers
 from initlint.lint.rule import Context
 from initlint.probe.profile import measured_drift, saturates, stretches
 from initlint.theory.result import Segment, Sink
@@ -73,13 +73,13 @@ def _measured_shares(context: Context, keys: Mapping[str, float]) -> Iterator[Sh
         whole = measured_drift(hidden, graph, context.probe) if layers else None
         if whole is None or (whole > 0 and saturates(hidden, graph)):
             continue
-        steps = sum(
-            measured_drift(pair, graph, context.probe) or 0.0
-            for pair in pairwise(hidden)
-            if pair[0] in keys
-        )
-        part = _within(steps, whole, sum(keys[key] for key in layers))
-        yield Share(drift_severity(part, 0.0, Sink.OUTPUT), part, False, None, layers)
+        steps = {
+            pair[0]: measured_drift(pair, graph, context.probe) or 0.0 for pair in pairwise(hidden)
+        }
+        own = sum(step for key, step in steps.items() if key in keys)
+        part = _within(own, whole, sum(keys[key] for key in layers))
+        severity = drift_severity(part, 0.0, Sink.OUTPUT, makers(steps.values(), whole))
+        yield Share(severity, part, False, None, layers)
 
 
 def _rank(share: Share) -> tuple[int, float]:
@@ -101,11 +101,22 @@ def _share(context: Context, segment: Segment, keys: Mapping[str, float]) -> Sha
         segment.backward_drift,
         cause,
     )
-    signal = Share(
-        drift_severity(forward, segment.band, segment.sink), forward, False, segment, layers
-    )
-    gradient = Share(backward_severity(backward), backward, True, segment, layers)
+    count = segment_makers(segment)
+    severity = drift_severity(forward, segment.band, segment.sink, count)
+    signal = Share(severity, forward, False, segment, layers)
+    gradient = Share(backward_severity(backward, count), backward, True, segment, layers)
     return max(signal, gradient, key=_rank)
+
+
+def segment_makers(segment: Segment) -> int:
+    """Layers that make up the drift of a stretch: of its signal or gradient, whichever are more.
+
+    What the first layer does to the signal has no counterpart in the gradient at its output.
+    """
+    return max(
+        makers(segment.contributions.values(), segment.drift),
+        makers(segment.backward_contributions.values(), segment.backward_drift),
+    )
 
 
 def _confirmed(context: Context, segment: Segment) -> float:

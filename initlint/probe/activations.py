@@ -41,7 +41,9 @@ BINS = 32
 HISTOGRAM_ELEMENTS = 1 << 14
 """Five hundred elements per bin: the shape of a histogram needs no more."""
 
-_SATURATING = frozenset({"sigmoid", "tanh", "softsign", "erf", "hard_sigmoid", "hard_tanh"})
+_SATURATING = frozenset(
+    {"sigmoid", "tanh", "softsign", "erf", "hard_sigmoid", "hard_tanh", "relu6"}
+)
 
 _RELU_LIKE = frozenset({"relu", "relu6", "thresholded_relu"})
 """Values of `initlint.model.Op`, which is not imported: the probe's child process starts faster."""
@@ -336,7 +338,8 @@ def _saturated(flat: Array, op: str, attrs: Mapping[str, Any]) -> int:
     """Elements whose derivative, computed from the output, is under the limit.
 
     sigmoid' = y(1−y) ≤ 1/4; tanh' = 1−y²; softsign' = (1−|y|)²; erf' ∝ exp(−x²), so the limit is
-    |y| > erf(√ln(1/0.06)); the hard ones are flat exactly at their bounds.
+    |y| > erf(√ln(1/0.06)); the hard ones are flat exactly at their bounds, of ReLU6 at the upper
+    one: below zero it is a ReLU.
     """
     if op not in _SATURATING:
         return 0
@@ -354,6 +357,8 @@ def _saturated(flat: Array, op: str, attrs: Mapping[str, Any]) -> int:
     if op == "hard_tanh":
         low, high = float(attrs.get("min", -1.0)), float(attrs.get("max", 1.0))
         return int(np.count_nonzero((flat <= low) | (flat >= high)))
+    if op == "relu6":
+        return int(np.count_nonzero(flat >= 6.0))
     return 0
 
 

@@ -21,6 +21,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    is_bypassed,
 )
 
 TAIL = 4.0
@@ -174,7 +175,9 @@ class UnitCannotFire(Rule):
                 if found.by_sign
                 else f"the bias lies more than {TAIL:g} standard deviations below {found.where}"
             )
-            severity = Severity.ERROR if found.share >= ERROR_SHARE else Severity.WARNING
+            spared = is_bypassed(context.model.graph, (layer.id,))
+            lost = found.share >= ERROR_SHARE and not spared
+            severity = Severity.ERROR if lost else Severity.WARNING
             yield Finding(
                 severity=severity if found.shifted else Severity.INFO,
                 confidence=Confidence.HIGH,

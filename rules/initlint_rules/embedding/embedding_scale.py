@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import exp, log10, sqrt
 
 from initlint.api import (
+    RECURRENT,
     TRANSPARENT,
     Confidence,
     Context,
@@ -20,7 +21,10 @@ from initlint.api import (
     ResidualBranch,
     Rule,
     Severity,
+    Sink,
     Stage,
+    drift_severity,
+    input_rms,
 )
 
 DROWNED = 1e2
@@ -34,6 +38,10 @@ than 1 % of what the head reads."""
 UNUSED = 1e-4
 """The same at two decades of rms: the last layer sees the blocks in the fourth digit, and so does
 the gradient of the blocks relative to that of a network whose stream they make."""
+
+LOUD = frozenset({Severity.WARNING, Severity.ERROR})
+"""What is said of tables whose vectors layers read as they are: token vectors of rms 2 to 5 (an
+info) are in use."""
 
 SILENT = 1e-12
 """Branches with less power than this are closed on purpose (zero weights, tiny gates)."""
@@ -55,7 +63,8 @@ class EmbeddingScale(Rule):
     What it does
     ------------
     In networks whose residual stream starts at an embedding without a normaliser, compares the
-    power of the embedding with that of the residual branches, as theory predicts it.
+    power of the embedding with that of the residual branches, as theory predicts it. Looks at the
+    scale of tables that linear layers read as they are.
 
     Why is this bad
     ---------------
@@ -68,7 +77,9 @@ class EmbeddingScale(Rule):
     How it decides
     --------------
     Power of the first block's branches more than 100 times that of the embedding, or power of all
-    branches less than 1/100 of it: info. All branches together below 1/10,000: warning.
+    branches less than 1/100 of it: info. All branches together below 1/10,000: warning. Vectors
+    that enter a linear or recurrent layer at an rms of 5 (0.7 decades above unit scale) or more:
+    warning; of 32 (1.5 decades): error, as for any signal that has grown.
 
     What it does not flag
     ---------------------
@@ -133,7 +144,9 @@ class EmbeddingScale(Rule):
     name = "embedding-scale"
     formula = "stream after one block = e^2 + q_branch"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
+    optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    folds = ("forward-drift", "variance-profile", "head-excess-loss", "saturation")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per residual stream that starts at a table."""
@@ -146,6 +159,85 @@ class EmbeddingScale(Rule):
                 unused = stream.total < UNUSED
                 severity = Severity.WARNING if unused else Severity.INFO
                 yield _finding(context, stream, severity, small=False)
+        yield from _read_as_they_are(context)
+
+
+def _read_as_they_are(context: Context) -> Iterator[Finding]:
+    """Tables whose vectors reach linear layers without a normaliser, far above unit scale."""
+    graph = context.model.graph
+    found: list[tuple[float, Severity, Layer, Param]] = []
+    for table in graph.order:
+        weight = table.weight if table.op is Op.EMBEDDING else None
+        if weight is None or weight.quantised or not weight.trainable:
+            continue
+        if context.measures.stage(weight) is not Stage.FRESH:
+            continue
+        readers = _readers(graph, table)
+        entering = max((_entering(context, key) for key in readers), default=0.0)
+        own = min(entering, context.measures.effective_std(weight) or 0.0)
+        severity = drift_severity(log10(own), 0.0, Sink.OUTPUT) if own > 1.0 else None
+        if severity is not None and severity in LOUD:
+            found.append((own, severity, table, weight))
+    if found:
+        yield _loud(context, found)
+
+
+_READERS = frozenset({Op.LINEAR, Op.CONV}) | RECURRENT
+_PASSING = TRANSPARENT | {Op.ADD, Op.CONCAT}
+
+
+def _readers(graph: LayerGraph, table: Layer) -> list[str]:
+    """Linear layers that read the table's vectors as they are, beside others or in a sum."""
+    found: list[str] = []
+    seen: set[str] = set()
+    waiting = [table.id]
+    while waiting:
+        for layer in graph.consumers(waiting.pop()):
+            if layer.id in seen:
+                continue
+            seen.add(layer.id)
+            if layer.op in _READERS:
+                found.append(layer.id)
+            elif layer.op in _PASSING and not layer.params:
+                waiting.append(layer.id)
+    return found
+
+
+def _entering(context: Context, key: str) -> float:
+    """Rms of what a layer reads: measured, else predicted; 0 where it is not known."""
+    seen = input_rms(key, context.model.graph, context.probe) if context.probe else None
+    if seen is not None:
+        return seen
+    edges = context.model.graph.inputs(key)
+    signal = context.theory.forward.get(edges[0].source) if context.theory and edges else None
+    return exp(0.5 * signal.log_q) if signal is not None and -600 < signal.log_q < 600 else 0.0
+
+
+def _loud(context: Context, found: list[tuple[float, Severity, Layer, Param]]) -> Finding:
+    rms, severity, table, weight = max(found, key=lambda item: item[0])
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    factor = 1.0 / rms
+    std = context.measures.effective_std(weight) or 0.0
+    return Finding(
+        severity=severity,
+        confidence=Confidence.HIGH if context.probe is not None else Confidence.MEDIUM,
+        layer=table.id,
+        param=weight.name,
+        layers=(table.id, *(item.id for _, _, item, _ in found if item is not table)),
+        message=f"vectors of {table.id}{more} enter a layer at rms {rms:.2g}, with no normaliser "
+        "between",
+        evidence={"embedding_rms": rms, "decades": log10(rms)},
+        why="what reads a table expects inputs of unit scale: signal, first loss and gradient all "
+        "grow with the vectors",
+        measured=f"rms {rms:.2g}",
+        expected="about 1",
+        fix=Fix(
+            "rescale",
+            params=tuple(item.key for _, _, _, item in found),
+            arguments={"factor": factor},
+            code=f"torch.nn.init.normal_({weight.name}, std={std * factor:.2g})",
+        ),
+    )
 
 
 def _streams(context: Context) -> Iterator[_Stream]:

@@ -21,6 +21,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    is_bypassed,
     residual_branches,
 )
 
@@ -171,13 +172,17 @@ def _examine(context: Context, layer: Layer) -> _Gain | None:
     grown, lost = _growth(context, layer, rms), _lost_to_epsilon(context, layer, rms)
     by_growth = drift_severity(grown, 0.0, Sink.OUTPUT)
     by_loss = drift_severity(lost, 0.0, Sink.OUTPUT)
-    severity = max(by_growth or Severity.INFO, by_loss or Severity.INFO)
+    slowed = _slowed(context, layer, rms)
+    by_slowness = drift_severity(slowed, 0.0, Sink.OUTPUT)
+    severity = max(item or Severity.INFO for item in (by_growth, by_loss, by_slowness))
     effect = ""
     if by_growth is not None:
         effect = f": what leaves the network is 10^{grown:.1f} times too large"
     elif by_loss is not None:
         effect = f": epsilon leaves 10^{lost:.1f} of the signal"
-    decades = grown if by_growth is not None else lost
+    elif by_slowness is not None:
+        effect = f": the weights that read it get 10^{slowed:.1f} of their gradient"
+    decades = grown if by_growth is not None else min(lost, slowed)
     return _Gain(layer, param, rms, severity, decades, effect)
 
 
@@ -187,6 +192,19 @@ def _growth(context: Context, layer: Layer, rms: float) -> float:
         return 0.0
     sinks = {segment.sink for segment in context.theory.segments if segment.path[:1] == (layer.id,)}
     return log10(rms) if sinks & {Sink.OUTPUT, Sink.SOFTMAX} else 0.0
+
+
+def _slowed(context: Context, layer: Layer, rms: float) -> float:
+    """Decades that a small gain on the trunk takes from the gradient of the weights that read it.
+
+    Their gradient is the product of what they read and what comes back; the next normaliser
+    restores the signal, and its own small gain cancels what it would restore of the gradient. What
+    only a head reads is a small head, and a branch beside a trunk is small on purpose.
+    """
+    graph = context.model.graph
+    if rms >= 1 or all(graph.is_head(key) for key in graph.descendants(layer.id)):
+        return 0.0
+    return 0.0 if is_bypassed(graph, (layer.id,)) else log10(rms)
 
 
 def _lost_to_epsilon(context: Context, layer: Layer, rms: float) -> float:

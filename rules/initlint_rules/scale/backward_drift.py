@@ -20,6 +20,7 @@ from initlint.api import (
     Stage,
     backward_severity,
     drift_severity,
+    segment_makers,
 )
 
 MIN_LAYERS = 3
@@ -140,14 +141,15 @@ def _severity(context: Context, segment: Segment, measured: float | None) -> Sev
     if segment.normalised or segment.residual or len(segment.backward_contributions) < MIN_LAYERS:
         return None
     drift = segment.backward_drift
-    severity = backward_severity(drift)
+    layers = segment_makers(segment)
+    severity = backward_severity(drift, layers)
     if measured is not None and severity is not None:
         if measured * drift < 0:
             return None
         if abs(drift) - abs(measured) > AGREEMENT:
-            seen = backward_severity(measured)
+            seen = backward_severity(measured, layers)
             severity = None if seen is None else min(severity, seen)
-    signal = drift_severity(segment.drift, segment.band, segment.sink)
+    signal = drift_severity(segment.drift, segment.band, segment.sink, layers)
     if severity is None or (signal is not None and signal >= severity):
         return None
     if context.options["optimizer"] == "adam" and ADAM < drift < 0:

@@ -20,6 +20,7 @@ from initlint.api import (
     drift_severity,
     forward_gain,
     measured_drift,
+    segment_makers,
 )
 
 SAMPLED = 32
@@ -58,9 +59,10 @@ class ForwardDrift(Rule):
     How it decides
     --------------
     Drift in decades of rms beyond the finite-width band. Vanishing: 0.7 info, 1.5 warning, 4 error
-    (where plain SGD learned nothing at any learning rate). Exploding into an output or through
-    ReLUs: 0.3 info, 0.7 warning, 1.5 error. If the probe ran and did not confirm the drift, nothing
-    is said.
+    (where plain SGD learned nothing at any learning rate; a loss that one or two layers make up is
+    a warning, since training grows these back within tens of steps). Exploding into an output or
+    through ReLUs: 0.3 info, 0.7 warning, 1.5 error. If the probe ran and did not confirm the drift,
+    nothing is said.
 
     What it does not flag
     ---------------------
@@ -132,7 +134,8 @@ class ForwardDrift(Rule):
             return None
         if segment.drift > 0 and segment.sink is Sink.SATURATION:
             return None
-        severity = drift_severity(segment.drift, segment.band, segment.sink)
+        layers = segment_makers(segment)
+        severity = drift_severity(segment.drift, segment.band, segment.sink, layers)
         if severity is None or context.probe is None:
             return severity
         measured = measured_drift(segment.layers, context.model.graph, context.probe)
@@ -140,7 +143,7 @@ class ForwardDrift(Rule):
             return severity
         if abs(measured - segment.drift) <= segment.band + AGREEMENT:
             return severity
-        seen = drift_severity(measured, 0.0, segment.sink)
+        seen = drift_severity(measured, 0.0, segment.sink, layers)
         if seen is None or measured * segment.drift < 0:
             return None
         return min(severity, seen)

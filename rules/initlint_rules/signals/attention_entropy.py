@@ -19,6 +19,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    is_spared,
 )
 
 LIMITS = ((0.25, Severity.ERROR), (0.5, Severity.WARNING))
@@ -49,8 +50,10 @@ class AttentionEntropy(Rule):
 
     How it decides
     --------------
-    The lowest head of an attention below half of ln T: warning; below a quarter: error. Rows of a
-    causal mask count with the keys they see, early rows not at all.
+    The lowest head of an attention below half of ln T: warning; below a quarter: error, or a
+    warning where the attentions are residual branches of a trunk that trains and whose measured
+    gradient stays within one decade over all blocks. Rows of a causal mask count with the keys they
+    see, early rows not at all.
 
     What it does not flag
     ---------------------
@@ -209,6 +212,8 @@ def _finding(
 ) -> Finding:
     lowest, layer, stats, makers = found[0]
     severity = next(level for limit, level in LIMITS if lowest < limit)
+    if is_spared(context, [item[1].id for item in found]):
+        severity = min(severity, Severity.WARNING)
     narrow = sum(value < LIMITS[-1][0] for value in stats.entropy)
     heads = len(stats.entropy)
     several = f" {narrow} of {heads} heads of" if heads > 1 else ""

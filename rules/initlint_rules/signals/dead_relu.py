@@ -17,6 +17,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    is_bypassed,
 )
 
 LEVELS = ((0.9, Severity.ERROR), (0.5, Severity.WARNING), (0.2, Severity.INFO))
@@ -55,6 +56,8 @@ class DeadRelu(Rule):
 
     What it does not flag
     ---------------------
+    Units that read zeros alone: nothing holds them below zero, and they fire as soon as what makes
+    the zeros moves (`zero-weight` and `blocked-parameters` say where it never does).
     A flat 40 % in a deep He-initialised net, which chance explains. Units of trained models beyond
     an info: training kills units in well-known nets. Sparse top-k and mixture-of-experts layers.
 
@@ -109,6 +112,8 @@ class DeadRelu(Rule):
                 continue
             if stats.rows < MIN_ROWS or stats.units < 2 or not stats.count:
                 continue
+            if _reads_zeros(context, layer):
+                continue
             share = stats.dead_units / stats.units
             chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
             error = sqrt(max(chance * (1 - chance), 1 / stats.units) / stats.units)
@@ -121,6 +126,8 @@ class DeadRelu(Rule):
             return
         worst = max(found, key=lambda item: (item[0].rank, item[1]))
         severity = Severity.INFO if context.stage is Stage.TRAINED else worst[0]
+        if is_bypassed(context.model.graph, tuple(item[2].id for item in found)):
+            severity = min(severity, Severity.WARNING)
         _, share, layer, stats = worst
         chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
         feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
@@ -151,3 +158,13 @@ class DeadRelu(Rule):
                 "weights and inputs have both signs; later in training, draw silent units again",
             ),
         )
+
+
+def _reads_zeros(context: Context, layer: Layer) -> bool:
+    """True when what enters is exactly zero everywhere: behind a dead layer or a zero factor."""
+    assert context.probe is not None
+    entering = [
+        context.probe.outputs.get(producer.id)
+        for producer in context.model.graph.effective_producers(layer.id)
+    ]
+    return bool(entering) and all(stats is not None and stats.rms == 0.0 for stats in entering)

@@ -27,6 +27,9 @@ UNIT_RMS = 1.5
 activations have about 1, and a signal that grew upstream passes 2 before it saturates."""
 
 
+BOUNDED = SATURATING | {Op.RELU6}
+"""Activations with a flat end that they reach by too much signal."""
+
 SHARES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
 """Activations between 0 and 1: in a product they are the gate."""
 
@@ -90,7 +93,14 @@ class Saturation(Rule):
     formula = "share of units with |phi'(z)| < 0.06;  tanh: |z| > 2.09"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("gradient-profile", "backward-drift", "zero-gradient")
+    folds = (
+        "gradient-profile",
+        "backward-drift",
+        "zero-gradient",
+        "correlation-collapse",  # what is saturated by its bias is the same for all inputs,
+        "epsilon-dominates",  # which leaves no variance to a normaliser behind it
+        "dead-relu",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names all saturated layers."""
@@ -99,7 +109,7 @@ class Saturation(Rule):
         found: list[tuple[Severity, float, Layer, OutputStats]] = []
         for layer in context.model.graph.order:
             stats = context.probe.outputs.get(layer.id)
-            if layer.op not in SATURATING or stats is None or not _hidden(context, layer):
+            if layer.op not in BOUNDED or stats is None or not _hidden(context, layer):
                 continue
             share = stats.saturated_share
             severity = severity_of(saturation_harm(share))

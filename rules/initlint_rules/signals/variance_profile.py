@@ -18,6 +18,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    makers,
     measured_drift,
     saturates,
     signal_rms,
@@ -41,7 +42,8 @@ class VarianceProfile(Rule):
     How it decides
     --------------
     Decades from the second to the last layer of the stretch (the first reads data). Vanishing: 0.7
-    info, 1.5 warning, 4 error; exploding: 0.3 info, 0.7 warning, 1.5 error.
+    info, 1.5 warning, 4 error where three layers or more make it up; exploding: 0.3 info, 0.7
+    warning, 1.5 error.
 
     What it does not flag
     ---------------------
@@ -104,24 +106,34 @@ class VarianceProfile(Rule):
             drift = measured_drift(hidden, graph, context.probe)
             if drift is None or (drift > 0 and saturates(hidden, graph)):
                 continue
-            severity = drift_severity(drift, 0.0, Sink.OUTPUT)
+            profile = _profile(hidden, graph, context.probe)
+            layers = makers((step for _, step in _steps(profile)), drift)
+            severity = drift_severity(drift, 0.0, Sink.OUTPUT, layers)
             if severity is not None:
-                yield _finding(graph, context.probe, hidden, drift, severity)
+                yield _finding(graph, profile, hidden, drift, severity)
+
+
+Profile = list[tuple[str, float]]
+"""Layers and the rms of what enters them."""
+
+
+def _profile(layers: tuple[str, ...], graph: LayerGraph, probe: Activations) -> Profile:
+    return [(key, rms) for key in layers if (rms := signal_rms(key, graph, probe)) is not None]
+
+
+def _steps(profile: Profile) -> list[tuple[str, float]]:
+    """Each layer but the last, and the decades by which it changes the signal."""
+    return [
+        (key, log10(max(after, 1e-300) / max(before, 1e-300)))
+        for (key, before), (_, after) in pairwise(profile)
+    ]
 
 
 def _finding(
-    graph: LayerGraph,
-    probe: Activations,
-    layers: tuple[str, ...],
-    drift: float,
-    severity: Severity,
+    graph: LayerGraph, profile: Profile, layers: tuple[str, ...], drift: float, severity: Severity
 ) -> Finding:
-    profile = [(key, rms) for key in layers if (rms := signal_rms(key, graph, probe)) is not None]
-    steps = [
-        (abs(log10(max(after, 1e-300) / max(before, 1e-300))), last)
-        for (last, before), (_, after) in pairwise(profile)
-    ]
-    worst = max(steps)[1]
+    steps = _steps(profile)
+    worst = max((abs(step), key) for key, step in steps)[1]
     word = "shrinks" if drift < 0 else "grows"
     params = tuple(weight.key for key in layers if (weight := graph[key].weight) is not None)
     return Finding(
@@ -141,8 +153,5 @@ def _finding(
         f"{profile[-1][0]}",
         expected="about the same rms into every hidden layer",
         fix=Fix("lsuv", params=params, code="rescale each layer to unit output variance (LSUV)"),
-        shares={
-            (first,): log10(max(after, 1e-300) / max(before, 1e-300)) * (-1 if drift < 0 else 1)
-            for (first, before), (_, after) in pairwise(profile)
-        },
+        shares={(key,): step * (-1 if drift < 0 else 1) for key, step in steps},
     )

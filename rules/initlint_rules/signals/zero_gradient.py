@@ -18,6 +18,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    is_bypassed,
 )
 
 LARGE_SHARE = 0.05
@@ -136,7 +137,9 @@ class ZeroGradient(Rule):
         for owner, each in stuck:
             held[owner.id] = held.get(owner.id, 0) + each.size
         yield Finding(
-            severity=Severity.ERROR if share > LARGE_SHARE else Severity.WARNING,
+            severity=Severity.ERROR
+            if share > LARGE_SHARE and not is_bypassed(graph, tuple(held))
+            else Severity.WARNING,
             layer=layer.id,
             param=param.name,
             layers=tuple(held),

@@ -17,6 +17,7 @@ from initlint.api import (
     Stage,
     blocked_harm,
     dominators,
+    is_bypassed,
     severity_of,
     unlocking,
 )
@@ -166,13 +167,15 @@ def _finding(
     on_trunk = any(
         params[key][0].id in trunk and params[key][1].role in MATRICES for key in blocked
     )
+    harm = severity_of(blocked_harm(share, trunk=on_trunk, unlocks=False))
     first, param = params[causes[0]]
     zero_layers = tuple(dict.fromkeys(params[key][0].id for key in causes))
     layers = tuple(dict.fromkeys([*zero_layers, *(params[key][0].id for key in blocked)]))
     chain = " x ".join(causes[:4]) + (" ..." if len(causes) > 4 else "")
     return Finding(
-        severity=severity_of(blocked_harm(share, trunk=on_trunk, unlocks=False))
-        or Severity.WARNING,
+        severity=Severity.WARNING
+        if harm is None or is_bypassed(context.model.graph, layers)
+        else harm,
         layer=first.id,
         param=param.name,
         layers=layers,

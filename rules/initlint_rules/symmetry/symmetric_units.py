@@ -15,6 +15,7 @@ from initlint.api import (
     Severity,
     Stage,
     SymmetricGroup,
+    is_bypassed,
     symmetric_units,
 )
 from initlint_rules._consequences import ODD_WEIGHTS, SIGNALS
@@ -118,7 +119,8 @@ class SymmetricUnits(Rule):
             affected = sum(len(group.units) for group in groups)
             lost = sum(group.lost for group in groups)
             noise = all(group.noise for group in groups)
-            severity = Severity.ERROR if affected >= HALF * size else Severity.WARNING
+            lost_width = affected >= HALF * size and not is_bypassed(context.model.graph, members)
+            severity = Severity.ERROR if lost_width else Severity.WARNING
             first = groups[0].units
             listed = ", ".join(map(str, first[:4])) + (", …" if len(first) > 4 else "")
             yield Finding(
