@@ -252,3 +252,40 @@ def test_scatter_from_draw_to_draw_is_never_an_error():
     net = nn.Sequential(*layers)
     report = initlint.check(net, torch.randn(16, 8), select=("narrow-deep-scatter",))
     assert [item["severity"] for item in report.findings] == ["warning"]
+
+
+def test_branches_that_begin_with_a_gain_of_zero_are_told_and_those_that_end_with_one_are_not():
+    torch.manual_seed(0)
+    net = Residual()
+    for block in net.blocks:
+        init.zeros_(block.norm.weight)
+    severity, layers = _found(net, torch.randn(16, 16), name="norm-gain-off")
+    assert severity is Severity.WARNING
+    assert layers == {f"blocks.{number}.norm" for number in range(3)}
+    for block in net.blocks:
+        init.ones_(block.norm.weight)
+        init.zeros_(block.down.weight)
+    assert _found(net, torch.randn(16, 16), name="norm-gain-off")[0] is None
+
+
+class Cosines(nn.Module):
+    """Unit vectors compared with class vectors, times a learned factor."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.body, self.classes = nn.Linear(16, 32), nn.Parameter(torch.randn(10, 32))
+        self.scale = nn.Parameter(torch.tensor(math.log(factor)))
+
+    def forward(self, x):
+        y = functional.normalize(self.body(x), dim=-1)
+        return self.scale.exp() * y @ functional.normalize(self.classes, dim=-1).t()
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(14.0, None), (100.0, "warning"), (900.0, "error")]
+)
+def test_a_temperature_that_freezes_the_softmax_is_named(factor, expected):
+    torch.manual_seed(0)
+    severity, layers = _found(Cosines(factor), torch.randn(16, 16), name="head-excess-loss")
+    assert severity == (None if expected is None else Severity(expected))
+    assert layers == (set() if expected is None else {"scale"})

@@ -35,6 +35,13 @@ SHUTTING = {Op.LSTM: {"input": -1, "output": -1}, Op.GRU: {"update": 1}}
 of a bias that does. Input gates that start at -ln T (chrono initialisation) stay far above `STUCK`:
 their median is -8.3 for sequences of 8,000 steps only."""
 
+STARTS = {"input": 0.0, "output": 0.0, "update": 1.0}
+"""Biases from which the gates of cells usually start: what is read in and out passes by half, what
+is kept by more. A gate that was shut on purpose keeps its sign, a cell's is a mistake."""
+
+OPEN = 3.0
+"""Bias that another gate is brought back to: highway networks start at -1 to -3."""
+
 MANY = 0.5
 """Share of the gate's units that must be so: single ones are a choice of time scales."""
 
@@ -140,7 +147,7 @@ class GateSaturated(Rule):
         worst = min(found, key=lambda item: item.slope)
         layers = tuple(dict.fromkeys(key.layer.id for key in (worst, *found)))
         more = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
-        name = worst.param.name
+        name, value = worst.param.name, _start(worst)
         gate = f"{worst.param.gate} gate" if worst.param.gate else "gate"
         yield Finding(
             severity=Severity.WARNING if worst.slope < STUCK else Severity.INFO,
@@ -161,10 +168,17 @@ class GateSaturated(Rule):
             fix=Fix(
                 "constant",
                 params=tuple(item.param.key for item in found if item.bias * worst.bias > 0),
-                arguments={"value": float(np.clip(worst.bias, -3, 3))},
-                code=f"torch.nn.init.constant_({name}, {np.clip(worst.bias, -3, 3):g})",
+                arguments={"value": value},
+                code=f"torch.nn.init.constant_({name}, {value:g})",
             ),
         )
+
+
+def _start(gate: _Gate) -> float:
+    """The bias that the gate had better start from."""
+    if gate.layer.op in SHUTTING and gate.param.gate in STARTS:
+        return STARTS[gate.param.gate]
+    return float(np.clip(gate.bias, -OPEN, OPEN))
 
 
 def _examine(context: Context, gate: Gate) -> _Gate | None:

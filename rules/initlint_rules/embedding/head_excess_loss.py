@@ -25,6 +25,8 @@ from initlint.api import (
     excess_loss,
 )
 
+from ._temperature import hot_similarities
+
 TRUNK_RMS = 2.0
 """Largest rms of the head's input at which the head itself answers for the logits: 10^0.3, where
 growth of the signal becomes worth reporting as a drift of the layers before it."""
@@ -78,9 +80,10 @@ class HeadExcessLoss(Rule):
 
     What it does not flag
     ---------------------
-    Heads behind a normalised feature or a learned temperature (cosine classifiers, ArcFace, CLIP),
-    tied heads whose input is scaled by 1/sqrt(width) (T5), zero heads, small heads, regression
-    outputs, trained weights.
+    Heads behind a normalised feature or a learned temperature (cosine classifiers, ArcFace, CLIP)
+    whose logits have a standard deviation below 10 (from there a warning, an error from 32), tied
+    heads whose input is scaled by 1/sqrt(width) (T5), zero heads, small heads, regression outputs,
+    trained weights.
 
     Example
     -------
@@ -145,7 +148,8 @@ class HeadExcessLoss(Rule):
         """Yield one finding per output whose logits are too wide."""
         for output in context.model.graph.order:
             if output.op is Op.OUTPUT:
-                yield from _examine(context, output)
+                found = list(_examine(context, output))
+                yield from found or hot_similarities(context, output)
 
 
 def _excess(std: float, classes: int) -> float:

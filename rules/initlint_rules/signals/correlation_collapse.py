@@ -277,12 +277,16 @@ def _finding(
             code="set biases to 0 and weights to the gain of their activation; in deep nets add "
             "normalisation or residual connections",
         ),
-        shares={_makers(graph, start): 1.0},
+        shares={_makers(graph, probe, start): 1.0},
     )
 
 
-def _makers(graph: LayerGraph, start: Layer) -> tuple[str, ...]:
-    """The weights behind which the distance is first lost."""
+def _makers(graph: LayerGraph, probe: Activations, start: Layer) -> tuple[str, ...]:
+    """The weights behind which the distance is first lost; or what hands them zeros."""
+    before = graph.effective_producers(start.id)
+    seen = [probe.outputs.get(layer.id) for layer in before]
+    if before and all(stats is not None and stats.rms == 0.0 for stats in seen):
+        return tuple(layer.id for layer in before)
     if start.op in WEIGHTED:
         return (start.id,)
     return tuple(layer.id for layer in graph.effective_producers(start.id)) or (start.id,)
