@@ -204,6 +204,57 @@ def test_the_textbook_starts_residual_blocks_as_the_identity():
         assert values[f"{index}.fc1.weight", None].std() == pytest.approx(sqrt(2 / 32), rel=0.15)
 
 
+class Bent(nn.Module):
+    """A branch whose last layer is read by a ReLU."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.first, self.last = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x):
+        return torch.relu(torch.relu(self.last(torch.relu(self.first(x)))) + x)
+
+
+def test_no_layer_before_a_relu_starts_at_zero():
+    net = nn.Sequential(nn.Linear(32, 32), *[Bent() for _ in range(4)], nn.Linear(32, 4))
+    values = imposed(net, torch.randn(4, 32), "textbook")
+    for index in (1, 2, 3, 4):
+        wanted = sqrt(2 / 32) / 2  # of a ReLU, over four branches
+        assert values[f"{index}.last.weight", None].std() == pytest.approx(wanted, rel=0.15)
+
+
+def test_branches_that_are_far_too_wide_by_themselves_are_narrowed_before_depth_counts():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 32), *[Bent() for _ in range(4)], nn.Linear(32, 4))
+    for name, weight in net.named_parameters():
+        if weight.ndim > 1 and ("first" in name or "last" in name):
+            nn.init.kaiming_normal_(weight)
+            weight.data.mul_(8.0)
+    report = initlint.fix(net, torch.randn(16, 32)).to_dict()
+    assert report["verdict"]["status"] == "fixed"
+    assert report["risk"]["after"] < 0.2
+    assert net[1].first.weight.std().item() == pytest.approx(sqrt(2 / 32), rel=0.15)
+
+
+def test_a_cell_whose_output_is_shut_starts_half_open():
+    torch.manual_seed(0)
+
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell, self.head = nn.LSTM(8, 16, batch_first=True), nn.Linear(16, 4)
+
+        def forward(self, x):
+            return self.head(self.cell(x)[0][:, -1])
+
+    net = Reader()
+    for bias in (net.cell.bias_ih_l0, net.cell.bias_hh_l0):
+        nn.init.zeros_(bias)
+    net.cell.bias_ih_l0.data[-16:] = -12.0
+    initlint.fix(net, torch.randn(16, 6, 8))
+    assert not net.cell.bias_ih_l0[-16:].any()
+
+
 class Sine(nn.Module):
     def __init__(self):
         super().__init__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,11 +115,32 @@ def drawn_as(scheme: str) -> Cure:
 
 
 def _residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
-    """The last layer of each branch, and of equal branches that one batch showed as quiet."""
+    """The last layer of each branch, and of equal branches that one batch showed as quiet.
+
+    Layers of the branches that are far too wide by themselves are brought to their scale first: no
+    depth makes up for those.
+    """
     factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
     named = list(planner.targets(finding, Role.WEIGHT))
+    _narrow_branches(planner, finding, {layer.id for layer, _ in named}, factor)
     for layer, param in (*named, *_siblings(planner, named)):
         planner.rescale(finding, layer, param, factor**2 if planner.thorough else factor)
+
+
+def _narrow_branches(
+    planner: Planner, finding: Record, writers: Collection[str], factor: float
+) -> None:
+    network = planner.network
+    inside = [branch for branch in network.residuals if {*branch.writers} & {*writers}]
+    for key in dict.fromkeys(key for branch in inside for key in branch.layers):
+        layer = network.graph[key]
+        weight = layer.weight
+        std = planner.measures.effective_std(weight) if weight is not None else None
+        if weight is None or not std or weight.role not in WEIGHT_ROLES or not weight.trainable:
+            continue
+        wanted = preserving_std(network.slot(layer, weight)) * (factor if key in writers else 1.0)
+        if layer.op in SCALED and std > FAR * wanted:
+            planner.rescale(finding, layer, weight, wanted / std)
 
 
 def _siblings(

@@ -4,7 +4,8 @@ Each weight gets what the literature prescribes for the place where it stands: t
 the second moment through the activation behind it, over true fans; orthogonal matrices in deep
 saturating stacks and in recurrences; SIREN's ranges before sines; memory gates open over the length
 of the sequence; the last layer of each residual branch zero, so that every block starts as the
-identity. A linter's findings name single faults; this is for networks whose faults add up.
+identity (before a ReLU: scaled by 1/sqrt(L)). A linter's findings name single faults; this is for
+networks whose faults add up.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ SHORT = 10
 WRITING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE})
 """Layers that may start at zero: a recurrent layer or a table may not."""
 
+STUCK_AT_ZERO = frozenset({Op.RELU, Op.RELU6, Op.THRESHOLDED_RELU})
+"""Activations without a slope at zero: a layer of zeros before one never gets a gradient."""
+
 CONSTANT_ROLES = (Role.BIAS, Role.RECURRENT_BIAS, Role.GAIN, Role.SHIFT)
 """Parameters that start at a constant; PReLU slopes, tables and states stay as they are."""
 
@@ -37,6 +41,8 @@ CONSTANT_ROLES = (Role.BIAS, Role.RECURRENT_BIAS, Role.GAIN, Role.SHIFT)
 def textbook(network: Network) -> Iterator[Drawn]:
     """Every trainable weight, bias, gain and shift of a network as the textbook starts it."""
     silent = silent_writers(network)
+    plain = [item for item in network.residuals if item.closing_norm is None and item.gate is None]
+    quiet = {key for branch in plain for key in branch.writers if _is_stuck(network, key)}
     gates = {branch.gate for branch in network.residuals if branch.gate is not None}
     opening = 1 / sqrt(max(len(network.residuals), 1))
     sines = sine_frequencies(network)
@@ -50,6 +56,8 @@ def textbook(network: Network) -> Iterator[Drawn]:
             yield _sine(network, layer, param, sines[layer.id])
         elif layer.id in gates and param.role is Role.GAIN:
             yield network.draw("layer_scale", layer, param, value=opening)
+        elif layer.id in quiet and param.role is Role.WEIGHT:
+            yield network.scaled("scale_preserving", opening, layer, param)
         elif param.role in WEIGHT_ROLES:
             yield weight(network, layer, param)
         elif param.role in CONSTANT_ROLES:
@@ -118,15 +126,24 @@ def silent_writers(network: Network) -> frozenset[str]:
     """The weighted layers that close a residual branch and may start at zero.
 
     Not where a normaliser stands between them and the sum (it would divide zero by zero), where a
-    gate is at zero already (zero times zero has no gradient), or where the layer also writes
-    elsewhere.
+    gate is at zero already (zero times zero has no gradient), where a ReLU reads them (it has no
+    slope at zero), or where the layer also writes elsewhere.
     """
     found: set[str] = set()
     for branch in network.residuals:
         if branch.closing_norm is None and branch.gate is None:
-            found.update(key for key in branch.writers if network.graph[key].op in WRITING)
+            found.update(
+                key
+                for key in branch.writers
+                if network.graph[key].op in WRITING and not _is_stuck(network, key)
+            )
     kept = {key for branch in network.residuals for key in (branch.projection,) if key}
     return frozenset(found - kept - network.heads)
+
+
+def _is_stuck(network: Network, key: str) -> bool:
+    bend = network.graph.activation(key)
+    return bend is not None and bend.op in STUCK_AT_ZERO
 
 
 def sine_frequencies(network: Network) -> dict[str, tuple[float, bool]]:
