@@ -82,7 +82,8 @@ class Profile:
             each with its edges (``from``: indices of rows; ``skip``: those of skip paths),
             predicted and measured signals and weights, and whether it is on the ``trunk`` or on
             a residual branch; ``band``: decades around the intended rms in which a signal is
-            healthy. Predicted gradients are scaled to the measured one nearest the loss (`_loss_scale`).
+            healthy. Predicted gradients are scaled to the measured one nearest the loss
+            (`_loss_scale`).
         """
         intended = _intended(theory, self._graph, self._trunk)
         scale = _loss_scale(self._rows.listed, theory, probe)
