@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initlint.lint.code import pasteable
-from initlint.lint.finding import Finding, Fix
+from initlint.lint.finding import Finding, Fix, Severity
 from initlint.lint.fold import fold
 from initlint.lint.registry import all_rules, family, summary
 from initlint.lint.rule import Context, Need, Rule
@@ -186,12 +186,21 @@ def _complete(finding: Finding, rule: type[Rule], model: Model) -> Finding:
     return replace(
         finding,
         fix=fix,
+        severity=_severity(finding, rule, model),
         code=finding.code or rule.code,
         name=finding.name or rule.name,
         layers=layers,
         where=where,
         culprits=finding.culprits or layers,
     )
+
+
+def _severity(finding: Finding, rule: type[Rule], model: Model) -> Severity:
+    """The finding's own, one level milder for a scale that no trained weight answers for."""
+    layers = (model.graph[key] for key in finding.layers if key in model.graph)
+    weights = [layer.weight for layer in layers if layer.weight is not None]
+    chosen = rule.about_scale and weights and not any(weight.trainable for weight in weights)
+    return finding.severity.milder if chosen else finding.severity
 
 
 def _with_edit(fix: Fix, where: Where, model: Model) -> Fix:

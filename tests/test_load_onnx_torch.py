@@ -226,3 +226,61 @@ def test_unrolled_recurrence_reads_one_parameter(tmp_path):
     assert len(steps) == 3
     assert steps[0].tied_to is None
     assert all(step.tied_to == "rnn.weight_hh_l0" for step in steps[1:])
+
+
+class Steps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x):
+        h = torch.zeros(len(x), 16)
+        for step in x.unbind(1):
+            h = torch.tanh(step + h @ self.w.T)
+        return h
+
+
+def test_a_matrix_transposed_at_every_step_is_one_parameter(tmp_path):
+    model = exported(Steps(), torch.randn(2, 5, 16), tmp_path, True)
+    steps = [layer for layer in model.graph.order if layer.op is Op.LINEAR]
+    assert [layer.weight.name for layer in steps] == ["w"] * 4
+    assert [layer.weight.tied_to for layer in steps] == [None, "w", "w", "w"]
+    assert steps[0].id == "w"
+
+
+class Positions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(30, 16), nn.Embedding(12, 16)
+
+    def forward(self, ids):
+        return self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+
+
+def test_rows_looked_up_in_advance_keep_their_name(tmp_path):
+    model = exported(Positions(), torch.zeros(2, 9, dtype=torch.int64), tmp_path, True)
+    assert "positions.weight" in [param.name for _, param in model.graph.params]
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+def test_group_norm_has_its_gains(tmp_path, dynamo):
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.ReLU(), nn.Conv2d(8, 2, 3))
+    nn.init.normal_(module[1].weight)
+    model = exported(module, torch.randn(2, 3, 9, 9), tmp_path, dynamo)
+    norm = next(layer for layer in model.graph.order if layer.op is Op.GROUP_NORM)
+    assert norm.id == "1"
+    assert [param.role for param in norm.params] == [Role.GAIN, Role.SHIFT]
+    np.testing.assert_array_equal(norm.params[0].tensor.read(), module[1].weight.detach().numpy())
+
+
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+def test_noise_takes_only_its_shape_from_a_tensor(tmp_path, dynamo):
+    model = exported(Noisy(), torch.randn(4, 8), tmp_path, dynamo)
+    noise = next(layer for layer in model.graph.order if layer.op is Op.CONSTANT)
+    assert (noise.attrs["mean"], noise.attrs["std"]) == (0.0, 1.0)
+    assert not model.graph.inputs(noise.id)

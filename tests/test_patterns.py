@@ -100,6 +100,13 @@ def elu(net, x, slope=1.0, alpha=1.0):
     return net.layer(Op.WHERE, positive, net.mul(x, slope) if slope != 1.0 else x, below)
 
 
+def softplus_with_its_line(net, x, beta=1.0):
+    scaled = net.mul(x, beta)
+    above = net.layer(Op.COMPARE, scaled, kind="greater", constant=20.0)
+    below = net.div(net.activation(Op.SOFTPLUS, scaled), beta)
+    return net.layer(Op.WHERE, above, x, below)
+
+
 def clip(net, x, low, high):
     return net.activation(Op.CLIP, x, min=low, max=high)
 
@@ -162,6 +169,8 @@ ACTIVATIONS = {
     "leaky relu": (lambda n, x: n.layer(Op.MAXIMUM, n.mul(x, 0.2), x), Op.LEAKY_RELU),
     "squared relu": (lambda n, x: n.pow(n.relu(x), 2.0), Op.SQUARED_RELU),
     "squared relu by product": (lambda n, x: n.mul(r := n.relu(x), r), Op.SQUARED_RELU),
+    "softplus that ends in a line": (softplus_with_its_line, Op.SOFTPLUS),
+    "sharp softplus": (lambda n, x: softplus_with_its_line(n, x, 2.5), Op.SOFTPLUS),
     "elu": (elu, Op.ELU),
     "selu": (lambda n, x: elu(n, x, 1.0507009873554805, 1.6732632423543772), Op.SELU),
     "selu of elu": (

@@ -9,8 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.unseen.__main__ import findings, is_right, loud
-from benchmarks.unseen.clean import CLEAN
-from benchmarks.unseen.faulty import FAULTS
+from benchmarks.unseen.later import CLEAN, FAULTS
 
 HEALTHY = (
     "trxl_gated_residual",
@@ -27,6 +26,10 @@ HEALTHY = (
     "attention_pooling_of_sets",
     "table_of_zeros",
     "identity_recurrence_in_a_loop",
+    "straight_through_codebook",
+    "control_branch_beside_a_frozen_base",
+    "recurrence_over_unbound_steps",
+    "depthwise_filter_of_one_sign",
 )
 
 HEALTHY_EXPORTS = (
@@ -36,6 +39,8 @@ HEALTHY_EXPORTS = (
     "echo_state",
     "hyper_network",
     "noisy_linear_layers",
+    "lstm_cell_with_a_long_memory",
+    "equilibrium_of_one_matrix",
 )
 
 FAULTY = (
@@ -48,6 +53,15 @@ FAULTY = (
     "heads_copied_in_a_packed_projection",
     "recurrence_in_a_loop_times_two",
     "gru_that_never_updates",
+)
+
+FAULTY_EXPORTS = (
+    "unbound_steps_that_forget",
+    "state_space_swept_by_a_general_initialiser",
+    "actor_with_a_shared_trunk_and_opinions",
+    "log_variance_of_unit_weights",
+    "critics_copied",
+    "group_norm_of_zeros_on_the_trunk",
 )
 
 
@@ -72,3 +86,9 @@ def test_healthy_export_is_silent(name: str) -> None:
 def test_fault_is_found_where_it_is(name: str) -> None:
     fault = FAULTS[name]
     assert any(is_right(fault, item) for item in loud(findings(fault.build, "module")))
+
+
+@pytest.mark.parametrize("name", FAULTY_EXPORTS)
+def test_fault_is_found_in_the_export(name: str) -> None:
+    fault = FAULTS[name]
+    assert any(is_right(fault, item) for item in loud(findings(fault.build, "onnx")))

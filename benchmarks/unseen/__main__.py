@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import initlint
-from benchmarks.unseen.clean import CLEAN
-from benchmarks.unseen.faulty import FAULTS, Fault
+from benchmarks.unseen.faulty import Fault
+from benchmarks.unseen.later import CLEAN, FAULTS
 
 ROADS = ("module", "onnx")
 

@@ -30,6 +30,11 @@ class Severity(Enum):
         """0 for info, 1 for warning, 2 for error."""
         return ("info", "warning", "error").index(self.value)
 
+    @property
+    def milder(self) -> Severity:
+        """One level below, or info."""
+        return (Severity.INFO, Severity.INFO, Severity.WARNING)[self.rank]
+
     def __lt__(self, other: object) -> bool:
         return self.rank < other.rank if isinstance(other, Severity) else NotImplemented
 

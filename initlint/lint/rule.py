@@ -89,6 +89,9 @@ class Rule(ABC):
             answer for most of it; this one then takes its severity.
         local: True where the findings are about the weights of their own layers alone, so that
             only a cause in the same layers explains them.
+        about_scale: True where the findings are about the scale of weights. Where none of them is
+            trained the scale is their maker's choice, as in reservoirs, random features and base
+            networks of adapters, and the finding is one level milder.
         options: what users may set.
     """
 
@@ -102,6 +105,7 @@ class Rule(ABC):
     preview: ClassVar[bool] = False
     folds: ClassVar[tuple[str, ...]] = ()
     local: ClassVar[bool] = False
+    about_scale: ClassVar[bool] = False
     options: ClassVar[Mapping[str, Option]] = {}
     formula: ClassVar[str] = ""
     """What it computes, in plain text; printed by ``initlint explain`` and on the rule's page."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from initlint.model.graph import Edge, LayerGraph
@@ -139,7 +139,7 @@ def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
         return None
     skip = fork.sides[chosen]
     others = {key for index, side in enumerate(fork.sides) if index != chosen for key in side}
-    if takes_other_parts(graph, skip, others):
+    if takes_other_parts(graph, fork.trunk, skip, others):
         return None
     branch = tuple(sorted(others - set(skip), key=graph.position.__getitem__))
     layers = tuple(key for key in branch if graph[key].op in WEIGHTED)
@@ -168,15 +168,27 @@ def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
 _PARTS = frozenset({Op.SLICE, Op.SPLIT, Op.GATHER})
 
 
-def takes_other_parts(graph: LayerGraph, skip: Iterable[str], branch: Iterable[str]) -> bool:
+def takes_other_parts(
+    graph: LayerGraph, trunk: str, skip: Collection[str], branch: Collection[str]
+) -> bool:
     """True when both paths begin with cuts of one tensor: what is added is another part of it.
 
-    So add the steps of a recurrence that is written out, and the halves of a coupling.
+    So add the steps of a recurrence that is written out, and the halves of a coupling. The cut may
+    be the fork itself, which both paths leave by outputs of their own.
     """
+    if graph[trunk].op is Op.SPLIT:
+        taken, mixed = _outputs(graph, trunk, skip), _outputs(graph, trunk, branch)
+        if taken and mixed and taken.isdisjoint(mixed):
+            return True
     cut = {_cut_tensor(graph, key) for key in skip if graph[key].op in _PARTS}
     return bool(cut) and any(
         _cut_tensor(graph, key) in cut for key in branch if graph[key].op in _PARTS
     )
+
+
+def _outputs(graph: LayerGraph, trunk: str, path: Collection[str]) -> set[int]:
+    """Which outputs of the fork the layers of a path read."""
+    return {edge.output for edge in graph.outputs(trunk) if edge.target in path}
 
 
 def _cut_tensor(graph: LayerGraph, key: str) -> str | None:

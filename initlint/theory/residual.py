@@ -108,7 +108,7 @@ def _branch(walk: _Walk, node: Node, first: int, second: int) -> ResidualBranch 
     if counts[skip] > 1 or counts[branch] <= counts[skip]:
         return None
     chain = (left, right)[branch]
-    if takes_other_parts(walk.graph, (left, right)[skip], chain):
+    if takes_other_parts(walk.graph, trunk, (left, right)[skip], chain):
         return None
     layers = _between(walk, trunk, sources[branch])
     weighted = _weighted(walk, layers)

@@ -92,6 +92,21 @@ def _carrier(node: Node) -> int | None:
     return signals[0]
 
 
+def _restored(node: Node) -> str | None:
+    """Source of y in ``x + (y - x)``, a straight-through estimator: the value is y alone."""
+    graph = node.context.graph
+    if node.layer.op is not Op.ADD or len(node.edges) != 2:
+        return None
+    for kept, taken in (node.edges, node.edges[::-1]):
+        key = taken.source
+        while graph[key].op is Op.IDENTITY and graph.inputs(key):
+            key = graph.inputs(key)[0].source
+        operands = graph.inputs(key)
+        if graph[key].op is Op.SUB and len(operands) == 2 and operands[1].source == kept.source:
+            return operands[0].source
+    return None
+
+
 def silent_heads(flow: Flow, outputs: Collection[str]) -> frozenset[str]:
     """Last weighted layers before the outputs whose output is exactly zero."""
     heads = {flow.weighted[output] for output in outputs if output in flow.weighted}
@@ -110,7 +125,7 @@ def flow_of(forward: ForwardPass) -> Flow:
         index = _carrier(node)
         key = node.layer.id
         if index is not None:
-            source = node.edges[index].source
+            source = _restored(node) or node.edges[index].source
             flow.carrier[key] = source
             if source in flow.weighted:
                 flow.weighted[key] = flow.weighted[source]

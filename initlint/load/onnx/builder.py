@@ -188,6 +188,12 @@ def operand_view(fixed: Fixed) -> Tensor:
     return flat(fixed.tensor) if sum(side != 1 for side in fixed.shape) <= 1 else fixed.tensor
 
 
+def long_axis(shape: Shape) -> int | None:
+    """The one axis along which an operand differs, counted from the end; None if not one."""
+    found = [index - len(shape) for index, side in enumerate(shape) if side != 1]
+    return found[0] if len(found) == 1 else None
+
+
 def is_mask(fixed: Fixed) -> bool:
     """True for an addend that blocks positions: its first rows hold -inf or a huge negative."""
     sample: Array = fixed.values() if fixed.small else _first(fixed.tensor)

@@ -170,9 +170,12 @@ class Finish:
         if owner is None:
             self._owners[key] = (param, draft.fixed)
             return self._twin(param, draft, op)
-        first, _ = owner
+        first, fixed = owner
         same_named = first.stored_name == param.stored_name or not is_generic(param.name)
         if not same_named or first.size != param.size or self._is_constant(draft):
+            return param
+        computed = draft.fixed.parameter is not None or fixed.parameter is not None
+        if computed and not _same(first, param):
             return param
         return replace(param, tied_to=first.key)
 
@@ -200,8 +203,7 @@ class Finish:
         first = self._tables.get((param.shape, mark))
         if mark is None or first is None or first.tensor is None or is_constant(draft.tensor):
             return param
-        same = np.array_equal(first.tensor.read(), draft.tensor.read())
-        return replace(param, tied_to=first.key) if same else param
+        return replace(param, tied_to=first.key) if _same(first, param) else param
 
     def _name(self, param: ParamDraft, draft: Draft, meta: Metadata, module: str | None) -> str:
         """Full name of a parameter: traced reference, stored name, module path, in this order."""
@@ -211,7 +213,7 @@ class Finish:
             traced = self._traced(param, draft, meta)
             if traced is not None:
                 return traced
-        stored = best_stored_name(param.fixed.names)
+        stored = param.fixed.parameter or best_stored_name(param.fixed.names)
         if stored is not None:
             return stored
         if module:
@@ -279,7 +281,7 @@ class Finish:
             base = draft.origin.name
             if draft.part == "output":
                 return f"output:{base}"
-        elif weight is not None and is_path(weight.name):
+        elif weight is not None and self._names_a_layer(weight.name, module):
             several = any(ref.endswith("_weight_ih_l1") for ref in meta.references)
             stem = _stem(weight.name, weight, several)
             foreign = bool(module) and not f"{stem}.".startswith(f"{module}.")
@@ -294,6 +296,10 @@ class Finish:
         elif draft.origin.prefix and not draft.origin.main and module is None:
             base = f"{draft.origin.prefix}{base}".lstrip("/")
         return f"{base}/{draft.part}" if draft.part and draft.part != "output" else base
+
+    def _names_a_layer(self, name: str, module: str | None) -> bool:
+        """True for a module path, and for a parameter that the outermost PyTorch module holds."""
+        return is_path(name) or (self._torch and not module and not is_generic(name))
 
     def _unique(self, name: str) -> str:
         candidate = name
@@ -327,7 +333,7 @@ def _stem(name: str, param: Param, several: bool) -> str:
     if several and leaf == "weight_ih_l0":
         return f"{head}.l0"
     if leaf in ("weight", "kernel", "gamma", "scale", "embedding", "w", "W", "weight_ih_l0"):
-        return head
+        return head or (name if leaf != "weight" else "")
     if leaf.startswith("weight_ih_l") and param.gate is not None:
         return f"{head}.l{leaf[len('weight_ih_l') :].removesuffix('_reverse')}"
     if leaf.endswith("_weight"):
@@ -368,6 +374,13 @@ def is_constant(tensor: Tensor) -> bool:
         if not (piece == first).all():
             return False
     return True
+
+
+def _same(one: Param, other: Param) -> bool:
+    """True when two parameters hold the same numbers."""
+    if one.tensor is None or other.tensor is None or one.shape != other.shape:
+        return False
+    return one.tensor is other.tensor or np.array_equal(one.tensor.read(), other.tensor.read())
 
 
 def _fingerprint(tensor: Tensor) -> bytes | None:

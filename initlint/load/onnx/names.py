@@ -33,6 +33,9 @@ _GENERIC = re.compile(
           unsqueeze|squeeze|select|slice|split|arange|clone|to|pow|sqrt|rsqrt|mean|cos|sin)_?\d*
     )$"""
 )
+_TURNED = re.compile(r"(?:permute|transpose|(?:numpy_)?t|mt)(?:_\d+)?")
+"""How the traced graph calls a transposition; other names may be of slices of a parameter."""
+
 _CONVERTED = re.compile(r"(?:_quantized|_quant|_Q[248](?:G\d+)?|_fp16|_float16|_bf16)$")
 """What quantisers and converters append to the name of a tensor they rewrite."""
 
@@ -100,6 +103,26 @@ def metadata(proto: Any) -> Metadata:
         references,
         "BatchNorm" in rewritten,
     )
+
+
+def computed_parameters(protos: Iterable[Any]) -> dict[str, str]:
+    """Initializers that an exporter computed from one parameter, and the parameter.
+
+    The dynamo exporter looks up the first rows of a table of positions, and transposes once per
+    use, so that a loop over ``x @ w.T`` stores one matrix many times. It says in the metadata of
+    values what it computed them from.
+    """
+    found = {}
+    for proto in protos:
+        for entry in proto.metadata_props:
+            if entry.key == "pkg.onnxscript.optimizer.folded_from":
+                sources = _QUOTED.findall(entry.value[:MAX_METADATA])
+                paths = [source for source in sources if is_path(source)]
+                if len(paths) == 1:
+                    found[proto.name] = paths[0]
+                elif len(sources) == 1 and _TURNED.fullmatch(proto.name):
+                    found[proto.name] = sources[0]
+    return found
 
 
 def where(proto: Any, name: str) -> Where:

@@ -30,6 +30,7 @@ class Fixed:
         stored: True for an initializer, False for a Constant node or a computed constant.
         quantised: True when integers behind a scale are at its root.
         integer: True when its elements are integers or booleans.
+        parameter: the parameter that an exporter computed it from, where the file says so.
     """
 
     tensor: Tensor
@@ -37,6 +38,7 @@ class Fixed:
     stored: bool = True
     quantised: bool = False
     integer: bool = False
+    parameter: str | None = None
     _values: Array | None = None
 
     @property

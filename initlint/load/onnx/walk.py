@@ -13,6 +13,7 @@ from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Attributes, Call, attributes
 from initlint.load.onnx.fold import fold
 from initlint.load.onnx.limits import FunctionKey, call_key, function_key, subgraphs
+from initlint.load.onnx.names import computed_parameters
 from initlint.load.onnx.operators import HANDLERS, other
 from initlint.load.onnx.operators.sequences import SEQUENCE_READERS, flattened
 from initlint.load.onnx.order import names_of, ordered
@@ -111,10 +112,12 @@ class Walk:
     def _constants(self, graph: Any, scope: Scope) -> list[tuple[str, Fixed]]:
         """Put the initializers of a graph into its scope."""
         read: list[tuple[str, Fixed]] = []
+        computed = computed_parameters(graph.value_info)
         for proto in graph.initializer:
             if proto.name in scope and any(proto.name == name for name, _ in read):
                 raise LoadError(f"initializer {shown(proto.name)!r} is stored twice")
             fixed = stored_constant(self._reader.tensor(proto), proto.name)
+            fixed = replace(fixed, parameter=computed.get(proto.name))
             scope[proto.name] = fixed
             read.append((proto.name, fixed))
         for proto in graph.sparse_initializer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import isinf, pi, sqrt
+from math import e, isinf, log1p, pi, sqrt
 from typing import Any
 
 from initlint.model.layer import Layer
@@ -285,20 +285,45 @@ def _softplus(draft: Draft, log: Layer, argument: Ref) -> None:
 
 
 def chosen(draft: Draft) -> None:
-    """Leaky ReLU, ELU and SELU written as where(x > 0, …, …)."""
+    """Leaky ReLU, ELU and SELU written as where(x > 0, …, …); softplus that ends in a line."""
     for layer in draft.of(Op.WHERE):
         inputs = draft.inputs[layer.id]
         if len(inputs) != 3:
             continue
         test = draft.producer(inputs[0])
         upward = str(test.attrs.get("kind", "")).lower().startswith(("greater", "gt", "ge"))
-        if test.op is not Op.COMPARE or not upward or fixed_operand(test) != 0.0:
+        bound = fixed_operand(test)
+        if test.op is not Op.COMPARE or not upward or bound is None or bound < 0.0:
+            continue
+        if test.attrs.get("constant_first"):
             continue
         base = draft.operands(test)[0]
+        if bound > 0.0:
+            _linear_above(draft, layer, base, bound)
+            continue
         positive = expand(draft, inputs[1], base)
         if positive is None or len(positive) != 2 or positive[0]:
             continue
         _piecewise(draft, layer, base, positive[1], inputs[2])
+
+
+def _linear_above(draft: Draft, layer: Layer, base: Ref, bound: float) -> None:
+    """PyTorch's softplus, ln(1 + exp(b x)) / b, and x itself where b x is above a bound."""
+    _, above, below = draft.inputs[layer.id]
+    source = draft.skip(above)
+    tested = expand(draft, base, source)
+    if tested is None or len(tested) != 2 or not close(bound + log1p(e**-bound), bound):
+        return
+    beta = tested[1]
+    for ref in candidates(draft, below):
+        inner = draft.layers[ref.layer]
+        if inner.op is not Op.SOFTPLUS or beta <= 0:
+            continue
+        argument = expand(draft, draft.inputs[inner.id][0], source)
+        scaled = is_polynomial(expand(draft, below, ref), (0.0, 1.0 / beta))
+        if scaled and is_polynomial(argument, tested) and not tested[0]:
+            draft.replace(layer, Op.SOFTPLUS, [source], attrs={"beta": beta})
+            return
 
 
 def _piecewise(draft: Draft, layer: Layer, base: Ref, slope: float, below: Ref) -> None:

@@ -101,7 +101,7 @@ def biases(draft: Draft) -> None:
         axis = 1 if spatial else -1
         if param.role not in (Role.SHIFT, Role.BIAS) or param.size != units:
             continue
-        if not _runs_along(param.shape, axis, add.output_shape):
+        if not _runs_along(_operand_shape(add, param), axis, add.output_shape):
             continue
         bias = _reshaped(param, (units,), Role.BIAS)
         reshaped = draft.producer(draft.inputs[add.id][0]).id != layer.id
@@ -142,22 +142,31 @@ def _absorb(draft: Draft, norm: Layer, op: Op, role: Role) -> Layer:
         return norm
     if len(draft.inputs[step[0].id]) != 1 or step[0].params[0].role is not role:
         return norm
-    param = _fitted(norm, step[0].params[0], step[0].output_shape)
-    return norm if param is None else draft.absorb(step[0], norm, [param])
+    param = step[0].params[0]
+    fitted = _fitted(norm, param, _operand_shape(step[0], param), step[0].output_shape)
+    return norm if fitted is None else draft.absorb(step[0], norm, [fitted])
 
 
-def _fitted(norm: Layer, param: Param, output: tuple[int | None, ...] | None) -> Param | None:
+def _operand_shape(layer: Layer, param: Param) -> tuple[int, ...]:
+    """Shape with which an operand is broadcast: a loader shows what differs on one axis flat."""
+    along = layer.attrs.get("along")
+    return param.shape if along is None else (param.size, *(1,) * (-1 - int(along)))
+
+
+def _fitted(
+    norm: Layer, param: Param, shape: tuple[int, ...], output: tuple[int | None, ...] | None
+) -> Param | None:
     """The operand as a parameter of the norm; None when it is not one number per feature."""
     if param.size == 1 and sum(side is not None and side > 1 for side in output or ()) > 0:
         return None
     if norm.op in (Op.LAYER_NORM, Op.RMS_NORM) and "axes" not in norm.attrs:
-        first = next((i for i, side in enumerate(param.shape) if side > 1), len(param.shape))
-        shape = param.shape[first:]
+        first = next((i for i, side in enumerate(shape) if side > 1), len(shape))
+        shape = shape[first:]
         axis = int(norm.attrs.get("axis", -1))
         rank = len(output) if output is not None else None
         normalised = -axis if axis < 0 else rank - axis if rank is not None else len(shape)
         return _reshaped(param, shape) if len(shape) <= normalised else None
     axis = norm.channel_axis
-    if not _runs_along(param.shape, axis, output):
+    if not _runs_along(shape, axis, output):
         return None
     return _reshaped(param, (param.size,))

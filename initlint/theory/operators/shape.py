@@ -162,6 +162,8 @@ def _constant(node: Node) -> State | None:
         if measured is None:
             return None
     else:
+        if node.layer.attrs.get("kind") == "noise":
+            return _noise(node)
         value = node.layer.attrs.get("constant")
         found = node.context.constant(value) if value is not None else None
         if found is None:
@@ -170,6 +172,15 @@ def _constant(node: Node) -> State | None:
     ratio = max(min(mean / math.sqrt(second), 1.0), -1.0) if second > 0 else 0.0
     alike = ratio * ratio
     return State(log(second), ratio, 1.0, alike, alike, roots=((node.layer.id, 1.0),))
+
+
+def _noise(node: Node) -> State:
+    """Independent numbers, drawn again for every sample."""
+    mean, std = float(node.layer.attrs["mean"]), float(node.layer.attrs["std"])
+    second = mean * mean + std * std
+    alike = mean * mean / second if second > 0 else 0.0
+    ratio = math.copysign(math.sqrt(alike), mean)
+    return State(log(second), ratio, alike, alike, alike, roots=((node.layer.id, 1.0),))
 
 
 def _concat(node: Node) -> State | None:

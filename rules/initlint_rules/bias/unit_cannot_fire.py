@@ -36,6 +36,11 @@ WARNING_SHARE, ERROR_SHARE = 0.01, 0.5
 """Share of a layer's units. Chance leaves none with zero biases; half of a layer is half of its
 capacity. The first is an engineering choice that keeps single units out."""
 
+BY_CHANCE = 1e-4
+"""Probability below which negative signs throughout a row are no luck. Weights of either sign are
+all negative with probability 2^-fan_in, so that a 3 x 3 depthwise filter is in one of 512 draws;
+fifty layers at this level are mistaken for once in 200 networks."""
+
 OFF_BELOW: Mapping[Op, float] = {
     Op.RELU: 0.0,
     Op.RELU6: 0.0,
@@ -110,7 +115,8 @@ class UnitCannotFire(Rule):
 
     What it does not flag
     ---------------------
-    Leaky activations; units before a normaliser; first layers with a bias (the scale of data is not
+    Leaky activations; as many rows of negative weights as chance makes (short rows: depthwise
+    kernels); units before a normaliser; first layers with a bias (the scale of data is not
     known); weights that are all zero (zero-weight); trained weights.
 
     Example
@@ -230,6 +236,8 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     by_sign = np.zeros(len(rows), dtype=bool)
     if edge == 0.0 and _never_negative(context, layer):
         by_sign = (rows <= 0).all(axis=1) & (offsets <= 0)
+        if _luck(int(by_sign.sum()), len(rows) * 0.5 ** rows.shape[1]) > BY_CHANCE:
+            by_sign[:] = False
     below = _below(context, layer, rows, offsets - edge)
     silent = by_sign | below
     count = int(silent.sum())
@@ -245,6 +253,15 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     signs = int(by_sign.sum()) * 2 >= count
     own = bool(np.median(offsets[silent]) < -TAIL)
     return _Layer(layer, count, len(rows), signs, shifted, activation.op, own)
+
+
+def _luck(count: int, mean: float) -> float:
+    """Probability of at least so many rare events where ``mean`` are expected (Poisson)."""
+    term, fewer = exp(-mean), 0.0
+    for number in range(count):
+        fewer += term
+        term *= mean / (number + 1)
+    return 1.0 - fewer
 
 
 def _constant(context: Context, layer: Layer) -> bool:

@@ -120,6 +120,7 @@ class AdapterNotIdentity(Rule):
     formula = "W x + s B A x = W x at the start, hence B A = 0"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset(Stage)
+    folds = ("residual-branch-unscaled", "forward-drift", "variance-profile")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per adapter."""

@@ -185,11 +185,14 @@ def _same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def _equal(context: Context, one: Layer, other: Layer) -> bool:
-    """True when two layers hold equal, trainable, separately stored parameters."""
+    """True when two layers hold equal, trainable parameters of their own.
+
+    Exporters store equal values once: one storage under two names is no sharing.
+    """
     if len(one.params) != len(other.params):
         return False
     for a, b in zip(one.params, other.params, strict=True):
-        shared = a.stored_name == b.stored_name or a.tied_to is not None or b.tied_to is not None
+        shared = a.name == b.name or a.tied_to is not None or b.tied_to is not None
         if shared or a.shape != b.shape or not (a.trainable and b.trainable):
             return False
         left, right = context.measures.read(a), context.measures.read(b)

@@ -108,6 +108,7 @@ class LatentVariance(Rule):
     formula = "KL of v per unit = (exp(m + s^2/2) - 1 - m) / 2,  v ~ N(m, s^2)"
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
+    folds = ("variance-profile", "forward-drift", "saturation", "gradient-profile")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per latent Gaussian."""

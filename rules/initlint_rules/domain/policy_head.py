@@ -40,6 +40,9 @@ LOWEST_LOG_STD = -3.0
 
 WANTED_GAIN = 0.01
 
+MOST_STORED = 1 << 16
+"""Numbers compared row by row: a batch of a thousand states with 64 actions each."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Actor:
@@ -136,7 +139,7 @@ class PolicyHead(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per actor, and one per log standard deviation."""
-        for actor in _actors(context.model.graph):
+        for actor in _actors(context):
             weight = actor.head.weight
             if weight is None or weight.quantised:
                 continue
@@ -147,24 +150,25 @@ class PolicyHead(Rule):
                 yield from _narrow(context, actor, actor.log_std)
 
 
-def _actors(graph: LayerGraph) -> Iterator[_Actor]:
+def _actors(context: Context) -> Iterator[_Actor]:
+    graph = context.model.graph
     heads = [
         layer
         for layer in graph.weighted
         if layer.op is Op.LINEAR and graph.is_head(layer.id) and _ends(graph, layer.id)
     ]
     free = [
-        (layer, param)
+        (layer, param, length)
         for layer in graph
         if layer.op is Op.CONSTANT and not graph.inputs(layer.id)
-        for param in layer.with_role(Role.TABLE)
-        if param.trainable and param.size == max(param.shape, default=0)
+        for param in layer.with_role(Role.TABLE, Role.OTHER)
+        if param.trainable and (length := _length(context, param))
     ]
     found: set[str] = set()
-    for layer, param in free:
+    for layer, param, length in free:
         for head in heads:
             width = head.weight.shape[0] if head.weight is not None else 0
-            if width == param.size and head.id not in found and _together(graph, layer, head):
+            if width == length and head.id not in found and _together(graph, layer, head):
                 found.add(head.id)
                 yield _Actor(head, param)
     values = [head for head in heads if head.weight is not None and head.weight.shape[0] == 1]
@@ -173,6 +177,17 @@ def _actors(graph: LayerGraph) -> Iterator[_Actor]:
         return
     if _separate(graph, actors[0], values[0]):
         yield _Actor(actors[0], None)
+
+
+def _length(context: Context, param: Param) -> int:
+    """Length of a vector, also of one stored once per row of a batch by an exporter; else 0."""
+    if param.size == max(param.shape, default=0):
+        return param.size
+    values = context.measures.read(param) if 0 < param.size <= MOST_STORED else None
+    if values is None:
+        return 0
+    rows = values.reshape(-1, param.shape[-1])
+    return param.shape[-1] if (rows == rows[0]).all() else 0
 
 
 _SCORES = TRANSPARENT | {Op.SOFTMAX, Op.LOG_SOFTMAX, Op.OUTPUT}

@@ -112,6 +112,7 @@ class BackwardDrift(Rule):
     code = "SCL202"
     name = "backward-drift"
     formula = "chi_l = fan_out Var(W) E[phi'(sqrt(q_l) z)^2];  D = 0.5 sum log10 chi_l"
+    about_scale = True
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

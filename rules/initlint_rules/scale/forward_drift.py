@@ -109,6 +109,7 @@ class ForwardDrift(Rule):
     code = "SCL201"
     name = "forward-drift"
     formula = "q_l = fan_in Var(W) E[phi(sqrt(q_{l-1}) z)^2] + Var(b);  D = 0.5 log10(q_L / wanted)"
+    about_scale = True
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})

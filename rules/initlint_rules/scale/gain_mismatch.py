@@ -130,6 +130,7 @@ class GainMismatch(Rule):
     code = "SCL203"
     name = "gain-mismatch"
     formula = "wanted gain g = 1 / sqrt(E[phi(z)^2]), z ~ N(0, 1)"
+    about_scale = True
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -108,6 +108,7 @@ class ReluAfterXavier(Rule):
     code = "SCL208"
     name = "relu-after-xavier"
     formula = "per layer: E[relu(z)^2] = 1/2, so q' = q / 2 at Var(W) = 1 / n;  He: 2 / n"
+    about_scale = True
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})

@@ -53,8 +53,9 @@ class Saturation(Rule):
 
     What it does not flag
     ---------------------
-    Gates (outputs that multiply another signal), the output layer, attention masks, quantisation
-    and binary nets, layers of trained models.
+    Gates (outputs that multiply another signal), the state of a gated cell (it grows with what the
+    cell remembers), the output layer, attention masks, quantisation and binary nets, layers of
+    trained models.
 
     Example
     -------
@@ -163,8 +164,26 @@ def _hidden(context: Context, layer: Layer) -> bool:
     consumers = graph.effective_consumers(layer.id)
     if not consumers or graph.is_head(layer.id):
         return False
+    if _accumulates(graph, layer):
+        return False
     products = [consumer.id for consumer in consumers if consumer.op is Op.MUL]
     return all(_is_gated_value(graph, layer, product) for product in products)
+
+
+def _accumulates(graph: LayerGraph, layer: Layer) -> bool:
+    """True for the state of a gated cell, ``f c + i g``: its width is memory, not weights."""
+    sums = graph.effective_producers(layer.id)
+    return bool(sums) and all(
+        item.op is Op.ADD
+        and all(_gated(graph, part) for part in graph.effective_producers(item.id))
+        for item in sums
+    )
+
+
+def _gated(graph: LayerGraph, layer: Layer) -> bool:
+    """True for a product with a share between 0 and 1."""
+    factors = graph.effective_producers(layer.id)
+    return layer.op is Op.MUL and any(item.op in SHARES for item in factors)
 
 
 def _is_gated_value(graph: LayerGraph, layer: Layer, product: str) -> bool:

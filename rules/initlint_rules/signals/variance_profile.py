@@ -92,6 +92,7 @@ class VarianceProfile(Rule):
     code = "PRB101"
     name = "variance-profile"
     formula = "D = log10(rms at the last layer) - log10(rms at the second)"
+    about_scale = True
     needs = frozenset({Need.GRAPH, Need.PROBE})
     stages = frozenset({Stage.FRESH})
     folds = ("gradient-profile", "correlation-collapse")

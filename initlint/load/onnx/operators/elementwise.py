@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from initlint.load.onnx import shapes
-from initlint.load.onnx.builder import Builder, operand_view
+from initlint.load.onnx.builder import Builder, long_axis, operand_view
 from initlint.load.onnx.call import Call
 from initlint.load.onnx.names import names_a_parameter
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
@@ -206,6 +206,8 @@ def _arithmetic(builder: Builder, call: Call) -> Result:
     role, leaf = _role(op, fixed)
     parameter = fixed.size == 1 and _is_parameter(builder, call, op, fixed)
     params, attrs = builder.constant_operand(fixed, role, leaf, parameter)
+    if params and (axis := long_axis(fixed.shape)) is not None:
+        attrs["along"] = axis
     if op in _ORDERED and first:
         attrs["constant_first"] = True
     axis = value.layer.channel_axis
@@ -299,4 +301,9 @@ def _where(builder: Builder, call: Call) -> Result:
 @handles("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor")
 def _compare(builder: Builder, call: Call) -> Result:
     shape = shapes.broadcast(*(call.shape(index) for index in range(len(call.inputs))))
-    return builder.emit(Op.COMPARE, call, call.inputs, attrs={"kind": call.op}, shape=shape)
+    attrs: dict[str, Any] = {"kind": call.op}
+    fixed = [call.fixed(index) for index in range(len(call.inputs))]
+    for index, bound in enumerate(fixed):
+        if bound is not None and bound.size == 1 and sum(item is not None for item in fixed) == 1:
+            attrs |= {"constant": bound.scalar()} | ({} if index else {"constant_first": True})
+    return builder.emit(Op.COMPARE, call, call.inputs, attrs=attrs, shape=shape)

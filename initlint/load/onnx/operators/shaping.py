@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 from initlint.load.onnx import shapes
@@ -272,6 +273,18 @@ def _filled(builder: Builder, call: Call) -> Result:
     attrs: dict[str, Any] = {"constant": fill[0]} if fill is not None else {"kind": "range"}
     wanted = call.partial("", 0) if call.op == "ConstantOfShape" else (None,)
     return builder.emit(Op.CONSTANT, call, [], attrs=attrs, shape=wanted)
+
+
+@handles("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+def _noise(builder: Builder, call: Call) -> Result:
+    """Noise: of the tensor that the ``Like`` forms read only shape and type enter."""
+    low, high = call.number("low", 0.0), call.number("high", 1.0)
+    mean, std = (low + high) / 2, (high - low) / sqrt(12.0)
+    if call.op.startswith("RandomNormal"):
+        mean, std = call.number("mean", 0.0), call.number("scale", 1.0)
+    shape = call.shape(0) if call.inputs else call.attrs.get("shape")
+    attrs: dict[str, Any] = {"mean": mean, "std": std, "kind": "noise"}
+    return builder.emit(Op.CONSTANT, call, [], attrs=attrs, shape=shape and tuple(shape))
 
 
 @handles("Shape", "Size")
