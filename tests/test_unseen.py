@@ -30,6 +30,10 @@ HEALTHY = (
     "control_branch_beside_a_frozen_base",
     "recurrence_over_unbound_steps",
     "depthwise_filter_of_one_sign",
+    "tiny_table_before_two_normalisers",
+    "small_tables_before_default_layers",
+    "default_lstm_whose_states_are_averaged",
+    "last_output_of_both_directions",
 )
 
 HEALTHY_EXPORTS = (
@@ -53,6 +57,10 @@ FAULTY = (
     "heads_copied_in_a_packed_projection",
     "recurrence_in_a_loop_times_two",
     "gru_that_never_updates",
+    "temperature_of_a_hundredth",
+    "hypernetwork_of_unit_weights",
+    "infinite_scale_in_a_buffer",
+    "first_layer_on_the_flat_end_of_gelu",
 )
 
 FAULTY_EXPORTS = (

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.unseen.clean import CLEAN, clean
-from benchmarks.unseen.faulty import FAULTS, Built, fault, x
+from benchmarks.unseen.faulty import FAULTS, Built, fault, plain, x
 
 __all__ = ["CLEAN", "FAULTS"]
 
@@ -141,7 +142,119 @@ def depthwise_filter_of_one_sign() -> Built:
     )
 
 
+@clean
+def tiny_table_before_two_normalisers() -> Built:
+    class Receptance(nn.Module):
+        def __init__(self, width=32):
+            super().__init__()
+            self.table = nn.Embedding(50, width)
+            nn.init.uniform_(self.table.weight, -1e-4, 1e-4)
+            self.first, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+            self.gate, self.value, self.out = (nn.Linear(width, width) for _ in range(3))
+            nn.init.zeros_(self.out.weight)
+            self.head = nn.Linear(width, 50, bias=False)
+
+        def forward(self, v):
+            h = self.first(self.table(v))
+            z = self.norm(h)
+            return self.head(h + self.out(torch.sigmoid(self.gate(z)) * self.value(z)))
+
+    return Receptance(), (torch.randint(0, 50, (8, 12)),)
+
+
+@clean
+def small_tables_before_default_layers() -> Built:
+    class WideAndDeep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.deep_tables = nn.ModuleList(nn.Embedding(100, 8) for _ in range(3))
+            self.wide_tables = nn.ModuleList(nn.Embedding(100, 1) for _ in range(3))
+            self.deep = nn.Sequential(nn.Linear(24, 64), nn.ReLU(), nn.Linear(64, 1))
+            for table in self.deep_tables:
+                nn.init.normal_(table.weight, std=0.01)
+            for table in self.wide_tables:
+                nn.init.zeros_(table.weight)
+
+        def forward(self, v):
+            columns = v.unbind(1)
+            deep = [table(c) for table, c in zip(self.deep_tables, columns, strict=True)]
+            wide = [table(c) for table, c in zip(self.wide_tables, columns, strict=True)]
+            return self.deep(torch.cat(deep, -1)) + sum(wide)
+
+    return WideAndDeep(), (torch.randint(0, 100, (64, 3)),)
+
+
+class Reader(nn.Module):
+    """A bidirectional LSTM at PyTorch's default, and what is read of its states."""
+
+    def __init__(self, read) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(8, 32, batch_first=True, bidirectional=True)
+        self.read, self.head = read, nn.Linear(64, 5)
+
+    def forward(self, v):
+        return self.head(self.read(self.rnn(v)[0]))
+
+
+@clean
+def default_lstm_whose_states_are_averaged() -> Built:
+    return Reader(lambda states: states.mean(1)), x(8, 60, 8)
+
+
+@clean
+def last_output_of_both_directions() -> Built:
+    return Reader(lambda states: states[:, -1]), x(8, 20, 8)
+
+
 # --- faulty
+
+
+@fault("head-excess-loss", at=("3",))
+def temperature_of_a_hundredth() -> Built:
+    class Sharp(nn.Sequential):
+        def forward(self, v):
+            return super().forward(v) / 0.01
+
+    return Sharp(nn.Linear(32, 64), nn.LayerNorm(64), nn.GELU(), nn.Linear(64, 20)), x()
+
+
+@fault("forward-drift", "gain-mismatch", "variance-profile", at=("generator",))
+def hypernetwork_of_unit_weights() -> Built:
+    class Hyper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.codes = nn.Parameter(torch.randn(4, 16))
+            self.generator, self.out = nn.Linear(16, 64 * 64), nn.Linear(64, 5)
+            nn.init.normal_(self.generator.weight)
+
+        def forward(self, v):
+            for code in self.codes:
+                v = F.relu(v @ self.generator(code).view(64, 64))
+            return self.out(v)
+
+    return Hyper(), x(32, 64)
+
+
+@fault("non-finite", at=("mul", "scale"))
+def infinite_scale_in_a_buffer() -> Built:
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inp, self.out = nn.Linear(32, 32), nn.Linear(32, 5)
+            self.register_buffer("scale", torch.ones(32))
+            self.scale[3] = math.inf
+
+        def forward(self, v):
+            return self.out(torch.tanh(self.inp(v) * self.scale))
+
+    return Scaled(), x()
+
+
+@fault("unit-cannot-fire", at=("0",))
+def first_layer_on_the_flat_end_of_gelu() -> Built:
+    net = plain(3, activation=nn.GELU)
+    nn.init.constant_(net[0].bias, -20.0)
+    return net, x()
 
 
 @fault("recurrent-not-orthogonal", at=("w_state",))

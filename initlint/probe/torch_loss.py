@@ -88,7 +88,8 @@ def judged(result: Any) -> list[Any]:
 def _logits(result: Any, tensor: Any, graph: LayerGraph) -> bool:
     """True for scores over classes: named so, or a linear head over classes or a vocabulary.
 
-    A head as wide as the network's input reconstructs it, and is none.
+    A head as wide as the network's input reconstructs it, and is none. A fixed temperature may
+    follow the head.
     """
     if tensor.ndim not in (2, 3) or tensor.shape[-1] < 2:
         return False
@@ -96,12 +97,24 @@ def _logits(result: Any, tensor: Any, graph: LayerGraph) -> bool:
         return not any("per_image" in str(key) for key in result)
     outputs = [layer for layer in graph if layer.op is Op.OUTPUT]
     head = _producer(graph, outputs[0]) if outputs else None
+    while head is not None and _scales_by_constant(head):
+        head = _producer(graph, head)
     if head is None or head.op is not Op.LINEAR:
         return False
     inputs = [layer for layer in graph if layer.op is Op.INPUT]
     if tensor.ndim == 3:
         return any(str(layer.attrs.get("dtype", "")).startswith("int") for layer in inputs)
     return all((layer.output_shape or (0,))[-1] != tensor.shape[-1] for layer in inputs)
+
+
+def _scales_by_constant(layer: Layer) -> bool:
+    """True for a product with, or a quotient by, one fixed number."""
+    return (
+        layer.op in (Op.MUL, Op.DIV)
+        and not layer.params
+        and not layer.attrs.get("constant_first")
+        and isinstance(layer.attrs.get("constant"), int | float)
+    )
 
 
 def _producer(graph: LayerGraph, layer: Layer) -> Layer | None:

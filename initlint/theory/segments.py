@@ -161,7 +161,8 @@ def _walk(flow: Flow, start: str, claimed: set[str] | None) -> list[str] | None:
 def _forward_shares(flow: Flow, path: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Decades of rms per weighted layer along a path, with all that follows it up to the next.
 
-    What an addition adds to the carrier belongs to the last weighted layer of the other operand.
+    What an addition adds to the carrier belongs to the last weighted layer of the other operand, as
+    does what a product does with weights that a layer makes (a hypernetwork).
     The second result holds the part of each share that means over positions took, 0 or less.
     """
     shares: dict[str, float] = {}
@@ -179,7 +180,8 @@ def _forward_shares(flow: Flow, path: Sequence[str]) -> tuple[dict[str, float], 
             shares[current] = shares.get(current, 0.0) + waiting
             waiting = 0.0
         owner = current
-        if node.layer.op in (Op.ADD, Op.SUB) and len(node.signals) > 1:
+        summed = node.layer.op in (Op.ADD, Op.SUB) and len(node.signals) > 1
+        if summed or (node.layer.op is Op.MATMUL and _is_made_weight(node, before)):
             owner = _other(flow, node, before) or current
         if owner is None:
             waiting += step
@@ -195,6 +197,16 @@ def _arrived(node: Node, source: str, default: State) -> State:
         if edge.source == source and state is not None:
             return state
     return default
+
+
+def _is_made_weight(node: Node, carrier: str) -> bool:
+    """True when the other operand of a product is the same for every sample, and no softmax."""
+    others = [
+        state for edge, state in zip(node.edges, node.states, strict=True) if edge.source != carrier
+    ]
+    return bool(others) and all(
+        state is not None and state.samples >= 1.0 and state.peak is None for state in others
+    )
 
 
 def _other(flow: Flow, node: Node, carrier: str) -> str | None:
@@ -360,7 +372,7 @@ def _to_output(flow: Flow, gradients: Mapping[str, Gradient | None], output: str
         layers=_layers(flow, path, shares),
         path=tuple(path),
         sink=sink,
-        drift=sum(shares.values()),
+        drift=_above_unit(flow, path, sum(shares.values())),
         backward_drift=sum(back.values()),
         band=_band(state),
         contributions=shares,
@@ -368,6 +380,15 @@ def _to_output(flow: Flow, gradients: Mapping[str, Gradient | None], output: str
         averaged=averaged,
         residual=_is_residual(flow, path),
     )
+
+
+def _above_unit(flow: Flow, path: Sequence[str], drift: float) -> float:
+    """A drift without the growth that only brings a small table or gate up to unit scale."""
+    if drift <= 0:
+        return drift
+    states = (flow.states[key] for key in path)
+    peak = max((state.log_q for state in states if state is not None), default=math.inf)
+    return min(drift, max(decades(peak), 0.0))
 
 
 def _head(flow: Flow, path: Sequence[str]) -> str | None:

@@ -116,8 +116,8 @@ class UnitCannotFire(Rule):
     What it does not flag
     ---------------------
     Leaky activations; as many rows of negative weights as chance makes (short rows: depthwise
-    kernels); units before a normaliser; first layers with a bias (the scale of data is not
-    known); weights that are all zero (zero-weight); trained weights.
+    kernels); units before a normaliser; first layers with a bias, unless you give the inputs (the
+    scale of data is not known otherwise); weights that are all zero (zero-weight); trained weights.
 
     Example
     -------
@@ -302,7 +302,8 @@ def _below(
     """
     none = np.zeros(len(rows), dtype=bool)
     producer = _producer(context, layer)
-    if producer is None or producer.op is Op.INPUT:
+    given = context.probe is not None and context.probe.given
+    if producer is None or (producer.op is Op.INPUT and not given):
         return none
     entering = _entering(context, layer)
     if entering is None:

@@ -283,6 +283,8 @@ def _looks_like_scores(context: Context) -> bool:
     inputs = [layer for layer in graph if layer.op is Op.INPUT]
     end = _before(graph, outputs[0])
     shape = end.output_shape if end is not None else None
+    while end is not None and _scales(end):
+        end = _before(graph, end)
     if len(outputs) > 1 or end is None or end.op is not Op.LINEAR or shape is None:
         return False
     if context.probe is not None and context.probe.loss_name:
@@ -311,6 +313,12 @@ def _head(graph: LayerGraph, layer: Layer) -> Layer | None:
         return None
     entering = graph.effective_producers(layer.id)
     return None if any(producer.op is Op.LP_NORM for producer in entering) else layer
+
+
+def _scales(layer: Layer) -> bool:
+    """True for a fixed temperature."""
+    constant = layer.attrs.get("constant")
+    return layer.op in (Op.MUL, Op.DIV) and not layer.params and isinstance(constant, int | float)
 
 
 def _is_vocabulary(graph: LayerGraph, classes: int) -> bool:

@@ -7,6 +7,7 @@ from math import exp, log10
 
 from initlint.api import (
     NORMALISERS,
+    WEIGHTED,
     Confidence,
     Context,
     Finding,
@@ -23,6 +24,8 @@ from initlint.api import (
 LEVELS = ((0.01, Severity.ERROR), (1.0, Severity.WARNING), (10.0, Severity.INFO))
 """Variance over epsilon. The output shrinks by sqrt(v / (v + eps)): by 5 % at 10, by 29 % at 1, by
 a factor 10 at 1/100, where the gradient can no longer grow by more than 1/sqrt(eps) either."""
+
+_MIXING = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
 
 
 class EpsilonDominates(Rule):
@@ -41,7 +44,8 @@ class EpsilonDominates(Rule):
     How it decides
     --------------
     Variance below 10 epsilon: info (5 % lost); below epsilon: warning (29 % and more); below
-    epsilon / 100: error (a factor of 10 and more).
+    epsilon / 100: error (a factor of 10 and more). An info where all weights but the head's read
+    through a further normaliser that restores the scale.
 
     What it does not flag
     ---------------------
@@ -109,10 +113,11 @@ class EpsilonDominates(Rule):
             ratio = _variance_over_epsilon(context, layer)
             severity = next((level for limit, level in LEVELS if ratio < limit), None)
             if severity is not None and ratio > 0:
+                severity = Severity.INFO if _is_restored(context, layer) else severity
                 found.append((ratio, layer, severity))
         if not found:
             return
-        found.sort(key=lambda item: item[0])
+        found.sort(key=lambda item: (-item[2].rank, item[0]))
         ratio, worst, severity = found[0]
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
         kept = (ratio / (1 + ratio)) ** 0.5
@@ -139,6 +144,30 @@ class EpsilonDominates(Rule):
             expected="a variance of 10 epsilon or more",
             fix=Fix("advice", code=f"draw the layers before {worst.id} at a larger scale"),
         )
+
+
+def _is_restored(context: Context, layer: Layer) -> bool:
+    """True when all weights behind it but the head's read through a normaliser that does its work.
+
+    So RWKV starts its embedding: a tiny table, a normaliser that amplifies its gradient by
+    1/sqrt(epsilon), and blocks that normalise again.
+    """
+    graph = context.model.graph
+    waiting, seen = [layer.id], {layer.id}
+    while waiting:
+        for consumer in graph.consumers(waiting.pop()):
+            if consumer.id in seen:
+                continue
+            seen.add(consumer.id)
+            if consumer.op in NORMALISERS:
+                if _variance_over_epsilon(context, consumer) < LEVELS[-1][0]:
+                    return False
+            elif consumer.op in _MIXING:
+                if not graph.is_head(consumer.id):
+                    return False
+            else:
+                waiting.append(consumer.id)
+    return True
 
 
 def _reads_data(context: Context, layer: Layer) -> bool:

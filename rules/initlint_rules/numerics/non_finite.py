@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from initlint.api import Context, Finding, Fix, Layer, Need, Param, Role, Rule, Severity, Stage
+from initlint.api import Context, Finding, Fix, Layer, Need, Op, Param, Role, Rule, Severity, Stage
 
 
 class NonFinite(Rule):
@@ -14,7 +14,7 @@ class NonFinite(Rule):
 
     What it does
     ------------
-    Counts NaN and infinite elements of every floating parameter and buffer.
+    Counts NaN and infinite elements of every floating parameter and buffer, and of fixed factors.
 
     Why is this bad
     ---------------
@@ -83,6 +83,9 @@ class NonFinite(Rule):
                 yield from self._param(context, layer, param)
         for param in context.model.loose:
             yield from self._param(context, None, param)
+        for layer in context.model.graph:
+            if layer.op in (Op.MUL, Op.DIV, Op.ADD, Op.SUB):
+                yield from _operand(layer)
 
     def _param(self, context: Context, layer: Layer | None, param: Param) -> Iterator[Finding]:
         moments = context.measures.moments(param)
@@ -113,6 +116,31 @@ class NonFinite(Rule):
             measured=f"{kinds}, first at [{place}]",
             expected="finite numbers",
             fix=Fix("reinitialise", params=(param.key,), code=_advice(layer, param)),
+        )
+
+
+def _operand(layer: Layer) -> Iterator[Finding]:
+    """A fixed operand, such as a buffer that a forward pass multiplies by.
+
+    What is added may hold infinities: masks do, and distances that a minimum ignores.
+    """
+    constant = layer.attrs.get("constant")
+    values = np.asarray(constant) if constant is not None else np.zeros(0)
+    if values.dtype.kind != "f":
+        return
+    infinite = np.isinf(values) if layer.op is Op.MUL else np.zeros(values.shape, dtype=bool)
+    bad = int((np.isnan(values) | infinite).sum())
+    if bad:
+        yield Finding(
+            severity=Severity.ERROR,
+            layer=layer.id,
+            message=f"{bad:,} of {values.size:,} values of the fixed operand of {layer.id} are "
+            "not finite",
+            evidence={"bad": bad, "count": int(values.size)},
+            why="whatever comes in, the output is not finite there, and neither is the gradient",
+            measured=f"{bad:,} not finite",
+            expected="finite numbers",
+            fix=Fix("advice", code="compute the buffer again, or load it again"),
         )
 
 

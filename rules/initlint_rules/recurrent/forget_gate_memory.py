@@ -8,11 +8,13 @@ from math import exp, log, log1p
 import numpy as np
 
 from initlint.api import (
+    TRANSPARENT,
     Confidence,
     Context,
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Option,
@@ -32,6 +34,13 @@ the recurrent nets that were trained on long memories (benchmarks/outcome), thos
 it did not learn in the steps in which others do; SGD on plain deep nets stopped at -4.2 already."""
 
 INFO_DECADES = -4.2
+
+ONE_STEP = 1.0
+"""Memory in steps below which a layer is no recurrence: half of the state and more is gone at the
+next step, whatever is read later."""
+
+_STATE_READERS = frozenset({Op.GATHER, Op.SLICE, Op.SPLIT})
+"""Operators that may take single steps out of a sequence of states."""
 
 LONGEST = 95
 """Percentile of the units' biases that is judged: a cell remembers if some of its units do."""
@@ -56,7 +65,8 @@ class ForgetGateMemory(Rule):
     The 95th percentile of the units' biases b gives an opening s(b) and a gradient of s(b)^T over T
     steps, T from the graph or `--sequence-length`. Below 10^-4.2 info, below 10^-8.7 (a memory
     of a twentieth of the sequence) warning. Without a known length, 50 steps are assumed and it
-    stays an info.
+    stays an info; so it does where the states of all steps are read (a tagger, a mean over time),
+    which brings every input near the loss, as long as a state outlives its step.
 
     What it does not flag
     ---------------------
@@ -156,13 +166,32 @@ def _bias(context: Context, layer: Layer, direction: int) -> tuple[float, Param]
     return float(np.clip(np.percentile(total, LONGEST), -700, 700)), biases[0]
 
 
+def _reads_all_steps(graph: LayerGraph, layer: Layer) -> bool:
+    """True when the states of all steps go on, at the latest from a recurrent layer behind."""
+    edges = [edge for edge in graph.outputs(layer.id) if edge.output == 0]
+    while edges:
+        edge = edges.pop()
+        reader = graph[edge.target]
+        if reader.op in _STATE_READERS:
+            continue
+        if reader.op in KEEPING:
+            if _reads_all_steps(graph, reader):
+                return True
+        elif reader.op not in TRANSPARENT or reader.params:
+            return True
+        edges.extend(graph.outputs(reader.id) if reader.op in TRANSPARENT else ())
+    return False
+
+
 def _finding(
     context: Context, steps: int, found: list[tuple[float, float, Layer, Param]]
 ) -> Finding:
     decades, bias, layer, param = min(found, key=lambda item: item[0])
     known = context.sequence_length_known
-    severe = known and decades < WARNING_DECADES
     memory = 1.0 / log1p(exp(-bias))
+    graph = context.model.graph
+    last = any(not _reads_all_steps(graph, item[2]) for item in found)
+    severe = known and decades < WARNING_DECADES and (last or memory < ONE_STEP)
     assumed = "" if known else " (assumed)"
     layers = tuple(dict.fromkeys(item[2].id for item in found))
     others = f" and {len(layers) - 1} more layers" if len(layers) > 1 else ""
@@ -183,6 +212,7 @@ def _finding(
             "gradient_decades": decades,
             "steps": steps,
             "steps_known": known,
+            "all_steps_read": not last,
         },
         why=f"the {gate} gate multiplies the gradient by its opening at every step",
         measured=f"{gate} bias {bias:.2g}: gradient along the cell 10^{decades:.1f}",

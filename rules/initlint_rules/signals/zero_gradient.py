@@ -15,6 +15,7 @@ from initlint.api import (
     LayerGraph,
     Need,
     Param,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -56,7 +57,8 @@ class ZeroGradient(Rule):
     What it does not flag
     ---------------------
     Parameters that the forward pass did not use, frozen ones, experts that no sample of this batch
-    was routed to (a parallel sibling does get a gradient), zeros that unlock.
+    was routed to (a parallel sibling does get a gradient), recurrent weights where the first state
+    alone is read (a sequence of one step), zeros that unlock.
 
     Example
     -------
@@ -125,6 +127,7 @@ class ZeroGradient(Rule):
             if param.trainable and _is_stuck(gradients.get(param.key))
         ]
         stuck = _without_idle_experts(stuck, graph, gradients)
+        stuck = _without_first_steps(stuck, gradients)
         if not stuck:
             return
         total = sum(param.size for _, param in graph.params if param.key in gradients)
@@ -185,6 +188,27 @@ def _without_idle_experts(
         )
 
     return [(layer, param) for layer, param in stuck if not is_idle(layer, param)]
+
+
+def _without_first_steps(
+    stuck: list[tuple[Layer, Param]], gradients: Mapping[str, GradientStats]
+) -> list[tuple[Layer, Param]]:
+    """Drop what a recurrence does not use where its first state alone is read.
+
+    A sequence of one step, and the last output of the backward direction, come from no earlier
+    state: recurrent weights and forget gate multiply zero, whatever they hold, while the input
+    weights do get a gradient.
+    """
+    held = {param.key for _, param in stuck}
+
+    def is_first(layer: Layer, param: Param) -> bool:
+        ways = [item for item in layer.params if item.direction == param.direction]
+        past = [item.key for item in ways if item.role is Role.RECURRENT_WEIGHT]
+        entering = [gradients.get(item.key) for item in ways if item.role is Role.WEIGHT]
+        moved = any(stats is not None and stats.rms > 0 for stats in entering)
+        return bool(past) and held.issuperset(past) and moved
+
+    return [(layer, param) for layer, param in stuck if not is_first(layer, param)]
 
 
 def _numberless(param: Param) -> tuple[str, tuple[int, ...]]:
