@@ -8,11 +8,12 @@ from functools import cached_property
 from initlint.model.graph import LayerGraph
 from initlint.model.model import Model
 from initlint.theory.backward import backward_pass, final_outputs
+from initlint.theory.flow import flow_of, silent_heads
 from initlint.theory.forward import ForwardPass, forward_pass
 from initlint.theory.node import Context, Weights
 from initlint.theory.residual import residual_branches
 from initlint.theory.result import Prediction, Segment, Signal
-from initlint.theory.segments import flow_of, segments, silent_heads
+from initlint.theory.segments import segments
 from initlint.theory.state import Gradient
 
 SEQUENCE_LENGTH = 50

@@ -14,13 +14,12 @@ linear in the graph (outputs walk their whole path, and there are few).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from initlint.model.op import NORMALISERS, RECURRENT, SATURATING, WEIGHTED, Op
-from initlint.model.unrolled import unrolled_recurrences
 from initlint.theory.backward import final_outputs
+from initlint.theory.flow import Flow, is_silent
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node, size
 from initlint.theory.operators import RULES
@@ -35,9 +34,6 @@ RESETS = NORMALISERS | RECURRENT
 STARTS = RESETS | frozenset({Op.INPUT, Op.CONSTANT, Op.EMBEDDING, Op.SHAPE, Op.COMPARE})
 """Operators whose output scale does not depend on the scale of what comes in."""
 
-BOUNDED_GATES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
-"""Operators whose output weights another operand: the signal runs through the other one."""
-
 MAX_OUTPUTS = 64
 """Outputs whose whole path is walked: beyond, a network repeats its heads."""
 
@@ -48,90 +44,6 @@ HALF_DECADE = 0.5 / math.log(10)
 def decades(log_ratio: float) -> float:
     """Decades of rms from the natural logarithm of a ratio of second moments."""
     return HALF_DECADE * log_ratio
-
-
-@dataclass(slots=True)
-class Flow:
-    """Per layer: the input that carries most of its signal, and the last weighted layer behind.
-
-    The steps of recurrences written out are ``recurrent``: what holds for one layer that is used
-    again and again does not compound like layers of their own.
-    """
-
-    nodes: Mapping[str, Node]
-    states: Mapping[str, State | None]
-    recurrent: frozenset[str]
-    carrier: dict[str, str] = field(default_factory=dict)
-    weighted: dict[str, str] = field(default_factory=dict)
-
-
-def _carrier(node: Node) -> int | None:
-    """Index of the input that carries most of the signal."""
-    signals = node.signals
-    op = node.layer.op
-    if not signals:
-        return None
-    if op is Op.ATTENTION:
-        return 2 if len(node.edges) > 2 else None
-    if op is Op.MATMUL:
-        left = node.states[0]
-        return 1 if left is not None and left.peak is not None and len(node.edges) > 1 else 0
-    if len(signals) == 1:
-        return signals[0]
-    graph = node.context.graph
-    if op is Op.MUL:
-        open_ = [i for i in signals if graph[node.edges[i].source].op not in BOUNDED_GATES]
-        return (open_ or list(signals))[0]
-    if op in (Op.ADD, Op.SUB, Op.CONCAT):
-
-        def strength(index: int) -> float:
-            state = node.states[index]
-            return state.log_q if state is not None else -math.inf
-
-        return max(signals, key=strength)
-    return signals[0]
-
-
-def _restored(node: Node) -> str | None:
-    """Source of y in ``x + (y - x)``, a straight-through estimator: the value is y alone."""
-    graph = node.context.graph
-    if node.layer.op is not Op.ADD or len(node.edges) != 2:
-        return None
-    for kept, taken in (node.edges, node.edges[::-1]):
-        key = taken.source
-        while graph[key].op is Op.IDENTITY and graph.inputs(key):
-            key = graph.inputs(key)[0].source
-        operands = graph.inputs(key)
-        if graph[key].op is Op.SUB and len(operands) == 2 and operands[1].source == kept.source:
-            return operands[0].source
-    return None
-
-
-def silent_heads(flow: Flow, outputs: Collection[str]) -> frozenset[str]:
-    """Last weighted layers before the outputs whose output is exactly zero."""
-    heads = {flow.weighted[output] for output in outputs if output in flow.weighted}
-    return frozenset(
-        head for head in heads if flow.states[head] is not None and _silent(flow.states[head])
-    )
-
-
-def flow_of(forward: ForwardPass) -> Flow:
-    """Where the signal of each layer comes from; made once for all questions below."""
-    nodes = {node.layer.id: node for node in forward.nodes}
-    found = unrolled_recurrences(forward.nodes[0].context.graph) if forward.nodes else ()
-    recurrent = frozenset(key for recurrence in found for key in recurrence.steps)
-    flow = Flow(nodes, forward.states, recurrent)
-    for node in forward.nodes:
-        index = _carrier(node)
-        key = node.layer.id
-        if index is not None:
-            source = _restored(node) or node.edges[index].source
-            flow.carrier[key] = source
-            if source in flow.weighted:
-                flow.weighted[key] = flow.weighted[source]
-        if node.layer.op in WEIGHTED:
-            flow.weighted[key] = key
-    return flow
 
 
 def _starts(flow: Flow, key: str) -> bool:
@@ -356,7 +268,7 @@ def _to_output(flow: Flow, gradients: Mapping[str, Gradient | None], output: str
     weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
     head = _head(flow, path)
     body = path[: path.index(head)] if head else path
-    if any(_silent(flow.states[key]) for key in body):
+    if any(is_silent(flow.states[key]) for key in body):
         return None
     found, means = _forward_shares(flow, path)
     shares = _limited(flow, _finite(found), head, means)
@@ -367,7 +279,7 @@ def _to_output(flow: Flow, gradients: Mapping[str, Gradient | None], output: str
     averaged = 0.0
     if last and len(weighted) > 2:
         back, averaged = _backward_shares(flow, gradients, path, last)
-    state = flow.states[body[-1] if _silent(flow.states[judged]) else judged]
+    state = flow.states[body[-1] if is_silent(flow.states[judged]) else judged]
     return Segment(
         layers=_layers(flow, path, shares),
         path=tuple(path),
@@ -407,10 +319,6 @@ def _finite(shares: Mapping[str, float]) -> dict[str, float]:
     return {key: share if math.isfinite(share) else -1e3 for key, share in shares.items()}
 
 
-def _silent(state: State | None) -> bool:
-    return state is None or state.log_q == -math.inf
-
-
 def _band(state: State | None) -> float:
     """Two standard deviations of the rms over draws of the weights, in decades."""
     if state is None or not math.isfinite(state.log_variance):
@@ -425,7 +333,7 @@ def _kept_by_epsilon(flow: Flow, node: Node) -> float:
         state = None
     elif state is None:
         state = RULES[node.layer.op].forward(node)
-    if full is None or state is None or _silent(state) or _silent(full):
+    if full is None or state is None or is_silent(state) or is_silent(full):
         return 0.0
     lost = decades(state.log_q - full.log_q)
     return lost if lost < -math.log10(2) / 2 else 0.0
@@ -442,7 +350,7 @@ def _to_reset(flow: Flow, node: Node, claimed: set[str]) -> Segment | None:
     claimed.update(key for key in path if flow.nodes[key].layer.op not in STARTS)
     weighted = [key for key in path[1:] if flow.nodes[key].layer.op in WEIGHTED]
     shares, _ = _forward_shares(flow, path)
-    if not shares or any(_silent(flow.states[key]) for key in path):
+    if not shares or any(is_silent(flow.states[key]) for key in path):
         return None
     total = sum(shares.values())
     recurrent = node.layer.op in RECURRENT
