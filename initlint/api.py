@@ -7,7 +7,7 @@ from initlint.lint.attribution import Share, drift_share, segment_makers
 from initlint.lint.finding import Confidence, Finding, Fix, Severity
 from initlint.lint.harm import backward_severity, drift_severity, makers, severity_of
 from initlint.lint.rule import Context, Need, Option, Rule
-from initlint.lint.trunk import is_spared
+from initlint.lint.trunk import is_spared, on_branches
 from initlint.measure.fan_mistakes import FanMistake, fan_mistakes
 from initlint.measure.precision import distinct, median
 from initlint.measure.result import Family, Identification, Match, Moments, Stage
@@ -40,7 +40,7 @@ from initlint.model import (
     WidthScaling,
     fans,
 )
-from initlint.model.bypass import is_bypassed
+from initlint.model.bypass import gate_layers, is_bypassed
 from initlint.model.structure import (
     Gate,
     Residual,
@@ -148,6 +148,7 @@ __all__ = [
     "fan_mistakes",
     "fans",
     "forward_gain",
+    "gate_layers",
     "gates",
     "glu_products",
     "heads",
@@ -157,6 +158,7 @@ __all__ = [
     "makers",
     "measured_drift",
     "median",
+    "on_branches",
     "post_dominators",
     "recurrent_harm",
     "recurrent_weights",

@@ -1,4 +1,4 @@
-"""Is there a way around some layers on which a network trains without them?"""
+"""Is there a way around some layers: beside a branch, or beside a gate?"""
 
 from __future__ import annotations
 
@@ -39,6 +39,35 @@ def is_bypassed(graph: LayerGraph, layers: Collection[str]) -> bool:
     before = {affected[0].trunk, *graph.upstream([affected[0].trunk])}
     after = graph.downstream([affected[-1].add])
     return bool(trained & before) and bool(trained & after)
+
+
+def gate_layers(graph: LayerGraph) -> frozenset[str]:
+    """Layers whose only use is to make a gate for what they read (squeeze-excite, attention maps).
+
+    The gated signal goes around them as it is; their own gradient passes an average and the slope
+    of a squashing function, and says nothing of the signal's.
+    """
+    found: set[str] = set()
+    for layer in graph:
+        if layer.op is Op.MUL and len(edges := graph.inputs(layer.id)) == 2:
+            for plain, gate in (edges, edges[::-1]):
+                found |= _between(graph, plain.source, gate.source)
+    return frozenset(found)
+
+
+def _between(graph: LayerGraph, start: str, end: str) -> set[str]:
+    """What lies between two layers, the last included; empty unless all of it comes from there."""
+    found: set[str] = set()
+    waiting = [end]
+    while waiting:
+        key = waiting.pop()
+        if key == start or key in found:
+            continue
+        if graph.position[key] < graph.position[start] or not graph.inputs(key):
+            return set()
+        found.add(key)
+        waiting.extend(edge.source for edge in graph.inputs(key))
+    return found
 
 
 def _reached(graph: LayerGraph, starts: Iterable[str], removed: Collection[str]) -> set[str]:

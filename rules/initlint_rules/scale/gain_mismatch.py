@@ -25,6 +25,7 @@ from initlint.api import (
     fan_mistakes,
     fans,
     forward_gain,
+    on_branches,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -152,7 +153,8 @@ class GainMismatch(Rule):
             driving = frozenset(share.layers)
             inside = [item for item in mismatches if item.layer.id in driving]
             if share.severity is not None and len(inside) >= MIN_LAYERS:
-                yield _finding(share.severity, share, inside, _heads(context, inside[0].match))
+                severity = on_branches(context, driving, share.decades, share.severity)
+                yield _finding(severity, share, inside, _heads(context, inside[0].match))
 
 
 def _mismatch(context: Context, layer: Layer) -> _Mismatch | None:

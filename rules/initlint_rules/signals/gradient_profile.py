@@ -24,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     backward_severity,
+    gate_layers,
     post_dominators,
     residual_branches,
     stretches,
@@ -138,9 +139,9 @@ class GradientProfile(Rule):
             return
         graph = context.model.graph
         told: set[tuple[str, ...]] = set()
-        closed = {
-            key for branch in residual_branches(graph) if branch.gate for key in branch.layers
-        }
+        closed = gate_layers(graph).union(
+            *(branch.layers for branch in residual_branches(graph) if branch.gate)
+        )
         for chain in stretches(graph):
             if _iterates(chain, graph):
                 continue

@@ -20,6 +20,7 @@ from initlint.api import (
     drift_severity,
     makers,
     measured_drift,
+    on_branches,
     saturates,
     signal_rms,
     stretches,
@@ -43,7 +44,8 @@ class VarianceProfile(Rule):
     --------------
     Decades from the second to the last layer of the stretch (the first reads data). Vanishing: 0.7
     info, 1.5 warning, 4 error where three layers or more make it up; exploding: 0.3 info, 0.7
-    warning, 1.5 error.
+    warning, 1.5 error. A signal that shrinks by less than 4 on branches alone, beside a
+    trunk whose gradient hardly changes, is an info.
 
     What it does not flag
     ---------------------
@@ -111,6 +113,7 @@ class VarianceProfile(Rule):
             layers = makers((step for _, step in _steps(profile)), drift)
             severity = drift_severity(drift, 0.0, Sink.OUTPUT, layers)
             if severity is not None:
+                severity = on_branches(context, hidden, drift, severity)
                 yield _finding(graph, profile, hidden, drift, severity)
 
 
