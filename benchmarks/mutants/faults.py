@@ -168,15 +168,17 @@ class Mutant:
         network: a key of `HEALTHY`.
         fault: a key of `FAULTS` or `WHOLE`; empty for the healthy original.
         everywhere: in all layers but the last.
+        draw: seed of weights and data, from 1; the layer is the same in every draw.
     """
 
     network: str
     fault: str = ""
     everywhere: bool = False
+    draw: int = 1
 
     @property
     def name(self) -> str:
-        """Key of the records."""
+        """What is told of it."""
         where = (
             ""
             if not self.fault or self.fault in WHOLE
@@ -184,13 +186,18 @@ class Mutant:
         )
         return f"{self.network}: {self.fault or 'healthy'}{where}"
 
+    @property
+    def key(self) -> str:
+        """Key of the records."""
+        return f"{self.name}, draw {self.draw}"
+
     def build(self) -> tuple[Built, list[str]]:
         """The network with its inputs, and the names of the layers that hold the fault.
 
         Raises:
             LookupError, ValueError: the fault does not exist in this network.
         """
-        torch.manual_seed(1)
+        torch.manual_seed(self.draw)
         net, inputs = HEALTHY[self.network]()
         return (net, inputs), self._place(net) if self.fault else []
 
@@ -205,11 +212,11 @@ class Mutant:
         return [name for name, _ in chosen]
 
 
-def mutants(network: str) -> Iterator[Mutant]:
+def mutants(network: str, draw: int = 1) -> Iterator[Mutant]:
     """Every mutant of a network that exists."""
     for fault in (*FAULTS, *WHOLE):
         for everywhere in (False, True)[: 1 if fault in WHOLE else 2]:
-            made = Mutant(network, fault, everywhere)
+            made = Mutant(network, fault, everywhere, draw)
             try:
                 made.build()
             except (LookupError, ValueError):

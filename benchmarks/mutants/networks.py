@@ -16,6 +16,10 @@ Built = tuple[nn.Module, tuple[Tensor, ...]]
 
 VOCABULARY = 40
 
+TOLD, ASKED = 8, 24
+"""Steps of a sequence that carry data, and steps until the answer: blank in between, so that a
+recurrent network has to remember."""
+
 
 def scaled(net: nn.Module, gain: float) -> nn.Module:
     """Every matrix and kernel at gain / sqrt(fan_in), biases zero."""
@@ -77,7 +81,9 @@ def recurrent(kind: str) -> Built:
                 param.data[48:96] = 2.0
             if kind == "gru" and "ih" in name:
                 param.data[48:96] = 2.0
-    return Tagger(made, 48), (torch.randn(32, 24, 8),)
+    inputs = torch.randn(32, ASKED, 8)
+    inputs[:, TOLD:] = 0.0
+    return Tagger(made, 48), (inputs,)
 
 
 def autoencoder() -> Built:

@@ -48,7 +48,7 @@ def train(mutants: Sequence[Mutant], original: Losses) -> dict[str, Losses]:
     nothing is lost.
 
     Args:
-        mutants: of one network.
+        mutants: of one draw of one network.
         original: what the healthy network reached; empty when it is trained itself.
     """
     best = set()
@@ -62,7 +62,7 @@ def train(mutants: Sequence[Mutant], original: Losses) -> dict[str, Losses]:
     doubtful = [
         mutant
         for mutant in mutants
-        if rest and progress(losses[mutant.name], original, level) < HARMED
+        if rest and progress([(losses[mutant.key], original, level)]) < HARMED
     ]
     for name, found in _runs(doubtful, rest).items() if doubtful else ():
         losses[name] |= found
@@ -98,7 +98,7 @@ def _runs(mutants: Sequence[Mutant], rates: Sequence[tuple[str, float]]) -> dict
         ends += [round(end, 5) if isfinite(end) else None for end in found]
     keys = [_key(rate) for rate in rates]
     return {
-        mutant.name: dict(zip(keys, ends[n * len(keys) :], strict=False))
+        mutant.key: dict(zip(keys, ends[n * len(keys) :], strict=False))
         for n, mutant in enumerate(mutants)
     }
 
@@ -167,16 +167,21 @@ def guess(mutant: Mutant) -> float:
         return chance(targets(inputs, net(inputs)))
 
 
-def progress(losses: Losses, original: Losses, guess: float) -> float:
+def progress(draws: Sequence[tuple[Losses, Losses, float]]) -> float:
     """What was gained on a guess, relative to the original: mean over the optimisers.
 
-    Every optimiser's better rate counts, between 0 and 1.2.
+    Every optimiser's better rate counts; both gains are means over the draws.
+
+    Args:
+        draws: of each draw the losses of the mutant and of the original, and that of a guess.
     """
-    gained = {kind: guess - min(_of(losses, kind).values()) for kind in _KINDS}
-    wanted = {kind: guess - min(_of(original, kind).values()) for kind in _KINDS}
+    gained = {kind: mean(_gain(own, kind, guess) for own, _, guess in draws) for kind in _KINDS}
+    wanted = {kind: mean(_gain(full, kind, guess) for _, full, guess in draws) for kind in _KINDS}
     most = max(wanted.values())
     return mean(
-        min(max(gained[kind] / wanted[kind], 0.0), 1.2)
-        for kind in _KINDS
-        if wanted[kind] > LEARNS * most
+        min(gained[kind] / wanted[kind], 1.2) for kind in _KINDS if wanted[kind] > LEARNS * most
     )
+
+
+def _gain(losses: Losses, kind: str, guess: float) -> float:
+    return max(guess - min(_of(losses, kind).values()), 0.0)

@@ -37,6 +37,9 @@ ORTHOGONAL = 5e-3
 """Largest ||W W^T - g^2 I|| / g^2 of a block that counts as orthogonal: 4e-7 in float32, up to
 8e-4 after rounding to bfloat16, 0.18 and more for a Gaussian."""
 
+NOTHING = -300.0
+"""Decades that stand for a gradient of exactly zero."""
+
 OFF_SCALE = 0.05
 """|ln g| from which an orthogonal block of scale g is simulated too: over 50 steps it makes
 0.05 * 50 / ln 10 = 1.1 decades, just below what is worth a warning."""
@@ -116,6 +119,7 @@ class RecurrentNotOrthogonal(Rule):
         "variance-profile",
         "forward-drift",
         "gradient-profile",
+        "zero-gradient",
         "correlation-collapse",
     )
     options = {
@@ -133,9 +137,7 @@ class RecurrentNotOrthogonal(Rule):
             if not blocks or blocks[0].shape[0] > int(context.options["max-hidden"]):
                 continue
             if any(
-                not param.trainable
-                or param.quantised
-                or context.measures.stage(param) is not Stage.FRESH
+                not param.trainable or param.quantised or not _drawn(context, param)
                 for param in blocks
             ):
                 continue
@@ -145,6 +147,7 @@ class RecurrentNotOrthogonal(Rule):
                 if (measured := context.measures.orthogonality(param)) is not None
                 and (
                     measured.residual > ORTHOGONAL
+                    or measured.gain == 0
                     or abs(log(measured.gain)) > OFF_SCALE
                     or recurrence.rectified
                 )
@@ -162,6 +165,14 @@ class RecurrentNotOrthogonal(Rule):
                 if weights is not None:
                     here = [param for param in blocks if param.direction == direction]
                     yield from _findings(recurrence, weights, here, loose)
+
+
+def _drawn(context: Context, param: Param) -> bool:
+    """Whether no step was taken from here: training leaves no matrix of one number."""
+    moments = context.measures.moments(param)
+    return context.measures.stage(param) is Stage.FRESH or (
+        moments is not None and moments.constant
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +258,7 @@ def _findings(
         message=f"recurrent weights of {first} {_what(recurrence, weights, residual)}: {measured} "
         f"over {steps}{'' if known else ' (assumed)'} steps",
         evidence={
-            "orthogonality_residual": residual,
+            "orthogonality_residual": residual if isfinite(residual) else None,
             "gradient_decades": response.decades_at(steps),
             "saturated_share": response.saturated,
             "state_rms": response.state_rms,
@@ -255,7 +266,9 @@ def _findings(
             "steps_known": known,
         },
         why=why,
-        measured=f"||W W^T - g^2 I|| = {residual:.2g} g^2, {measured}",
+        measured=f"||W W^T - g^2 I|| = {residual:.2g} g^2, {measured}"
+        if isfinite(residual)
+        else f"W = 0, {measured}",
         expected="the identity: behind a ReLU it sums, and keeps the gradient"
         if recurrence.rectified
         else "orthogonal blocks: residual below 0.005, gradient within 10^+-1.5",
@@ -301,7 +314,9 @@ def _harm(
         found.append(
             (
                 vanishing,
-                f"the gradient shrinks to 10^{decades:.1f}",
+                f"the gradient shrinks to 10^{decades:.1f}"
+                if decades > NOTHING
+                else "no gradient passes a step",
                 "singular values below 1 multiply at every step: what happened early cannot be "
                 "learned",
             )
@@ -311,6 +326,8 @@ def _harm(
 
 def _what(recurrence: _Recurrence, weights: RecurrentWeights, residual: float) -> str:
     """What is wrong with the blocks, in words."""
+    if all(not block.any() for block in weights.recurrent.values()):
+        return "are all zero"
     if residual > ORTHOGONAL:
         return "are not orthogonal"
     squares = [float((block**2).sum() / len(block)) for block in weights.recurrent.values()]

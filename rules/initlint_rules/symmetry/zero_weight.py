@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from initlint.api import (
     NORMALISERS,
+    RECURRENT,
     Context,
     Finding,
     Fix,
@@ -23,6 +24,9 @@ from initlint.api import (
     unlocking,
 )
 from initlint_rules._consequences import SIGNALS
+
+CANDIDATES = frozenset({"", "cell", "new"})
+"""The gates whose value enters the state: those of a plain RNN, an LSTM and a GRU."""
 
 BLOCKED_SHARE = 0.05
 """Share of all trainable parameters that may stay without gradient before the whole suffers: an
@@ -134,6 +138,7 @@ class ZeroWeight(Rule):
                 if (layer.id in trunk or _is_normalised(context, layer))
                 if not graph.is_head(layer.id)
                 if layer.op is not Op.EMBEDDING  # its rows move at once, and nothing is before it
+                if layer.op not in RECURRENT or _ignores_input(context, layer)
                 if not _is_a_transform(context, layer)
             ]
             mine = {
@@ -157,6 +162,19 @@ def _is_normalised(context: Context, layer: Layer) -> bool:
     closing = {branch.closing_norm for branch in residual_branches(graph)}
     readers = graph.effective_consumers(layer.id)
     return any(item.op in NORMALISERS and item.id not in closing for item in readers)
+
+
+def _ignores_input(context: Context, layer: Layer) -> bool:
+    """True when no step of a recurrent layer adds anything: zero recurrent weights only forget."""
+    inputs = layer.with_role(Role.WEIGHT)
+    candidate = [
+        param
+        for param in (*inputs, *layer.with_role(Role.BIAS, Role.RECURRENT_BIAS))
+        if (param.gate or "") in CANDIDATES
+    ]
+    return all(_is_zero(context, param) for param in inputs) or all(
+        _is_zero(context, param) for param in candidate
+    )
 
 
 def _is_a_transform(context: Context, layer: Layer) -> bool:
