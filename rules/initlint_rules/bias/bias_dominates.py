@@ -62,7 +62,8 @@ class BiasDominates(Rule):
     How it decides
     --------------
     Bias power above half of the pre-activation's, while the weights have at least half of the gain
-    that their activation wants: an info. From there the cosine c between different samples behind
+    that their activation wants; at the end of a residual branch, above half of the sum's: an info.
+    From there the cosine c between different samples behind
     the layer, measured or predicted, decides: 1 - c below 1e-3 warning, below the rounding of the
     number format error; or the share of saturated units behind it: 30 % warning, 70 % error.
 
@@ -123,6 +124,7 @@ class BiasDominates(Rule):
         "variance-profile",
         "gradient-profile",
         "zero-gradient",
+        "residual-branch-unscaled",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -168,10 +170,10 @@ class BiasDominates(Rule):
 def _examine(context: Context, layer: Layer) -> _Layer | None:
     """The layer, when its bias dominates and its weights do not invite it."""
     graph = context.model.graph
-    weight, bias, activation = layer.weight, layer.bias, graph.activation(layer.id)
+    weight, bias = layer.weight, layer.bias
     if layer.op not in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE) or weight is None or bias is None:
         return None
-    if activation is None or graph.is_head(layer.id) or _reads_data(context, layer):
+    if graph.is_head(layer.id) or _reads_data(context, layer):
         return None
     if Stage.TRAINED in (context.measures.stage(weight), context.measures.stage(bias)):
         return None
@@ -180,21 +182,44 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     if fan is None or moments is None or not std or not entering:
         return None
     power = fan.fan_in * std * std
-    if power < ENOUGH_GAIN * forward_gain(activation.op, activation.attrs) ** 2:
+    behind = _behind(context, layer, power)
+    if behind is None:
         return None
-    carried = power * entering * entering
+    carried = power * entering * entering + behind.trunk**2
     share = moments.second_moment / (moments.second_moment + carried)
     if share < MOSTLY:
         return None
     distance = _distance(context, layer.id)
-    stats = context.probe.outputs.get(activation.id) if context.probe else None
+    stats = context.probe.outputs.get(behind.layer) if context.probe else None
     saturated = saturation_harm(stats.saturated_share) if stats is not None else None
     severity = max(
         severity_of(correlation_harm(distance, weight.dtype)) or Severity.INFO,
         severity_of(saturated) or Severity.INFO,
     )
-    own = moments.second_moment > power
+    own = moments.second_moment > power + (1.0 if behind.trunk else 0.0)
     return _Layer(layer, share, sqrt(moments.second_moment), distance, severity, own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """What reads a pre-activation: an activation, or the sum at the end of a residual branch."""
+
+    layer: str
+    trunk: float = 0.0
+    """Rms of what the sum has besides."""
+
+
+def _behind(context: Context, layer: Layer, power: float) -> _Behind | None:
+    """None where the bias is not to blame: nothing reads it, or the weights are too small."""
+    activation = context.model.graph.activation(layer.id)
+    if activation is not None:
+        enough = ENOUGH_GAIN * forward_gain(activation.op, activation.attrs) ** 2
+        return _Behind(activation.id) if power >= enough else None
+    for branch in context.theory.residuals if context.theory else ():
+        trunk = _rms(context, branch.trunk) if branch.last == layer.id else None
+        if trunk and not (branch.normalised or branch.gated):
+            return _Behind(branch.add, trunk)
+    return None
 
 
 def _reads_data(context: Context, layer: Layer) -> bool:
@@ -209,7 +234,15 @@ def _entering(context: Context, layer: Layer) -> float | None:
         if measured is not None:
             return measured
     edges = context.model.graph.inputs(layer.id)
-    signal = context.theory.forward.get(edges[0].source) if context.theory and edges else None
+    return _rms(context, edges[0].source) if edges else None
+
+
+def _rms(context: Context, key: str) -> float | None:
+    """Rms of a layer's output: measured, else predicted."""
+    stats = context.probe.outputs.get(key) if context.probe else None
+    if stats is not None and stats.count and stats.rms == stats.rms:
+        return stats.rms
+    signal = context.theory.forward.get(key) if context.theory else None
     if signal is None or not -600 < signal.log_q < 600:
         return None
     return exp(0.5 * signal.log_q)

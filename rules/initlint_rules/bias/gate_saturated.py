@@ -42,6 +42,10 @@ is kept by more. A gate that was shut on purpose keeps its sign, a cell's is a m
 OPEN = 3.0
 """Bias that another gate is brought back to: highway networks start at -1 to -3."""
 
+CANDIDATES = {Op.RNN: "", Op.LSTM: "cell", Op.GRU: "new"}
+"""What a cell writes into its state: a tanh, which a large bias of either sign holds at one value
+whatever the input."""
+
 MANY = 0.5
 """Share of the gate's units that must be so: single ones are a choice of time scales."""
 
@@ -60,7 +64,8 @@ class GateSaturated(Rule):
     What it does
     ------------
     Looks at sigmoids and tanhs that multiply another tensor, and at the bias of the layer that
-    computes them; in an LSTM at the input and output gates, in a GRU at the update gate.
+    computes them; in an LSTM at the input and output gates, in a GRU at the update gate, and in any
+    cell at the tanh that enters the state.
 
     Why is this bad
     ---------------
@@ -70,7 +75,8 @@ class GateSaturated(Rule):
     How it decides
     --------------
     The median bias of the gate's units puts the slope below 1e-2 of the largest possible: an info.
-    Below 1e-3: a warning; for cells this alone, and only for biases that shut the gate. A gate
+    Below 1e-3: a warning; for cells this alone, and for their sigmoids only where the bias shuts
+    the gate. A gate
     whose measured input varies by half of its bias or more moves all the same and stays silent.
 
     What it does not flag
@@ -129,26 +135,33 @@ class GateSaturated(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("gradient-profile", "zero-gradient", "recurrent-not-orthogonal")
+    folds = (
+        "gradient-profile",
+        "zero-gradient",
+        "recurrent-not-orthogonal",
+        "forget-gate-memory",
+        "saturation",
+        "correlation-collapse",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such gate, the worst first."""
         graph = context.model.graph
         found = [item for gate in gates(graph) if (item := _examine(context, gate)) is not None]
-        found += [
-            item
-            for layer in graph
-            for name, sign in SHUTTING.get(layer.op, {}).items()
-            for direction in (0, 1)
-            if (item := _examine_cell(context, layer, name, sign, direction)) is not None
-        ]
+        found += [item for layer in graph for item in _in_cell(context, layer)]
         if not found:
             return
         worst = min(found, key=lambda item: item.slope)
         layers = tuple(dict.fromkeys(key.layer.id for key in (worst, *found)))
         more = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
         name, value = worst.param.name, _start(worst)
-        gate = f"{worst.param.gate} gate" if worst.param.gate else "gate"
+        gate = (
+            f"{worst.param.gate} gate"
+            if worst.param.gate
+            else str(worst.layer.attrs.get("nonlinearity", "tanh"))
+            if worst.layer.op is Op.RNN
+            else "gate"
+        )
         yield Finding(
             severity=Severity.WARNING if worst.slope < STUCK else Severity.INFO,
             confidence=Confidence.HIGH,
@@ -164,7 +177,7 @@ class GateSaturated(Rule):
             },
             why="the gradient of all that computes a gate is multiplied by its slope",
             measured=f"median bias {worst.bias:.3g}, slope {worst.slope:.1g} of the largest",
-            expected="a bias between -3 and 3",
+            expected="0" if _is_candidate(worst) else "a bias between -3 and 3",
             fix=Fix(
                 "constant",
                 params=tuple(item.param.key for item in found if item.bias * worst.bias > 0),
@@ -174,8 +187,14 @@ class GateSaturated(Rule):
         )
 
 
+def _is_candidate(gate: _Gate) -> bool:
+    return CANDIDATES.get(gate.layer.op) == (gate.param.gate or "")
+
+
 def _start(gate: _Gate) -> float:
     """The bias that the gate had better start from."""
+    if _is_candidate(gate):
+        return 0.0
     if gate.layer.op in SHUTTING and gate.param.gate in STARTS:
         return STARTS[gate.param.gate]
     return float(np.clip(gate.bias, -OPEN, OPEN))
@@ -203,31 +222,44 @@ def _examine(context: Context, gate: Gate) -> _Gate | None:
     return _Gate(layer, float(np.median(slopes)), float(np.median(flat)), bias)
 
 
-def _examine_cell(
-    context: Context, layer: Layer, gate: str, sign: int, direction: int
-) -> _Gate | None:
-    """A gate of an LSTM or GRU that its biases, added, keep shut."""
-    biases = [
+def _in_cell(context: Context, layer: Layer) -> Iterator[_Gate]:
+    """What the biases of a recurrent layer, added, keep shut or at one value."""
+    if layer.op not in CANDIDATES:
+        return
+    for direction in sorted({param.direction for param in layer.params}):
+        for gate, sign in SHUTTING.get(layer.op, {}).items():
+            yield from _held(context, layer, gate, direction, sign)
+        if layer.attrs.get("nonlinearity") != "relu":
+            yield from _held(context, layer, CANDIDATES[layer.op], direction, None)
+
+
+def _held(
+    context: Context, layer: Layer, gate: str, direction: int, sign: int | None
+) -> Iterator[_Gate]:
+    """A sigmoid whose bias of this sign, or a tanh whose bias, outweighs what the input adds."""
+    here = [
         param
-        for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS)
-        if param.gate == gate and param.direction == direction
+        for param in layer.params
+        if (param.gate or "") == gate and param.direction == direction
     ]
-    weights = [
-        param
-        for param in layer.with_role(Role.WEIGHT)
-        if param.gate == gate and param.direction == direction
-    ]
+    biases = [param for param in here if param.role in (Role.BIAS, Role.RECURRENT_BIAS)]
+    weights = [param for param in here if param.role is Role.WEIGHT]
     values = [array for param in biases if (array := context.measures.read(param)) is not None]
     if not values or len(values) != len(biases) or len(weights) != 1:
-        return None
+        return
     if context.measures.stage(weights[0]) is Stage.TRAINED:
-        return None
+        return
     total = np.sum([array.astype(np.float64) for array in values], axis=0)
     spread = (context.measures.effective_std(weights[0]) or 0.0) * sqrt(weights[0].shape[-1])
-    if not np.isfinite(total).all() or np.median(total) * sign <= max(2.0 * spread, 0.0):
-        return None
-    slope = float(np.median(_relative_slope(total, Op.SIGMOID)))
-    return _Gate(layer, slope, float(np.median(total)), biases[0]) if slope < STUCK else None
+    if not np.isfinite(total).all():
+        return
+    strength = float(np.median(np.abs(total) if sign is None else total * sign))
+    if strength <= 2.0 * spread:
+        return
+    slope = float(np.median(_relative_slope(total, Op.TANH if sign is None else Op.SIGMOID)))
+    if slope < STUCK:
+        level = float(np.median(total))
+        yield _Gate(layer, slope, level, biases[0])
 
 
 def _relative_slope(

@@ -115,6 +115,7 @@ class ForgetGateMemory(Rule):
     formula = "dc_T / dc_0 = s(b_f)^T"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
+    local = True
     options = {
         "min-steps": Option(
             10, "shorter sequences are not judged: a zero bias keeps 10^-3 over ten steps"

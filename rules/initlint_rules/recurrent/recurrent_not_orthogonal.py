@@ -170,9 +170,8 @@ class RecurrentNotOrthogonal(Rule):
 def _drawn(context: Context, param: Param) -> bool:
     """Whether no step was taken from here: training leaves no matrix of one number."""
     moments = context.measures.moments(param)
-    return context.measures.stage(param) is Stage.FRESH or (
-        moments is not None and moments.constant
-    )
+    constant = moments is not None and moments.constant
+    return constant or context.measures.stage(param) is Stage.FRESH
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ from initlint.api import (
 MIN_GAIN = 1e-3
 """Branches below this share of the trunk's power add less than 0.05 % to its rms: not counted."""
 
+GUILTY = 0.2
+"""Part of the largest share of the growth from which a branch is named: branches of one law differ
+by scatter, never by a factor of five."""
+
 MIN_GROWTH = 0.7
 """Decades of growth of the residual stream from which harm was measured: ReLU nets lost a fifth of
 their progress at +0.9 and diverged from +1.8."""
@@ -155,9 +159,12 @@ class ResidualBranchUnscaled(Rule):
         if severity is None or len(loose) < 2:
             return
         growth = stream.peak
-        lasts = tuple(branch.last for branch, _ in loose if branch.last is not None)
+        most = max(log10(1 + gain) for _, gain in loose)
+        named = [branch for branch, gain in loose if log10(1 + gain) > GUILTY * most]
+        lasts = tuple(branch.last for branch in named if branch.last is not None)
         gains = sorted(gain for _, gain in loose)
         blocks = len(loose)
+        few = f"{len(named)} of " if len(named) < blocks else ""
         params = tuple(
             weight.key for key in lasts if (weight := context.model.graph[key].weight) is not None
         )
@@ -169,7 +176,7 @@ class ResidualBranchUnscaled(Rule):
             param=first.name if first else None,
             layers=lasts,
             culprits=tuple(key for branch, _ in loose for key in (*branch.layers, branch.add)),
-            message=f"{blocks} residual branches without normalisation or scaling: the signal "
+            message=f"{few}{blocks} residual branches without normalisation or scaling: the signal "
             f"grows 10^{growth:.1f} times",
             evidence={
                 "growth_decades": growth,
