@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fixtures.rules import backward_drift, narrow_deep_scatter, post_norm_deep
+from fixtures.rules import backward_drift, forward_drift, narrow_deep_scatter, post_norm_deep
 from initlint.lint.registry import all_rules
 from initlint.testing import run_rule
 
@@ -65,3 +65,10 @@ def test_a_vanished_gradient_is_set_against_the_learning_rate_and_the_curriculum
     assert ("curriculum" in predicted.why) == (predicted.evidence["backward_drift_decades"] < 0)
     forward = run_rule(RULES["forward-drift"], deep(0.9))[0]
     assert "early stopping" in forward.why
+
+
+def test_growth_by_a_bias_is_cured_at_the_bias():
+    (finding,) = run_rule(RULES["forward-drift"], forward_drift.bad_bias_too_large())
+    assert "by the bias of first" in finding.message
+    assert finding.fix.scheme == "zeros"
+    assert finding.fix.params == ("first.bias",)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import sqrt
+from collections.abc import Iterator, Sequence
+from math import log, sqrt
 
 from initlint.api import (
     WEIGHTED,
@@ -35,6 +35,9 @@ MIN_LAYERS = 2
 GUILTY = 0.2
 """Part of the largest contribution from which a layer is named: layers of one law differ by their
 widths and by scatter, never by a factor of five."""
+
+BY_BIAS = 0.5
+"""Share of a layer's power from which its bias makes more of it than its weights do."""
 
 AGREEMENT = 0.5
 """Decades by which a measured drift may fall short of a predicted one and still confirm it: the
@@ -156,6 +159,7 @@ class ForwardDrift(Rule):
         guilty = [key for key in same_way if segment.contributions[key] * sign > GUILTY * most]
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
+        biased = [key for key in culprits if sign > 0 and _by_bias(context, key)]
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
         measured = (
@@ -165,6 +169,9 @@ class ForwardDrift(Rule):
         )
         word = "vanishes" if segment.drift < 0 else "explodes"
         drawn = f" (drawn as {', '.join(schemes)})" if schemes else ""
+        if biased:
+            more = f" and {len(biased) - 1} more" if len(biased) > 1 else ""
+            drawn = f" (by the bias of {biased[0]}{more})"
         return Finding(
             severity=severity,
             confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
@@ -190,9 +197,28 @@ class ForwardDrift(Rule):
             measured=f"{segment.drift:+.1f} decades predicted"
             + (f", {measured:+.1f} measured" if measured is not None else ""),
             expected="within -0.7 and +0.3 decades",
-            fix=_fix(context, culprits),
+            fix=_zero_biases(context, biased) if biased else _fix(context, culprits),
             shares={(key,): sign * value for key, value in segment.contributions.items()},
         )
+
+
+def _by_bias(context: Context, key: str) -> bool:
+    """True when most of the power behind a layer is its bias."""
+    bias = context.model.graph[key].bias
+    moments = context.measures.moments(bias) if bias is not None else None
+    signal = context.theory.forward.get(key) if context.theory else None
+    if moments is None or signal is None or not moments.second_moment > 0:
+        return False
+    return log(moments.second_moment) > signal.log_q + log(BY_BIAS)
+
+
+def _zero_biases(context: Context, keys: Sequence[str]) -> Fix:
+    biases = [bias for key in keys if (bias := context.model.graph[key].bias) is not None]
+    return Fix(
+        "zeros",
+        params=tuple(bias.key for bias in biases),
+        code=f"torch.nn.init.zeros_({biases[0].name})",
+    )
 
 
 def _schemes(context: Context, keys: tuple[str, ...]) -> list[str]:
