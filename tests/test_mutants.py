@@ -13,6 +13,8 @@ CAUSES = [
     ("RNN", "zeros", "recurrent-not-orthogonal", "rnn"),
     ("RNN", "ones", "recurrent-not-orthogonal", "rnn"),
     ("LSTM", "ones", "recurrent-not-orthogonal", "rnn"),
+    ("LSTM", "constant 0.05", "recurrent-not-orthogonal", "rnn"),
+    ("autoencoder", "ones", "forward-drift", "10"),
     ("RNN", "saturating bias", "gate-saturated", "rnn"),
     ("LSTM", "saturating bias", "gate-saturated", "rnn"),
     ("LSTM", "dead bias", "gate-saturated", "rnn"),

@@ -95,3 +95,12 @@ def test_same_seed_same_bytes():
     rng = np.random.default_rng(5)
     weights = cell(Op.GRU, 0.2, rng)
     assert simulate(weights, 10, seed=3) == simulate(weights, 10, seed=3)
+
+
+def test_weights_of_one_number_leave_one_direction_of_the_state():
+    rng = np.random.default_rng(0)
+    drawn = cell(Op.LSTM, HIDDEN**-0.5, rng, forget=2.0)
+    alike = {gate: np.full((HIDDEN, HIDDEN), 0.1) for gate in drawn.recurrent}
+    summed = RecurrentWeights(Op.LSTM, drawn.inputs, alike, drawn.biases)
+    assert simulate(drawn, 24).one_direction < 0.3
+    assert simulate(summed, 24).one_direction > 0.85

@@ -18,6 +18,9 @@ SATURATED_SLOPE = 0.06
 """Relative slope below which a unit counts as saturated: tanh' < 0.06 at |z| > 2.09;
 for the logistic function, whose slope peaks at 1/4, the same share of the peak is |z| > 4.1."""
 
+STATES = 8
+"""Steps whose states are compared: with two sequences eight differences are left to compare."""
+
 MAX_WORK = 4e9
 """Multiply-adds one simulation may cost (about a tenth of a second): wider layers use fewer
 sequences, down to two; the estimate is a mean over units, which width itself averages."""
@@ -54,11 +57,14 @@ class RecurrentResponse:
         saturated: share of gate and cell pre-activations, over the second half of the steps, at
             which the activation's slope is below `SATURATED_SLOPE` of its peak.
         state_rms: rms of h over the second half of the steps.
+        one_direction: share of what differs between the sequences, over the second half of the
+            steps, that lies along one direction of h.
     """
 
     gradient_decades: tuple[float, ...]
     saturated: float
     state_rms: float
+    one_direction: float
 
     def decades_at(self, steps: int) -> float:
         """Decades of gradient gain after a number of steps (the last value beyond the end)."""
@@ -183,7 +189,7 @@ def simulate(
         seed: seed of inputs and tangents.
 
     Returns:
-        Gradient gain per number of steps, saturation, and rms of the state.
+        Gradient gain per number of steps, saturation, and what becomes of the state.
     """
     hidden = next(iter(weights.recurrent.values())).shape[0]
     width = next(iter(weights.inputs.values())).shape[1]
@@ -194,6 +200,7 @@ def simulate(
     start = cell.decades()
     decades: list[float] = []
     squares: list[float] = []
+    differences: list[Array] = []
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(steps):
             if step == steps // 2:
@@ -203,8 +210,21 @@ def simulate(
             cell._renormalise()
             if step >= steps // 2:
                 squares.append(float(np.mean(cell.h**2)))
+            if step >= steps // 2 and (steps - 1 - step) % max(steps // 2 // STATES, 1) == 0:
+                differences.append(cell.h - cell.h.mean(axis=0))
+        aligned = _along_one_direction(np.concatenate(differences))
     saturated = float(np.mean(cell.slopes)) if cell.slopes else 0.0
-    return RecurrentResponse(tuple(decades), saturated, float(np.sqrt(np.mean(squares))))
+    state_rms = float(np.sqrt(np.mean(squares)))
+    return RecurrentResponse(tuple(decades), saturated, state_rms, aligned)
+
+
+def _along_one_direction(rows: Array) -> float:
+    """Share of the rows' power along their first principal direction; NaN without any."""
+    gram = rows @ rows.T
+    power = float(np.trace(gram))
+    if not 0.0 < power < np.inf:
+        return float("nan")
+    return float(np.linalg.eigvalsh(gram)[-1]) / power
 
 
 _GATES: Mapping[Op, tuple[str, ...]] = {

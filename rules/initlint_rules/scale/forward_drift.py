@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import log, sqrt
+from math import isfinite, log, log10, sqrt
 
 from initlint.api import (
     WEIGHTED,
@@ -19,6 +19,7 @@ from initlint.api import (
     Stage,
     drift_severity,
     forward_gain,
+    input_rms,
     measured_drift,
     segment_makers,
 )
@@ -142,7 +143,7 @@ class ForwardDrift(Rule):
         severity = drift_severity(segment.drift, segment.band, segment.sink, layers)
         if severity is None or context.probe is None:
             return severity
-        measured = measured_drift(segment.layers, context.model.graph, context.probe)
+        measured = _measured(context, segment)
         if measured is None:
             return severity
         if abs(measured - segment.drift) <= segment.band + AGREEMENT:
@@ -162,11 +163,7 @@ class ForwardDrift(Rule):
         biased = [key for key in culprits if sign > 0 and _by_bias(context, key)]
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
-        measured = (
-            measured_drift(segment.layers, context.model.graph, context.probe)
-            if context.probe is not None
-            else None
-        )
+        measured = _measured(context, segment)
         word = "vanishes" if segment.drift < 0 else "explodes"
         drawn = f" (drawn as {', '.join(schemes)})" if schemes else ""
         if biased:
@@ -200,6 +197,21 @@ class ForwardDrift(Rule):
             fix=_zero_biases(context, biased) if biased else _fix(context, culprits),
             shares={(key,): sign * value for key, value in segment.contributions.items()},
         )
+
+
+def _measured(context: Context, segment: Segment) -> float | None:
+    """Decades between what enters the first layer and what leaves the last one, where that grows.
+
+    What a head takes away is a choice, as in the prediction: then what enters it counts.
+    """
+    if context.probe is None:
+        return None
+    graph, last = context.model.graph, segment.layers[-1]
+    drift = measured_drift(segment.layers, graph, context.probe)
+    entering, leaving = input_rms(last, graph, context.probe), context.probe.outputs.get(last)
+    if drift is None or not entering or leaving is None or not leaving.rms > entering:
+        return drift
+    return drift + log10(leaving.rms / entering) if isfinite(leaving.rms) else drift
 
 
 def _by_bias(context: Context, key: str) -> bool:
