@@ -55,3 +55,10 @@ def test_a_normaliser_that_keeps_the_common_part_makes_units_copies(norm, severi
     (finding,) = run_rule(MeanShiftedWeights, net)
     assert finding.severity.value == severity
     assert ("copies" in finding.message) == (severity == "error")
+
+
+def test_one_saturated_tanh_layer_of_ten_does_no_harm_by_itself():
+    (found,) = lint(Mutant("mlp of 10 layers, tanh", "N(0, 1)"), "module")["said"]
+    assert found[:2] == ["warning", "saturation"]
+    (found,) = lint(Mutant("mlp of 10 layers, tanh", "x 10", everywhere=True), "module")["said"]
+    assert found[:2] == ["error", "saturation"]
