@@ -208,8 +208,10 @@ def _measured(context: Context, segment: Segment) -> float | None:
         return None
     graph, last = context.model.graph, segment.layers[-1]
     drift = measured_drift(segment.layers, graph, context.probe)
+    if drift is None or min(segment.drift, segment.contributions.get(last, 0.0)) <= 0:
+        return drift  # a head's bias makes up for nothing that was lost before
     entering, leaving = input_rms(last, graph, context.probe), context.probe.outputs.get(last)
-    if drift is None or not entering or leaving is None or not leaving.rms > entering:
+    if not entering or leaving is None or not leaving.rms > entering:
         return drift
     return drift + log10(leaving.rms / entering) if isfinite(leaving.rms) else drift
 
