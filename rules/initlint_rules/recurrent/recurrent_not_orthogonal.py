@@ -169,9 +169,15 @@ class RecurrentNotOrthogonal(Rule):
                         recurrence.unrolled, graph[recurrence.layers[0]], context.measures.read
                     )
                 )
-                if weights is not None:
+                if weights is not None and not _is_all_zero(weights):
                     here = [param for param in blocks if param.direction == direction]
                     yield from _findings(context, recurrence, weights, here, loose)
+
+
+def _is_all_zero(weights: RecurrentWeights) -> bool:
+    """True for a cell that nothing enters: that it cannot remember is no fault besides."""
+    blocks = (*weights.recurrent.values(), *weights.inputs.values())
+    return not any(block.any() for block in blocks)
 
 
 def _drawn(context: Context, param: Param) -> bool:
