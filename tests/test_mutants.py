@@ -11,10 +11,12 @@ from initlint_rules.symmetry.mean_shifted_weights import MeanShiftedWeights
 
 CAUSES = [
     ("RNN", "zeros", "recurrent-not-orthogonal", "rnn"),
+    ("RNN", "sparse", "recurrent-not-orthogonal", "rnn"),
     ("RNN", "ones", "recurrent-not-orthogonal", "rnn"),
     ("LSTM", "ones", "recurrent-not-orthogonal", "rnn"),
     ("LSTM", "constant 0.05", "recurrent-not-orthogonal", "rnn"),
     ("autoencoder", "ones", "forward-drift", "10"),
+    ("mlp of 4 layers, ReLU", "ones", "forward-drift", "6"),
     ("RNN", "saturating bias", "gate-saturated", "rnn"),
     ("LSTM", "saturating bias", "gate-saturated", "rnn"),
     ("LSTM", "dead bias", "gate-saturated", "rnn"),
@@ -62,3 +64,8 @@ def test_one_saturated_tanh_layer_of_ten_does_no_harm_by_itself():
     assert found[:2] == ["warning", "saturation"]
     (found,) = lint(Mutant("mlp of 10 layers, tanh", "x 10", everywhere=True), "module")["said"]
     assert found[:2] == ["error", "saturation"]
+
+
+def test_growth_at_the_head_alone_is_no_error():
+    (found,) = lint(Mutant("mlp of 4 layers, ReLU", "ones"), "module")["said"]
+    assert found[:2] == ["warning", "forward-drift"]

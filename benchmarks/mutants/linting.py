@@ -32,7 +32,8 @@ def lint(mutant: Mutant, road: str) -> dict[str, Any]:
 
 def is_right(said: Sequence[Said], names: Sequence[str], total: int) -> bool:
     """True when some finding holds the fault's layers without blaming most of the others."""
-    for _, _, first, layers in said:
+    for _, _, head, named in said:
+        first, *layers = (key.split("#")[0] for key in (head, *named))  # a layer's later calls
         hit = {
             name
             for name in names

@@ -181,10 +181,16 @@ def _is_all_zero(weights: RecurrentWeights) -> bool:
 
 
 def _drawn(context: Context, param: Param) -> bool:
-    """Whether no step was taken from here: training leaves no matrix of one number."""
+    """Whether no step was taken from here: training leaves no matrix of one number.
+
+    Where the whole model is fresh, a matrix that follows no known law (a few numbers among zeros)
+    is so as well.
+    """
     moments = context.measures.moments(param)
     constant = moments is not None and moments.constant
-    return constant or context.measures.stage(param) is Stage.FRESH
+    stage = context.measures.stage(param)
+    fresh = Stage.FRESH in (stage, context.stage) and stage is not Stage.TRAINED
+    return constant or fresh
 
 
 @dataclass(frozen=True, slots=True)
