@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, TRANSPARENT, LayerGraph, Op, Role
+from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -229,10 +229,19 @@ def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
         if stats.rms > 0.0 and name not in masked:
             huge = max(huge, log10(stats.rms) - HUGE)
         saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
-        if op is Op.SOFTMAX and stats.units > 1 and graph.consumers(name):
-            squares = stats.units * stats.rms**2
+        keys = _keys(graph[name], stats.units) if op is Op.SOFTMAX else 0
+        if keys > 1 and graph.consumers(name):
+            squares = keys * stats.rms**2
             peaked = max(peaked, (squares - PEAKED) / (1.0 - PEAKED))
     return {"huge": _clipped(huge), "saturated": max(saturated, 0.0), "peaked": max(peaked, 0.0)}
+
+
+def _keys(layer: Layer, units: int) -> int:
+    """How many entries a softmax shares one between: those of its axis, where that is known."""
+    axis, shape = layer.attrs.get("axis"), layer.output_shape or ()
+    if isinstance(axis, int) and -len(shape) <= axis < len(shape):
+        return shape[axis] or units
+    return units
 
 
 def _shaped(graph: LayerGraph) -> frozenset[str]:

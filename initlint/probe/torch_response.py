@@ -226,8 +226,10 @@ def _response(
                 piece = piece.to_dense() if piece.is_sparse else piece
                 pieces[name].append(piece.detach().reshape(-1).float().cpu())
     sources = [tensor for tensor, _ in lengths.read]
+    # Rows are weighed, not added: batch normalisation holds every sum over a batch at one value.
+    weighed = rows * torch.randn(samples, generator=generator).to(rows.device)
     last = torch.autograd.grad(  # of all rows: fills the lengths, too
-        rows.sum(), [*sources, *(tensors[name] for name in names)], allow_unused=True
+        weighed.sum(), [*sources, *(tensors[name] for name in names)], allow_unused=True
     )
     steps = [
         torch.zeros_like(tensor) if gradient is None else gradient
