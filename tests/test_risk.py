@@ -237,3 +237,27 @@ def test_a_first_step_that_is_far_too_large_is_a_risk_whatever_comes_after_it():
     nn.init.zeros_(net.embed.weight)  # the norm divides by sqrt(epsilon)
     nn.init.zeros_(net.embed.bias)
     assert initlint.check(net, rows).risk > 2 * ordinary
+
+
+def test_a_batch_normaliser_before_the_head_hides_no_gradient():
+    torch.manual_seed(0)
+    layers = [nn.Linear(32, 64, bias=False), nn.BatchNorm1d(64), nn.ReLU()]
+    layers += [nn.Linear(64, 64, bias=False), nn.BatchNorm1d(64)]
+    report = initlint.check(nn.Sequential(*layers, nn.Linear(64, 10)), torch.randn(12, 32))
+    assert report.risk < 0.2, "every sum over a normalised batch is fixed, no single row is"
+
+
+def test_a_softmax_shares_one_between_the_entries_of_its_own_axis():
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.Linear(16, 128)
+            self.head = nn.Linear(64, 10)
+
+        def forward(self, x):
+            parts = self.parts(x).view(-1, 2, 64)
+            return self.head((parts.softmax(1) * parts).sum(1))
+
+    torch.manual_seed(0)
+    record = initlint.check(Split(), torch.randn(16, 16)).to_dict()
+    assert REASONS["peaked"] not in record["risk_reasons"]
