@@ -8,11 +8,11 @@ weight is positive, so that more harm never lowers the risk. `WEIGHTS` and `OFFS
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
+from initlint.model import RECURRENT, TRANSPARENT, Edge, Layer, LayerGraph, Op, Role
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -68,8 +68,12 @@ SATURATED = 0.5
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
 
-_CHOOSING = frozenset({Op.WHERE, Op.ADD}) | TRANSPARENT
-"""What stands between a mask of large negative numbers and the softmax that it closes keys of."""
+_CHOOSING = frozenset({Op.WHERE, Op.ADD, Op.SUB, Op.CONCAT}) | TRANSPARENT
+"""What stands between a mask of large negative numbers and the softmax that it closes keys of: a
+key for what attends to nothing is joined, the largest logit is subtracted."""
+
+_MASK = 3
+"""Position of the mask among the operands of attention, behind queries, keys and values."""
 
 _AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
 """What averages positions, and what may stand around that."""
@@ -137,7 +141,7 @@ def risk(
     """The risk of a fresh model; None without a probe that ran to its end."""
     if probe is None or probe.status is not ProbeStatus.OK or not probe.outputs:
         return None
-    if any(stats.non_finite for stats in probe.outputs.values()):
+    if any(stats.non_finite for key, stats in probe.outputs.items() if graph[key].op is Op.OUTPUT):
         return Risk(1.0, {"not finite": inf}, "one forward pass")
     looks, basis = evidence(graph, probe, theory)
     if not looks:
@@ -258,13 +262,18 @@ def _masked(graph: LayerGraph) -> frozenset[str]:
     """Masks, and sums with them: what they mask has been judged before, the softmax is after."""
     found: set[str] = set()
     for layer in reversed(graph.order):
-        after = graph.consumers(layer.id)
-        closing = after and all(
-            item.op in (Op.SOFTMAX, Op.LOG_SOFTMAX) or item.id in found for item in after
-        )
-        if layer.op in _CHOOSING and closing:
+        after = graph.outputs(layer.id)
+        if layer.op in _CHOOSING and after and all(_closes(graph, edge, found) for edge in after):
             found.add(layer.id)
     return frozenset(found)
+
+
+def _closes(graph: LayerGraph, edge: Edge, masked: Container[str]) -> bool:
+    reader = graph[edge.target].op
+    if reader is Op.REDUCE:  # the largest logit, which is subtracted
+        return all(item.op is Op.SUB for item in graph.consumers(edge.target))
+    mask = reader is Op.ATTENTION and edge.position >= _MASK
+    return mask or reader in (Op.SOFTMAX, Op.LOG_SOFTMAX) or edge.target in masked
 
 
 def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:

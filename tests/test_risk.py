@@ -261,3 +261,24 @@ def test_a_softmax_shares_one_between_the_entries_of_its_own_axis():
     torch.manual_seed(0)
     record = initlint.check(Split(), torch.randn(16, 16)).to_dict()
     assert REASONS["peaked"] not in record["risk_reasons"]
+
+
+def test_infinities_that_a_softmax_takes_away_are_a_mask_and_those_of_the_output_a_risk():
+    class Attention(nn.Module):
+        def __init__(self, shut: float) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+            self.head = nn.Linear(16, 10)
+            self.shut = shut
+
+        def forward(self, x):
+            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4.0
+            later = torch.ones(6, 6, dtype=torch.bool).triu(1)
+            scores = torch.cat([scores.masked_fill(later, -torch.inf), scores[..., :1] * 0], -1)
+            scores = scores - scores.amax(-1, keepdim=True)
+            mixed = torch.softmax(scores, -1)[..., :-1] @ self.value(x)
+            return self.head(mixed.mean(1)) * self.shut
+
+    torch.manual_seed(0)
+    assert initlint.check(Attention(1.0), torch.randn(16, 6, 16)).risk < 0.2
+    assert initlint.check(Attention(torch.inf), torch.randn(16, 6, 16)).risk == 1.0

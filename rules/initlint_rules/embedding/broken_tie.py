@@ -128,6 +128,8 @@ class BrokenTie(Rule):
         tables = [(layer, param) for layer, param in params if _is_table(layer, param)]
         if not tables:
             return
+        if declared and any(_is_tied(param, table) for _, param in params for _, table in tables):
+            return  # what the configuration promises is kept; other tables have no part in it
         heads = [(layer, param) for layer, param in params if _is_head(context, layer, param)]
         for table in tables:
             for head in heads:
@@ -148,6 +150,11 @@ def _declared(config: object) -> bool | None:
 
 def _is_table(layer: Layer, param: Param) -> bool:
     return layer.op is Op.EMBEDDING and layer.weight is param and param.size >= MIN_ELEMENTS
+
+
+def _is_tied(param: Param, table: Param) -> bool:
+    """True for another layer's parameter that is the table itself."""
+    return param is not table and param.tied_to == table.name
 
 
 def _is_head(context: Context, layer: Layer, param: Param) -> bool:
