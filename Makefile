@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: docs reference fuzz demo test lint types contracts format corpus pages pictures clean
+.PHONY: screenshots docs reference fuzz demo test lint types contracts format corpus pages pictures clean
 
 COMPILED := initlint/measure/_moments.c initlint/measure/_moments_kernel.h initlint/probe/_outputs.c
 
@@ -55,6 +55,9 @@ pictures: $(VENV)/.base ## the charts on those pages and on the page about theor
 	$(BIN)/python docs/pictures.py docs/rules/pictures
 	$(BIN)/python docs/theory_pictures.py docs/pictures
 	$(BIN)/python docs/terminal_picture.py docs/pictures/run.svg
+
+screenshots: $(VENV)/.dev ## the HTML report in a browser; needs Chromium
+	$(BIN)/python docs/report_pictures.py docs/pictures
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
