@@ -41,12 +41,28 @@ class Untrained:
 
 
 def untrained_weights(context: Context) -> list[Untrained]:
-    """Every trainable weight that passes the strict test, in the order of the graph."""
+    """Every trainable weight that passes the strict test, in the order of the graph.
+
+    None where all that is trained is frozen: what trains there (adapters, a new decoder) is at its
+    first step, and not one optimizer step has been taken that a weight could have missed.
+    """
+    if not _has_stepped(context):
+        return []
     return [
         found
         for layer, param in context.model.graph.params
         if (found := _untrained(context, layer, param)) is not None
     ]
+
+
+def _has_stepped(context: Context) -> bool:
+    """True unless every trained weight is frozen."""
+    trained = [
+        param.trainable
+        for _, param in context.model.graph.params
+        if context.measures.stage(param) is Stage.TRAINED
+    ]
+    return not trained or any(trained)
 
 
 def _untrained(context: Context, layer: Layer, param: Param) -> Untrained | None:

@@ -50,8 +50,9 @@ class UnloadedModule(Rule):
 
     What it does not flag
     ---------------------
-    Frozen modules, models of which nothing is trained, single layers (see never-trained-layer),
-    modules too small to tell.
+    Frozen modules, models of which nothing is trained or only what is frozen (a new module on a
+    frozen network, before its first step), single layers (see never-trained-layer), modules too
+    small to tell.
 
     Example
     -------

@@ -10,6 +10,7 @@ from initlint.api import (
     TRANSPARENT,
     Confidence,
     Context,
+    Family,
     Finding,
     Fix,
     Layer,
@@ -30,6 +31,7 @@ noise; well below it the outputs of the base hardly differ."""
 
 _CONSTANT = frozenset({Op.MUL, Op.DIV})
 _LINEAR = frozenset({Op.LINEAR, Op.CONV})
+_DRAWN = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class AdapterNotIdentity(Rule):
     --------------
     Structure: base(x) + s B(A(x)) from one x, without an activation between A and B, and with
     fewer numbers in A and B than in the base weight. Evidence that the base is kept: it is frozen
-    while A and B train, or its weights are trained while those of A and B are still random draws.
+    while A and B train, or its weights are trained; one of A and B still holds its random draw,
+    and the other looks like one.
     The change relative to the base's output is s rms(B) rms(A) sqrt(fan_B fan_A) / (rms(W)
     sqrt(fan_W)). Warning from 0.1, else info.
 
@@ -186,15 +189,28 @@ def _change(context: Context, adapter: _Adapter) -> float | None:
     down, up, base = (layer.weight for layer in (adapter.down, adapter.up, adapter.base))
     if down is None or up is None or base is None:
         return None
-    draws = all(context.measures.stage(weight) is Stage.FRESH for weight in (down, up))
     kept = not base.trainable or context.measures.stage(base) is Stage.TRAINED
-    if not (draws and kept and down.trainable and up.trainable):
+    if not (_untouched(context, down, up) and kept and down.trainable and up.trainable):
         return None
     sizes = [_row_rms(context, layer) for layer in (adapter.down, adapter.up, adapter.base)]
     if any(size is None or size <= 0.0 for size in sizes):
         return None
     a, b, w = (size for size in sizes if size is not None)
     return adapter.scale * a * b / w
+
+
+def _untouched(context: Context, *factors: Param) -> bool:
+    """One factor still holds its draw, and the other one's values look like a draw.
+
+    Beside trained layers a small Gaussian is never certainly fresh. It need not be: a step that had
+    moved one factor from zero would, at the next, have moved the other.
+    """
+    stages = [context.measures.stage(weight) for weight in factors]
+    return Stage.FRESH in stages and all(
+        stage is Stage.FRESH
+        or (stage is Stage.UNKNOWN and context.measures.identify(weight).family in _DRAWN)
+        for stage, weight in zip(stages, factors, strict=True)
+    )
 
 
 def _row_rms(context: Context, layer: Layer) -> float | None:
