@@ -170,7 +170,7 @@ def addends(context: Context) -> Iterator[Addend]:
             power = float(np.mean(np.square(values, dtype=np.float64)))
         else:
             for edge, other in (edges, edges[::-1]):
-                table = graph[edge.source]
+                table = _behind_views(graph, edge.source)
                 if table.op is Op.EMBEDDING and not graph.inputs(table.id):
                     param, source = table.weight, other.source
             moments = context.measures.moments(param) if param is not None else None
@@ -180,6 +180,14 @@ def addends(context: Context) -> Iterator[Addend]:
             yield Addend(
                 layer, source, param, values, power, _power(context, source), start is Op.EMBEDDING
             )
+
+
+def _behind_views(graph: LayerGraph, key: str) -> Layer:
+    """The layer whose values a tensor holds, in another shape (a table gets its batch axis so)."""
+    layer = graph[key]
+    while layer.op in TRANSPARENT and not layer.params and len(graph.inputs(layer.id)) == 1:
+        layer = graph[graph.inputs(layer.id)[0].source]
+    return layer
 
 
 def _by_position(layer: Layer, values: Any) -> bool:
@@ -200,9 +208,7 @@ def _tokens(graph: LayerGraph, key: str) -> Op | None:
         if layer.op is Op.EMBEDDING:
             return layer.op
         if layer.op in (Op.LINEAR, Op.CONV):
-            start = graph[edges[0].source]
-            while start.op in TRANSPARENT and graph.inputs(start.id):
-                start = graph[graph.inputs(start.id)[0].source]
+            start = _behind_views(graph, edges[0].source)
             return layer.op if start.op is Op.INPUT else None
         if layer.op not in _LEADS:
             return None

@@ -7,6 +7,7 @@ from math import log10
 
 from initlint.api import (
     SATURATING,
+    WEIGHTED,
     Context,
     Finding,
     Fix,
@@ -130,12 +131,8 @@ class Saturation(Rule):
         lost = sum(0.5 * log10(max(1.0 - item[1], 1e-9)) for item in found)
         if severity is Severity.ERROR and lost > LOST:
             severity = Severity.WARNING
-        feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
-        makers = (
-            producer.id
-            for item in found
-            for producer in context.model.graph.effective_producers(item[2].id)
-        )
+        feeding = [maker.id for maker in _makers(context.model.graph, layer)]
+        makers = (maker.id for item in found for maker in _makers(context.model.graph, item[2]))
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
@@ -158,6 +155,24 @@ class Saturation(Rule):
             ),
             shares=_own_shares(context, [item[2] for item in found]),
         )
+
+
+def _makers(graph: LayerGraph, layer: Layer) -> list[Layer]:
+    """What an activation reads; of a sum, what is added: a sum has no weights to scale."""
+    found: dict[str, Layer] = {}
+    pending = list(graph.effective_producers(layer.id))
+    seen: set[str] = set()
+    while pending:
+        producer = pending.pop(0)
+        if producer.id in seen:
+            continue
+        seen.add(producer.id)
+        terms = graph.effective_producers(producer.id) if producer.op is Op.ADD else ()
+        weighted = [term for term in terms if term.op in WEIGHTED or term.op is Op.ADD]
+        pending += weighted
+        if not weighted:
+            found[producer.id] = producer
+    return list(found.values())
 
 
 def _own_shares(context: Context, layers: Sequence[Layer]) -> dict[tuple[str, ...], float]:

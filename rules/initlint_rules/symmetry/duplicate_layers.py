@@ -207,11 +207,16 @@ def _same_origin(graph: LayerGraph, left: str, right: str, partner: dict[str, in
         if len(one) != 1 or len(other) != 1:
             return False
         left, right = one[0].source, other[0].source
-        plain = not graph[left].params and not graph[right].params
+        one_function = _stored(graph[left]) == _stored(graph[right])
         copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
-        if graph[left].op is not graph[right].op or not (plain or copies):
+        if graph[left].op is not graph[right].op or not (one_function or copies):
             return False
     return False
+
+
+def _stored(layer: Layer) -> list[str]:
+    """Names of a layer's parameters: the same for two calls of one module, none for a plain one."""
+    return [param.stored_name or param.name for param in layer.params]
 
 
 def _meet(context: Context, left: str, right: str, partner: dict[str, int]) -> bool:
