@@ -47,12 +47,14 @@ def _loud(net):
     return {item["name"] for item in report.findings if item["severity"] != "info"}
 
 
-def test_an_adapter_on_a_frozen_network_is_no_layer_that_was_never_trained():
-    assert not _loud(_net(_zero))
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_draw_that_only_zeros_read_is_no_layer_that_was_never_trained(frozen):
+    assert not _loud(_net(_zero, frozen=frozen))
 
 
-def test_a_layer_at_its_draw_beside_trained_ones_that_train_is_reported():
-    assert "never-trained-layer" in _loud(_net(_zero, frozen=False))
+def test_what_trains_on_a_frozen_network_has_not_started():
+    assert "never-trained-layer" not in _loud(_net(_random))
+    assert "never-trained-layer" in _loud(_net(_random, frozen=False))
 
 
 @pytest.mark.parametrize("frozen", [True, False])

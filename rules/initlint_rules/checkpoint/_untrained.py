@@ -83,7 +83,26 @@ def _untrained(context: Context, layer: Layer, param: Param) -> Untrained | None
     match = next((match for match in found.matches if match.true_fan), None)
     if match is None or not bias_untouched(context, layer, uniform=uniform):
         return None
-    return Untrained(layer, param, match, uniform)
+    return None if _is_unread(context, layer) else Untrained(layer, param, match, uniform)
+
+
+def _is_unread(context: Context, layer: Layer) -> bool:
+    """True where all that reads a layer multiplies it by zero weights, as LoRA's second factor.
+
+    What the draw holds then changes no output, and it waits for the zeros to move.
+    """
+    pending = list(context.model.graph.effective_consumers(layer.id))
+    found = bool(pending)
+    while pending and found:
+        reader = pending.pop()
+        if reader.op in (Op.MUL, Op.DIV) and "constant" in reader.attrs:
+            further = context.model.graph.effective_consumers(reader.id)
+            pending += further
+            found = bool(further)
+            continue
+        moments = context.measures.moments(reader.weight) if reader.weight is not None else None
+        found = moments is not None and moments.zeros == moments.count
+    return found
 
 
 def bias_untouched(context: Context, layer: Layer, *, uniform: bool) -> bool:

@@ -53,7 +53,8 @@ class NeverTrainedLayer(Rule):
 
     What it does not flag
     ---------------------
-    Frozen parameters and fixed random features. Zero-initialised layers. Tensors too small to tell.
+    Frozen parameters and fixed random features. Zero-initialised layers, and what only they read
+    (the first factor of an adapter at its start). Tensors too small to tell.
     Models of which nothing is trained, or only what is frozen (adapters and new layers on a frozen
     network, before their first step). Whole modules (see unloaded-module).
 
