@@ -5,7 +5,7 @@ as the library draws it. ``timm``: the smallest model of every family (needs tor
 Models are published recipes, so every warning and error is to be read by hand; architectures that
 cannot be built so small, or not run on plain inputs, are counted and left out.
 
-Options: ``--only TEXT``, ``--most-parameters MILLIONS``.
+Options: ``--only TEXT``, ``--without NAME`` (repeatable), ``--most-parameters MILLIONS``.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _config(kind: Any) -> Any:
     raise last or ValueError("no configuration")
 
 
-def of_transformers(only: str, most: float) -> Iterator[Case | str]:
+def of_transformers(only: str, without: Sequence[str], most: float) -> Iterator[Case | str]:
     """Models of the library, or one line of why there is none."""
     import transformers
 
@@ -93,7 +93,7 @@ def of_transformers(only: str, most: float) -> Iterator[Case | str]:
         transformers.AutoModelForImageClassification,
     )
     for name in sorted(transformers.CONFIG_MAPPING):
-        if only not in name:
+        if only not in name or name in without:
             continue
         try:
             config = _config(transformers.CONFIG_MAPPING[name])
@@ -124,12 +124,12 @@ def _batch(model: Any, config: Any) -> dict[str, Any]:
     return batch
 
 
-def of_timm(only: str, most: float) -> Iterator[Case | str]:
+def of_timm(only: str, without: Sequence[str], most: float) -> Iterator[Case | str]:
     """The smallest model of every family, or one line of why there is none."""
     import timm
 
     for family in timm.list_modules():
-        if only not in family:
+        if only not in family or family in without:
             continue
         sizes = {}
         with torch.device("meta"):
@@ -152,12 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("library", choices=("transformers", "timm"))
     parser.add_argument("--only", default="", help="part of the names")
+    parser.add_argument("--without", action="append", default=[], help="a name to leave out")
     parser.add_argument("--most-parameters", type=float, default=45.0, help="millions")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     source = of_transformers if options.library == "transformers" else of_timm
     counts = {"linted": 0, "left out": 0, "error": 0, "warning": 0, "risk above 0.5": 0}
-    for case in source(options.only, options.most_parameters * 1e6):
+    for case in source(options.only, options.without, options.most_parameters * 1e6):
         if isinstance(case, str):
             counts["left out"] += 1
             print(f"  left out  {case}", flush=True)
