@@ -89,3 +89,61 @@ def test_both_roads_find_the_same_head(tmp_path, fused) -> None:
         assert [item["severity"] for item in found] == ["error"]
         assert found[0]["evidence"]["lowest"] < 0.1
         assert found[0]["layers"][:2] == ["2.q", "2.k"]
+
+
+def _cosine_attention(factor: float, learned_queries: bool, width: int, keys: int):
+    torch = pytest.importorskip("torch")
+    nn, normalize = torch.nn, torch.nn.functional.normalize
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+            self.queries = nn.Parameter(torch.randn(4, width)) if learned_queries else None
+            self.log_factor = nn.Parameter(torch.tensor(log(factor)))
+
+        def forward(self, x):
+            query = self.q(x) if self.queries is None else self.queries
+            cosines = normalize(query, dim=-1) @ normalize(self.k(x), dim=-1).transpose(1, 2)
+            factor = self.log_factor.clamp(max=log(403)).exp()
+            return torch.softmax(cosines * factor, dim=-1) @ self.v(x)
+
+    torch.manual_seed(0)
+    return (
+        nn.Sequential(nn.Linear(width, width), Attention(), nn.Linear(width, 10)),
+        torch.randn(8, keys, width),
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("learned_queries", [True, False])
+@pytest.mark.parametrize("width", [32, 64])
+@pytest.mark.parametrize(("factor", "found"), [(10, 0), (1 / 0.07, 0), (403, 1)])
+def test_cosines_are_judged_by_the_largest_factor_in_use(
+    tmp_path, learned_queries, width, factor, found
+) -> None:
+    torch = pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    module, inputs = _cosine_attention(factor, learned_queries, width, 49)
+    file = str(tmp_path / "cosine.onnx")
+    torch.onnx.export(module, (inputs,), file, dynamo=False)
+    for model in (capture(module, inputs), replace(load(file), fresh_hint=True)):
+        record = lint(model, Settings(stage="fresh"))
+        assert record["failures"] == []
+        severities = [
+            item["severity"] for item in record["findings"] if item["name"] == "attention-entropy"
+        ]
+        assert severities == ["warning"] * found
+
+
+def test_a_factor_of_100_leaves_cosines_of_width_32_the_limit() -> None:
+    random = np.random.default_rng(0)
+    for keys in (16, 64, 1024):
+        query, key = (
+            random.standard_normal((1, 1, 64, 32)),
+            random.standard_normal((1, 1, keys, 32)),
+        )
+        query, key = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, key))
+        (entropy,) = attention_entropy(_softmax(100 * query @ key.swapaxes(-1, -2)))
+        assert entropy == pytest.approx(0.06, abs=0.02)

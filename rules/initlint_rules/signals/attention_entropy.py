@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from initlint.api import (
     Need,
     Op,
     OutputStats,
+    Param,
     Rule,
     Severity,
     Stage,
@@ -26,6 +28,15 @@ LIMITS = ((0.25, Severity.ERROR), (0.5, Severity.WARNING))
 """Entropy of a head's rows over ln T. Gaussian logits of standard deviation s leave it
 1 - s^2/(2 ln T) up to the freezing point s* = sqrt(2 ln T), where finite softmaxes measured 0.34
 (T = 1024) to 0.53 (T = 64): half is s* reached, a quarter is beyond it for every T."""
+
+TEMPERED = 0.06
+"""Entropy of a head with normalised queries and keys that no start in use reaches. Cosines of
+independent vectors of width d have standard deviation 1/sqrt(d). At d = 32 and 16 to 1024 keys a
+factor of 10 (Swin v2) leaves 0.64 and more, CLIP's 14.3 leaves 0.50, and 100, where both clamp it
+later, 0.06 for every number of keys."""
+
+UNIT = 0.01
+"""How far from one the mean squared norm of stored unit vectors may be."""
 
 NO_BIAS = 0.5
 """Largest spread of a position bias that leaves the entropy to the logits: s^2/2 = 0.12 nats."""
@@ -53,14 +64,15 @@ class AttentionEntropy(Rule):
     The lowest head of an attention below half of ln T: warning; below a quarter: error, or a
     warning where the attentions are residual branches of a trunk that trains and whose measured
     gradient stays within one decade over all blocks. Rows of a causal mask count with the keys they
-    see, early rows not at all.
+    see, early rows not at all. Normalised queries and keys leave the width to a temperature,
+    narrow on purpose: a warning below 0.06, which a factor of 100 leaves cosines of width 32.
 
     What it does not flag
     ---------------------
-    Cosine attention and normalised queries or keys with a learned temperature; logits with a
-    position bias of their own (ALiBi, relative tables), which is narrow on purpose; softmaxes that
-    are no attention; attention without weights before it; trained models, where narrow heads are
-    learned.
+    Cosine attention and normalised queries or keys with the temperatures in use (10 in Swin v2,
+    14.3 in CLIP); tokens compared with themselves by the same weights; logits with a position bias
+    of their own (ALiBi, relative tables), which is narrow on purpose; softmaxes that are no
+    attention; attention without weights before it; trained models, where narrow heads are learned.
 
     Example
     -------
@@ -126,55 +138,91 @@ class AttentionEntropy(Rule):
         """Yield one finding that names every such attention, the narrowest first."""
         if context.probe is None:
             return
-        found: list[tuple[float, Layer, OutputStats, tuple[str, ...]]] = []
+        found: list[_Narrow] = []
         for layer in context.model.graph.order:
             stats = context.probe.outputs.get(layer.id)
             if stats is None or not stats.entropy or min(stats.entropy) >= LIMITS[-1][0]:
                 continue
-            makers = _makers(context, layer)
-            if makers:
-                found.append((min(stats.entropy), layer, stats, makers))
-        if found:
-            found.sort(key=lambda item: item[0])
-            yield _finding(context, found)
+            source = _source(context, layer)
+            if source is not None and (not source.tempered or min(stats.entropy) < TEMPERED):
+                found.append(_Narrow(min(stats.entropy), layer, stats, source))
+        for tempered in (False, True):
+            alike = [item for item in found if item.source.tempered is tempered]
+            if alike:
+                yield _finding(context, sorted(alike, key=lambda item: item.lowest))
 
 
-def _makers(context: Context, layer: Layer) -> tuple[str, ...]:
-    """Layers that make queries and keys; none where they are not freshly drawn, or not judged."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What makes the logits of an attention.
+
+    Attributes:
+        makers: the weighted layers that make queries and keys.
+        factor: the layer that scales their product, where that is one of its own.
+        tempered: whether normalisers leave the width of the logits to the factor.
+    """
+
+    makers: tuple[str, ...]
+    factor: Layer | None
+    tempered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrow:
+    """An attention with a narrow head."""
+
+    lowest: float
+    layer: Layer
+    stats: OutputStats
+    source: _Source
+
+
+def _source(context: Context, layer: Layer) -> _Source | None:
+    """What makes the logits; None where that is not freshly drawn, or not judged."""
     graph = context.model.graph
-    if layer.op is Op.ATTENTION:
-        sources = [edge.source for edge in graph.inputs(layer.id)[:2]]
-        scaled = False
-    else:
-        product, scaled = _product(context, layer)
-        sources = [] if product is None else [e.source for e in graph.inputs(product.id)[:2]]
-    makers = [maker for source in sources if (maker := _maker(graph, source)) is not None]
-    if scaled or len(makers) < 2:
-        return ()
+    product, factor = (layer, None) if layer.op is Op.ATTENTION else _product(context, layer)
+    if product is None:
+        return None
+    made = [_maker(graph, edge.source) for edge in graph.inputs(product.id)[:2]]
+    if product.op is Op.LINEAR:  # queries that are a parameter
+        if factor is None or not _is_unit(context, product):
+            return None
+        made.append((product.id, True))
+    makers = [key for key, _ in made if key is not None]
+    tempered = len(made) == 2 and all(normalised for _, normalised in made)
+    learned = factor is not None and bool(factor.params)
+    if len(makers) < 2 or (not tempered and (learned or any(norm for _, norm in made))):
+        return None
+    if tempered and not _multiplies(graph, layer):
+        return None
     weights = [weight for key in makers if (weight := graph[key].weight) is not None]
+    if tempered and len({weight.key for weight in weights}) < len(makers):
+        return None  # a token's cosine with itself is one, by design the largest
     trained = any(context.measures.stage(weight) is Stage.TRAINED for weight in weights)
     if trained and context.stage is not Stage.FRESH:
-        return ()
-    return tuple(dict.fromkeys(makers))
+        return None
+    return _Source(tuple(dict.fromkeys(makers)), factor, tempered)
 
 
-def _product(context: Context, softmax: Layer) -> tuple[Layer | None, bool]:
-    """The product of queries and keys behind a softmax, and whether something else shapes it."""
-    graph, layer = context.model.graph, softmax
+def _product(context: Context, softmax: Layer) -> tuple[Layer | None, Layer | None]:
+    """The product of queries and keys behind a softmax, and the factor that scales it."""
+    graph, layer, factor = context.model.graph, softmax, None
     for _ in range(len(graph)):
         edges = graph.inputs(layer.id)
         if not edges:
-            return None, False
+            return None, None
         layer = graph[edges[0].source]
-        if layer.op is Op.MATMUL:
-            return layer, False
-        if layer.params and (layer.op in (Op.MUL, Op.DIV) or _is_wide(context, layer)):
-            return None, True
+        if layer.op in (Op.MATMUL, Op.LINEAR):
+            return layer, factor
+        if layer.op in (Op.MUL, Op.DIV):
+            factor = layer if factor is None or layer.params else factor
+        elif layer.params and _is_wide(context, layer):
+            return None, None
         if layer.op is Op.ADD and _is_bias(layer.attrs.get("constant")):
-            return None, True
+            return None, None
         if layer.op in WEIGHTED or layer.op is Op.INPUT:
-            return None, False
-    return None, False
+            return None, None
+    return None, None
 
 
 def _is_wide(context: Context, layer: Layer) -> bool:
@@ -194,38 +242,59 @@ def _is_bias(constant: object) -> bool:
     return bool(allowed.size) and float(allowed.std()) > NO_BIAS
 
 
-def _maker(graph: LayerGraph, key: str) -> str | None:
-    """The weighted layer behind queries or keys; None behind a normaliser of their own."""
+def _is_unit(context: Context, layer: Layer) -> bool:
+    """True for a weight whose rows are unit vectors, without a bias."""
+    weight = layer.weight
+    moments = None if weight is None else context.measures.moments(weight)
+    if weight is None or moments is None or len(layer.params) > 1 or len(weight.shape) != 2:
+        return False
+    return abs((moments.std**2 + moments.mean**2) * weight.shape[1] - 1.0) < UNIT
+
+
+def _multiplies(graph: LayerGraph, layer: Layer) -> bool:
+    """True for a fused attention, and for a softmax whose rows weigh values."""
+    if layer.op is Op.ATTENTION:
+        return True
+    return any(item.op is Op.MATMUL for item in graph.effective_consumers(layer.id))
+
+
+def _maker(graph: LayerGraph, key: str) -> tuple[str | None, bool]:
+    """The weighted layer behind queries or keys, and whether a normaliser stands between."""
+    normalised = False
     for _ in range(len(graph)):
         layer = graph[key]
         if layer.op in WEIGHTED:
-            return key
+            return key, normalised
         edges = graph.inputs(key)
-        if not edges or layer.op in (Op.LAYER_NORM, Op.RMS_NORM, Op.LP_NORM, Op.INPUT):
-            return None
+        if not edges or layer.op is Op.INPUT:
+            break
+        normalised |= layer.op in (Op.LAYER_NORM, Op.RMS_NORM, Op.LP_NORM)
         key = edges[0].source
-    return None
+    return None, normalised
 
 
-def _finding(
-    context: Context, found: list[tuple[float, Layer, OutputStats, tuple[str, ...]]]
-) -> Finding:
-    lowest, layer, stats, makers = found[0]
+def _finding(context: Context, found: list[_Narrow]) -> Finding:
+    first = found[0]
+    lowest, layer, stats, source = first.lowest, first.layer, first.stats, first.source
     severity = next(level for limit, level in LIMITS if lowest < limit)
-    if is_spared(context, [item[1].id for item in found]):
+    if source.tempered or is_spared(context, [item.layer.id for item in found]):
         severity = min(severity, Severity.WARNING)
-    narrow = sum(value < LIMITS[-1][0] for value in stats.entropy)
+    limit = TEMPERED if source.tempered else LIMITS[-1][0]
+    narrow = sum(value < limit for value in stats.entropy)
     heads = len(stats.entropy)
     several = f" {narrow} of {heads} heads of" if heads > 1 else ""
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    weight = context.model.graph[makers[0]].weight
-    width = makers[0] if weight is None else weight.name
-    every = tuple(dict.fromkeys(key for _, _, _, names in found for key in names))
+    factors = [item.source.factor.id for item in found if item.source.factor is not None]
+    blamed = factors[0] if source.tempered and factors else source.makers[0]
+    maker = context.model.graph[blamed]
+    weight = next(iter(maker.params), None) if source.tempered else maker.weight
+    every = tuple(dict.fromkeys(key for item in found for key in item.source.makers))
+    layers = (*factors, *every) if source.tempered else every
     return Finding(
         severity=severity,
-        layer=makers[0],
+        layer=blamed,
         param=None if weight is None else weight.name,
-        layers=(*every, *(item[1].id for item in found)),
+        layers=(*layers, *(item.layer.id for item in found)),
         message=f"the softmax of{several} {layer.id}{more} starts on few keys: entropy "
         f"{lowest:.2f} of that of a uniform row",
         evidence={
@@ -237,11 +306,29 @@ def _finding(
         },
         why="a softmax that sits on single keys passes almost no gradient to queries and keys",
         measured=f"entropy / ln(keys) = {lowest:.2f} in the narrowest head",
-        expected=f"above {LIMITS[-1][0]:g}: 1 - s^2 / (2 ln T) for logits of standard deviation s",
-        fix=Fix(
-            "xavier_uniform",
-            params=() if weight is None else (weight.key,),
-            code=f"torch.nn.init.xavier_uniform_({width}), which gives logits of standard "
-            "deviation 1 on a normalised input",
+        expected=f"above {limit:g}: "
+        + (
+            "what a factor of 100 leaves cosines of width 32"
+            if source.tempered
+            else "1 - s^2 / (2 ln T) for logits of standard deviation s"
         ),
+        fix=_milder(blamed) if source.tempered else _narrower(source.makers[0], weight),
+    )
+
+
+def _milder(factor: str) -> Fix:
+    return Fix(
+        "advice",
+        code=f"start the temperature at {factor} milder: for cosines of width d a factor of "
+        "sqrt(d) gives logits of standard deviation 1",
+    )
+
+
+def _narrower(maker: str, weight: Param | None) -> Fix:
+    name = maker if weight is None else weight.name
+    return Fix(
+        "xavier_uniform",
+        params=() if weight is None else (weight.key,),
+        code=f"torch.nn.init.xavier_uniform_({name}), which gives logits of standard "
+        "deviation 1 on a normalised input",
     )
