@@ -147,3 +147,17 @@ def test_a_factor_of_100_leaves_cosines_of_width_32_the_limit() -> None:
         query, key = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, key))
         (entropy,) = attention_entropy(_softmax(100 * query @ key.swapaxes(-1, -2)))
         assert entropy == pytest.approx(0.06, abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_compared_with_itself_is_its_own_nearest(tied) -> None:
+    pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    module, inputs = _cosine_attention(403, False, 32, 49)
+    if tied:
+        module[1].k = module[1].q
+    record = lint(capture(module, inputs), Settings(stage="fresh"))
+    names = [item["name"] for item in record["findings"]]
+    assert ("attention-entropy" in names) is not tied
