@@ -68,7 +68,7 @@ def _config(kind: Any) -> Any:
     for name, value in SMALL.items():
         try:
             present = isinstance(getattr(base, name), (int, bool, type(None)))
-        except Exception:
+        except Exception:  # some settings are properties that refuse to be read
             present = False
         if present:
             known[name] = value
@@ -76,7 +76,7 @@ def _config(kind: Any) -> Any:
     for left in LEFT:
         try:
             return kind(**{name: value for name, value in known.items() if name not in left})
-        except Exception as error:
+        except Exception as error:  # each library validates settings in its own way
             last = error
     raise last or ValueError("no configuration")
 
@@ -108,7 +108,7 @@ def of_transformers(only: str, without: Sequence[str], most: float) -> Iterator[
             yield Case(type(model).__name__, model, _batch(model, config))
         except StopIteration:
             continue
-        except Exception as error:
+        except Exception as error:  # counted and told: what cannot be built is not judged
             yield f"{name}: {type(error).__name__}"
 
 
@@ -137,7 +137,7 @@ def of_timm(only: str, without: Sequence[str], most: float) -> Iterator[Case | s
                 try:
                     model = timm.create_model(name)
                     sizes[name] = sum(tensor.numel() for tensor in model.parameters())
-                except Exception:
+                except Exception:  # needs packages or weights that are not here
                     continue
         name = min(sizes, key=lambda name: sizes[name], default="")
         if not name or sizes[name] > most:
@@ -167,7 +167,7 @@ def main() -> None:
             inputs = dict(case.inputs)
             first = (inputs.pop("x"),) if "x" in inputs else ()
             report = initlint.check(case.model, *first, **inputs)
-        except Exception as error:
+        except Exception as error:  # counted and told: plain inputs do not suit every model
             counts["left out"] += 1
             print(f"  left out  {case.name}: {type(error).__name__}", flush=True)
             continue

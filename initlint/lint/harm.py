@@ -27,7 +27,8 @@ def makers(contributions: Iterable[float], drift: float) -> int:
     """Layers that make up a drift, given what each contributes, in decades."""
     sign = -1.0 if drift < 0 else 1.0
     along = [value * sign for value in contributions if value * sign > 0.0]
-    return sum(value > MAKES * max(along) for value in along)
+    least = MAKES * max(along, default=0.0)
+    return sum(value > least for value in along)
 
 
 def severity_of(harm: Harm | None) -> Severity | None:

@@ -37,6 +37,8 @@ def is_spared(context: Context, layers: Collection[str]) -> bool:
     """
     graph = context.model.graph
     measured = context.probe.backward if context.probe is not None else {}
+    if not measured:
+        return False
     branches = residual_branches(graph)
     inner = {key for branch in branches for key in branch.branch}
     seen = [

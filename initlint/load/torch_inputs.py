@@ -221,7 +221,7 @@ def _attempt(
                 tracer.mark_fed(tensor)
             with tracing(tracer):
                 module(*args, **kwargs)
-    except Exception as error:
+    except Exception as error:  # a wrong shape may make the user's forward raise anything
         return Trial(calls, error)
     return Trial(calls, None)
 

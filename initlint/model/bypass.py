@@ -8,6 +8,10 @@ from initlint.model.graph import LayerGraph
 from initlint.model.op import WEIGHTED, Op
 from initlint.model.residual import residual_branches
 
+GATE_LAYERS = 32
+"""Layers that a gate is made of at most: squeeze-excite has six, an attention map about ten. What
+is deeper is a network of its own, and so many per product keep the search linear."""
+
 
 def is_bypassed(graph: LayerGraph, layers: Collection[str]) -> bool:
     """True when a trunk that trains leads every input around these layers.
@@ -56,14 +60,15 @@ def gate_layers(graph: LayerGraph) -> frozenset[str]:
 
 
 def _between(graph: LayerGraph, start: str, end: str) -> set[str]:
-    """What lies between two layers, the last included; empty unless all of it comes from there."""
+    """What lies between two layers, the last included; empty unless all stems from the first."""
     found: set[str] = set()
     waiting = [end]
     while waiting:
         key = waiting.pop()
         if key == start or key in found:
             continue
-        if graph.position[key] < graph.position[start] or not graph.inputs(key):
+        inside = graph.position[key] >= graph.position[start] and graph.inputs(key)
+        if not inside or len(found) == GATE_LAYERS:
             return set()
         found.add(key)
         waiting.extend(edge.source for edge in graph.inputs(key))
