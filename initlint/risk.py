@@ -8,7 +8,7 @@ weight is positive, so that more harm never lowers the risk. `WEIGHTS` and `OFFS
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
@@ -322,16 +322,24 @@ def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | Non
         above.id for layer in graph if layer.op is Op.OUTPUT for above in graph.producers(layer.id)
     }
     order = [
-        sizes[layer.id] * (stats.count / max(stats.samples, 1)) ** 0.5
+        (layer.op in _HEADS, sizes[layer.id] * (stats.count / max(stats.samples, 1)) ** 0.5)
         for layer in graph.order
         if layer.id in sizes
-        and layer.op in _HEADS
+        and (layer.op in _HEADS or layer.op is Op.ADD)
         and layer.id not in ends
         and (stats := probe.outputs.get(layer.id)) is not None
     ]
-    if len(order) < 2:
+    weighted = [size for has_weight, size in order if has_weight]
+    if len(weighted) < 2:
         inner = [layer for layer in graph.order if layer.op in _HEADS and layer.id not in ends]
         return 0.0 if sizes and len(inner) < 2 else nan  # one layer has no depth to lose it in
+    ratio = _quarters(weighted)
+    # Branches that a zero closes hide the trunk between them, which the sums show.
+    return _quarters([size for _, size in order]) if isnan(ratio) else ratio
+
+
+def _quarters(order: Sequence[float]) -> float:
+    """Decades between the largest of the first quarter and that of the last."""
     quarter = max(len(order) // 4, 1)
     early, late = max(order[:quarter]), max(order[-quarter:])
     if not late > 0.0 or not isfinite(early) or not isfinite(late):

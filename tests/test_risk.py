@@ -282,3 +282,30 @@ def test_infinities_that_a_softmax_takes_away_are_a_mask_and_those_of_the_output
     torch.manual_seed(0)
     assert initlint.check(Attention(1.0), torch.randn(16, 6, 16)).risk < 0.2
     assert initlint.check(Attention(torch.inf), torch.randn(16, 6, 16)).risk == 1.0
+
+
+def test_branches_that_zero_gains_close_leave_the_trunk_to_be_judged():
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(32, 32, 3, padding=1), nn.BatchNorm2d(32)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x):
+            return torch.relu(x + self.norm(self.convolution(x)))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 32, 3, padding=1)
+            self.blocks = nn.Sequential(*[Block() for _ in range(8)])
+            self.head = nn.Linear(32, 10)
+
+        def forward(self, x):
+            return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model = capture_with(Net(), (torch.randn(8, 3, 32, 32),), {}, LoadOptions())
+    probe = replace(probe_torch(model, seed=0), responses=())  # as for a net too large for a kernel
+    (look,), _ = evidence(model.graph, probe)
+    assert score((look,)).value < 0.2
