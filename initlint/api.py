@@ -41,6 +41,7 @@ from initlint.model import (
     fans,
 )
 from initlint.model.bypass import gate_layers, is_bypassed
+from initlint.model.masks import masked
 from initlint.model.structure import (
     Gate,
     Residual,
@@ -156,6 +157,7 @@ __all__ = [
     "is_bypassed",
     "is_spared",
     "makers",
+    "masked",
     "measured_drift",
     "median",
     "on_branches",

@@ -8,11 +8,12 @@ weight is positive, so that more harm never lowers the risk. `WEIGHTS` and `OFFS
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, TRANSPARENT, Edge, Layer, LayerGraph, Op, Role
+from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
+from initlint.model.masks import masked
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -67,13 +68,6 @@ SATURATED = 0.5
 
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
-
-_CHOOSING = frozenset({Op.WHERE, Op.ADD, Op.SUB, Op.CONCAT}) | TRANSPARENT
-"""What stands between a mask of large negative numbers and the softmax that it closes keys of: a
-key for what attends to nothing is joined, the largest logit is subtracted."""
-
-_MASK = 3
-"""Position of the mask among the operands of attention, behind queries, keys and values."""
 
 _AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
 """What averages positions, and what may stand around that."""
@@ -225,14 +219,16 @@ def _along_depth(ratio: float) -> dict[str, float]:
 def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
     """What the forward pass says of every layer: the worst layer counts."""
     huge = peaked = saturated = 0.0
-    shaped, masked = _shaped(graph), _masked(graph)
+    shaped, masks = _shaped(graph), masked(graph)
+    apart = masks | _unheard(graph, probe) | _totals(graph)
     for name, stats in probe.outputs.items():
         op = graph[name].op
         if name not in shaped or op is Op.OUTPUT:
             continue
-        if stats.rms > 0.0 and name not in masked:
+        if stats.rms > 0.0 and name not in apart:
             huge = max(huge, log10(stats.rms) - HUGE)
-        saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
+        if not any(edge.source in masks for edge in graph.inputs(name)):
+            saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
         keys = _keys(graph[name], stats.units) if op is Op.SOFTMAX else 0
         if keys > 1 and graph.consumers(name):
             squares = keys * stats.rms**2
@@ -258,22 +254,27 @@ def _shaped(graph: LayerGraph) -> frozenset[str]:
     return frozenset(found)
 
 
-def _masked(graph: LayerGraph) -> frozenset[str]:
-    """Masks, and sums with them: what they mask has been judged before, the softmax is after."""
-    found: set[str] = set()
+def _unheard(graph: LayerGraph, probe: Activations) -> frozenset[str]:
+    """Layers that weights lead to and no gradient comes back from: choices, indices, labels."""
+    if not probe.backward:
+        return frozenset()
+    trained: set[str] = set()
+    for layer in graph.order:
+        own = any(param.trainable for param in layer.params)
+        if own or any(edge.source in trained for edge in graph.inputs(layer.id)):
+            trained.add(layer.id)
+    return frozenset(trained - probe.backward.keys())
+
+
+def _totals(graph: LayerGraph) -> frozenset[str]:
+    """Sums over elements behind the last weights, as a loss takes them: no activations."""
+    before: set[str] = set()
     for layer in reversed(graph.order):
-        after = graph.outputs(layer.id)
-        if layer.op in _CHOOSING and after and all(_closes(graph, edge, found) for edge in after):
-            found.add(layer.id)
-    return frozenset(found)
-
-
-def _closes(graph: LayerGraph, edge: Edge, masked: Container[str]) -> bool:
-    reader = graph[edge.target].op
-    if reader is Op.REDUCE:  # the largest logit, which is subtracted
-        return all(item.op is Op.SUB for item in graph.consumers(edge.target))
-    mask = reader is Op.ATTENTION and edge.position >= _MASK
-    return mask or reader in (Op.SOFTMAX, Op.LOG_SOFTMAX) or edge.target in masked
+        if layer.params or any(edge.target in before for edge in graph.outputs(layer.id)):
+            before.add(layer.id)
+    return frozenset(
+        layer.id for layer in graph if layer.op is Op.REDUCE and layer.id not in before
+    )
 
 
 def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:

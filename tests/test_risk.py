@@ -309,3 +309,73 @@ def test_branches_that_zero_gains_close_leave_the_trunk_to_be_judged():
     probe = replace(probe_torch(model, seed=0), responses=())  # as for a net too large for a kernel
     (look,), _ = evidence(model.graph, probe)
     assert score((look,)).value < 0.2
+
+
+def test_what_a_mask_fills_saturates_nothing_and_is_no_activation():
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))
+            self.head = nn.Linear(16, 10)
+
+        def forward(self, x):
+            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4.0
+            later = torch.ones(6, 6, dtype=torch.bool).triu(0)
+            scores = scores.masked_fill(later, -torch.finfo(torch.float32).max)
+            best = scores.topk(2, -1).values[..., -1:]  # nothing is learnt through what it chooses
+            mixed = (torch.sigmoid(scores) * (scores >= best)) @ self.value(x)
+            return self.head(mixed.mean(1))
+
+    torch.manual_seed(0)
+    report = initlint.check(Attention(), torch.randn(16, 6, 16))
+    assert report.risk < 0.2
+    assert not [found for found in report.findings if found["name"] == "saturation"]
+
+
+def test_a_sum_behind_the_last_weights_is_a_total():
+    class Total(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = nn.Linear(16, 32), nn.Linear(32, 10)
+
+        def forward(self, x):
+            losses = -self.head(torch.relu(self.body(x))).log_softmax(-1)[..., 0]
+            return losses.sum(1) / losses.shape[1]
+
+    torch.manual_seed(0)
+    record = initlint.check(Total(), torch.randn(8, 500, 16)).to_dict()
+    assert REASONS["huge"] not in record["risk_reasons"]
+
+
+def test_probabilities_behind_the_head_are_no_gradient_lost_on_the_way():
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+            self.heads, self.shares = nn.Linear(64, 4 * 500), nn.Linear(64, 4)
+
+        def forward(self, x):
+            body = self.body(x)
+            words = self.heads(body).view(-1, 4, 500).softmax(-1)
+            return (words * self.shares(body).softmax(-1)[..., None]).sum(1).log()
+
+    torch.manual_seed(0)
+    record = initlint.check(Mixture(), torch.randn(12, 16)).to_dict()
+    assert REASONS["shrinks"] not in record["risk_reasons"]
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-2])
+def test_small_tables_before_a_normaliser_are_no_growing_gradient(scale):
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.hidden = nn.Embedding(50, 32), nn.Linear(32, 32)
+            self.head = nn.Linear(32, 10)
+            nn.init.normal_(self.words.weight, std=scale)
+
+        def forward(self, ids):
+            unit = nn.functional.normalize(self.words(ids) * 2.0, dim=-1) * 32**0.5
+            return self.head(torch.relu(self.hidden(unit)).mean(1))
+
+    torch.manual_seed(0)
+    assert initlint.check(Words(), torch.randint(0, 50, (12, 8))).risk < 0.2

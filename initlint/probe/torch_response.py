@@ -12,7 +12,7 @@ import torch
 from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
-from initlint.model import RECURRENT, LayerGraph, Op, Role
+from initlint.model import NORMALISERS, RECURRENT, LayerGraph, Op, Role
 from initlint.probe.kernel import summary
 from initlint.probe.result import Response
 from initlint.probe.torch_gradients import gradients, sign_step
@@ -117,9 +117,48 @@ def _opened(runnable: TorchRunnable, graph: LayerGraph) -> dict[str, float]:
     return found
 
 
+def _is_normalised(graph: LayerGraph, name: str) -> bool:
+    """True when normalisers alone read a layer, or its fixed multiples: its scale is lost."""
+    readers = graph.effective_consumers(name)
+    return bool(readers) and all(
+        item.op in NORMALISERS
+        or item.op is Op.LP_NORM
+        or (
+            item.op in (Op.MUL, Op.DIV)
+            and not item.params
+            and len(graph.inputs(item.id)) == 1
+            and _is_normalised(graph, item.id)
+        )
+        for item in readers
+    )
+
+
+def _units(
+    runnable: TorchRunnable, graph: LayerGraph, tensors: Mapping[str, Any]
+) -> dict[str, float]:
+    """What small weights before a normaliser are of ordinary ones, by the name of their tensor.
+
+    Their gradient is long by as much. A step that is too large for them makes them larger, which
+    changes no output, and the next step smaller: it counts as that of ordinary weights. Zeros have
+    no direction yet, and the first step is all that gives them one.
+    """
+    found: dict[str, float] = {}
+    for layer, param in graph.params:
+        if param.role is Role.WEIGHT and _is_normalised(graph, layer.id):
+            fan = 1 if layer.op is Op.EMBEDDING else math.prod(param.shape[1:])
+            for name in runnable.sources.get(param.key, ()):
+                if name in tensors and (size := rms(tensors[name])) > 0.0:
+                    found[name] = min(size * math.sqrt(max(fan, 1)), 1.0)
+    return found
+
+
 @dataclass(slots=True)
 class _Lengths:
-    """Lengths of the gradient at every layer's output, and along the steps of sequences."""
+    """Lengths of the gradient at every layer's output, and along the steps of sequences.
+
+    What only normalisers read has no scale of its own: where it is small, its gradient is long by
+    as much, and counts for a change of its own size.
+    """
 
     runnable: TorchRunnable
     graph: LayerGraph
@@ -135,11 +174,12 @@ class _Lengths:
         if self.graph[name].op in RECURRENT:
             self._along_steps(call)
         if self.graph[name].op not in (Op.OUTPUT, Op.SHAPE, Op.CONSTANT):
-            result.register_hook(self._length(name))
+            unit = min(rms(result) or 1.0, 1.0) if _is_normalised(self.graph, name) else 1.0
+            result.register_hook(self._length(name, unit))
 
-    def _length(self, name: str) -> Callable[[Any], None]:
+    def _length(self, name: str, unit: float) -> Callable[[Any], None]:
         def hook(gradient: Any) -> None:
-            self.layers[name] = rms(gradient) * math.sqrt(gradient.numel())
+            self.layers[name] = unit * rms(gradient) * math.sqrt(gradient.numel())
 
         return hook
 
@@ -169,16 +209,14 @@ class _Lengths:
         """Decades between the first and the last quarter of the layers before the output.
 
         The longest gradient of each quarter counts: branches closed by a zero are no loss beside
-        an open trunk. The last layer is left out: a zero head is no loss behind it.
+        an open trunk. The last layer with parameters is left out, since a zero head is no loss
+        behind it, and so is what comes after: a loss, or a logarithm of probabilities, whose
+        gradient is longer by their number.
         """
-        order = [layer.id for layer in self.graph.order if layer.id in self.layers]
-        ends = {
-            above.id
-            for layer in self.graph
-            if layer.op is Op.OUTPUT
-            for above in self.graph.producers(layer.id)
-        }
-        order = [name for name in order if name not in ends]
+        before = _before_parameters(self.graph)
+        order = [
+            layer.id for layer in self.graph.order if layer.id in self.layers and layer.id in before
+        ]
         if len(order) < 2:
             return math.nan
         quarter = max(len(order) // 4, 1)
@@ -187,6 +225,17 @@ class _Lengths:
         if not late > 0.0 or not math.isfinite(early) or not math.isfinite(late):
             return math.nan
         return math.log10(max(early, 1e-45)) - math.log10(late)
+
+
+def _before_parameters(graph: LayerGraph) -> set[str]:
+    """Layers that a later one with parameters reads."""
+    found: set[str] = set()
+    for layer in reversed(graph.order):
+        for edge in graph.outputs(layer.id):
+            if edge.target in found or graph[edge.target].params:
+                found.add(layer.id)
+                break
+    return found
 
 
 def _response(
@@ -236,6 +285,7 @@ def _response(
         for tensor, gradient in zip(sources, last, strict=False)
     ]
     silent, relative = 0, 0.0
+    units = _units(runnable, graph, tensors)
     for name in names:
         if not pieces[name]:
             continue
@@ -245,7 +295,7 @@ def _response(
             continue
         own = stacked @ stacked.T
         relative += float(own.trace()) * rms(tensors[name]) ** 2
-        found += own
+        found += own * units.get(name, 1.0) ** 2
     total = sum(tensor.numel() for tensor in tensors.values())
     output = rms(torch.cat([tensor.detach().float().flatten() for tensor in outputs]))
     copied = sum(map(_copied, tensors.values(), last[len(sources) :]))

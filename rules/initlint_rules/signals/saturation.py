@@ -20,6 +20,7 @@ from initlint.api import (
     Severity,
     Stage,
     input_rms,
+    masked,
     saturation_harm,
     severity_of,
 )
@@ -116,10 +117,13 @@ class Saturation(Rule):
         """Yield one finding that names all saturated layers."""
         if context.probe is None:
             return
+        masks = masked(context.model.graph)
         found: list[tuple[Severity, float, Layer, OutputStats]] = []
         for layer in context.model.graph.order:
             stats = context.probe.outputs.get(layer.id)
             if layer.op not in BOUNDED or stats is None or not _hidden(context, layer):
+                continue
+            if any(edge.source in masks for edge in context.model.graph.inputs(layer.id)):
                 continue
             share = stats.saturated_share
             severity = severity_of(saturation_harm(share))
