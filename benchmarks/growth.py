@@ -12,87 +12,21 @@ theory with all rules, which have a second.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from math import log
 from pathlib import Path
 from time import perf_counter, process_time
-from typing import Any
 
-import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.growth_networks import BUILDERS, WIDTH, chain, residual
 from initlint.engine import Settings, lint
 from initlint.load import load
 from initlint.measure.measures import Measures
 
 LAYERS = 1_000
-
-
-def _save(path: Path, nodes: list[Any], weights: list[Any], width: int, last: str) -> None:
-    graph = helper.make_graph(
-        nodes,
-        "network",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, width])],
-        [helper.make_tensor_value_info(last, TensorProto.FLOAT, [1, width])],
-        weights,
-    )
-    opset = helper.make_opsetid("", 18)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
-
-
-def _weight(rng: np.random.Generator, width: int, name: str) -> Any:
-    values = rng.standard_normal((width, width), dtype=np.float32) * np.float32((2 / width) ** 0.5)
-    return numpy_helper.from_array(values, name)
-
-
-def chain(path: Path, count: int, width: int) -> None:
-    """Linear layers and ReLUs, one after the other: ``count`` nodes."""
-    rng = np.random.default_rng(0)
-    nodes, weights, tensor = [], [], "input"
-    for index in range(count // 2):
-        weights.append(_weight(rng, width, f"layers.{index}.weight"))
-        nodes.append(helper.make_node("MatMul", [tensor, weights[-1].name], [f"product{index}"]))
-        nodes.append(helper.make_node("Relu", [f"product{index}"], [f"active{index}"]))
-        tensor = f"active{index}"
-    _save(path, nodes, weights, width, tensor)
-
-
-def residual(path: Path, count: int, width: int) -> None:
-    """Blocks of normalisation, two linear layers and a skip connection: ``count`` nodes."""
-    rng = np.random.default_rng(0)
-    ones = numpy_helper.from_array(np.ones(width, np.float32), "ones")
-    zeros = numpy_helper.from_array(np.zeros(width, np.float32), "zeros")
-    nodes, weights, tensor = [], [ones, zeros], "input"
-    for index in range(count // 5):
-        up, down = f"blocks.{index}.up.weight", f"blocks.{index}.down.weight"
-        weights += [_weight(rng, width, up), _weight(rng, width, down)]
-        name = [f"b{index}.{part}" for part in range(5)]
-        nodes += [
-            helper.make_node("LayerNormalization", [tensor, "ones", "zeros"], [name[0]]),
-            helper.make_node("MatMul", [name[0], up], [name[1]]),
-            helper.make_node("Relu", [name[1]], [name[2]]),
-            helper.make_node("MatMul", [name[2], down], [name[3]]),
-            helper.make_node("Add", [tensor, name[3]], [name[4]]),
-        ]
-        tensor = name[4]
-    _save(path, nodes, weights, width, tensor)
-
-
-def dense(path: Path, count: int, width: int) -> None:
-    """Each layer feeds a running sum that the next one reads, and a common output: wide fan-out."""
-    rng = np.random.default_rng(0)
-    nodes, weights, total = [], [], "input"
-    for index in range(count // 3):
-        weights.append(_weight(rng, width, f"layers.{index}.weight"))
-        nodes += [
-            helper.make_node("MatMul", ["input", weights[-1].name], [f"p{index}"]),
-            helper.make_node("Relu", [f"p{index}"], [f"r{index}"]),
-            helper.make_node("Add", [total, f"r{index}"], [f"s{index}"]),
-        ]
-        total = f"s{index}"
-    _save(path, nodes, weights, width, total)
 
 
 def seconds(path: Path) -> tuple[float, float]:
@@ -158,10 +92,10 @@ def main() -> None:
     nodes = [size for size in (1_000, 3_000, 10_000, 30_000, 100_000) if size <= given.most_nodes]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        chain(folder / "warm.onnx", 10, 8)
+        chain(folder / "warm.onnx", 10, WIDTH)
         seconds(folder / "warm.onnx")
-        for build in (chain, residual, dense):
-            table(f"nodes ({build.__name__})", nodes, lambda p, n, b=build: b(p, n, 4), folder)
+        for build in BUILDERS:
+            table(f"nodes ({build.__name__})", nodes, lambda p, n, b=build: b(p, n, WIDTH), folder)
         sizes = [4**power for power in range(10, 15) if 4**power <= given.most_parameters]
         table(
             "parameters (8 square layers)",
@@ -171,7 +105,7 @@ def main() -> None:
         )
         layers(folder)
         if given.rules:
-            residual(folder / "largest.onnx", nodes[-1], 4)
+            residual(folder / "largest.onnx", nodes[-1], WIDTH)
             slowest(folder / "largest.onnx")
 
 

@@ -206,7 +206,7 @@ def write_inputs(folder: Path) -> None:
     """The files that the rows read."""
     import numpy as np
 
-    from benchmarks.growth import residual
+    from benchmarks.growth_networks import residual
     from benchmarks.startup import example
 
     example(folder / "five.onnx")
@@ -216,6 +216,7 @@ def write_inputs(folder: Path) -> None:
         example(many / f"net{index:02}.onnx", 32, index)
     for size in NODES:
         residual(folder / f"nodes{size}.onnx", size, 4)
+        residual(folder / f"fresh{size}.onnx", size, 8)
     write_probed(folder)
     rng = np.random.default_rng(0)
     count, side = 16, 4096

@@ -273,7 +273,8 @@ def _expire(current: _Run) -> Outcome:
     if current.static is not None:
         seconds = (limits.probe_seconds or 0) - PROBE_GRACE
         return _lost(current, f"stopped after {seconds:g} s", status="timeout")
-    return _lost(current, f"stopped after {limits.static_seconds:.0f} s {_doing(current)}")
+    stopped = f"stopped after {limits.static_seconds:.0f} s {_doing(current)}"
+    return _lost(current, f"{stopped}; --timeout gives it longer")
 
 
 def _death(current: _Run) -> Outcome:

@@ -376,7 +376,7 @@ def check(
             metavar="S",
             min=0.1,
             rich_help_panel=RUN,
-            help="Seconds for reading and measuring one model [default: 30, more for large "
+            help="Seconds for reading and measuring one model [default: 45, more for large "
             "files; none for your own code].",
         ),
     ] = None,

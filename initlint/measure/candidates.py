@@ -89,12 +89,14 @@ class Candidates:
     all: tuple[Candidate, ...]
     log_stds: NDArray[np.float64]
 
-    def near(self, std: float, distance: float) -> list[Candidate]:
-        """Those whose standard deviation is within ``distance`` of ``std`` in its logarithm."""
+    def near(self, std: float, distance: float) -> list[tuple[Candidate, float]]:
+        """Those within ``distance`` of ``std``, and how far each is, in logarithms of its own."""
         if std <= 0.0:
             return []
-        inside = np.abs(self.log_stds - log(std)) <= distance
-        return [self.all[index] for index in np.flatnonzero(inside)]
+        distances = np.abs(self.log_stds - log(std))
+        inside = np.flatnonzero(distances <= distance)
+        pairs = zip(inside.tolist(), distances[inside].tolist(), strict=True)
+        return [(self.all[index], away) for index, away in pairs]
 
 
 KEPT = 512

@@ -16,7 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initlint.measure.result import Family, Moments
-from initlint.measure.spectrum import leading_singular_value, marchenko_pastur_edge
+from initlint.measure.spectrum import (
+    leading_singular_value,
+    marchenko_pastur_edge,
+    singular_values,
+)
 
 Array = NDArray[Any]
 
@@ -373,20 +377,20 @@ def _dependence(array: Array, centre: float, std: float, kurtosis: float) -> Ite
         std, array.dtype
     )
     square = matrix * matrix
-    row_power, column_power = square.mean(axis=1), square.mean(axis=0)
-    row_mean, column_mean = matrix.mean(axis=1), matrix.mean(axis=0)
     columns = matrix.shape[1]
+    row_power, column_power = _mean(square, 1), _mean(square, 0)
+    row_mean, column_mean = _mean(matrix, 1), _mean(matrix, 0)
     groups = [("rows", row_power, row_mean, columns), ("columns", column_power, column_mean, rows)]
     positions = columns // max(inner, 1)
     if positions > 1 and inner > 1:
         by_position = (
-            column_power.reshape(inner, positions).mean(axis=0),
-            column_mean.reshape(inner, positions).mean(axis=0),
+            _mean(column_power.reshape(inner, positions), 0),
+            _mean(column_mean.reshape(inner, positions), 0),
         )
         groups.append(("kernel positions", *by_position, rows * inner))
         by_input = (
-            column_power.reshape(inner, positions).mean(axis=1),
-            column_mean.reshape(inner, positions).mean(axis=1),
+            _mean(column_power.reshape(inner, positions), 1),
+            _mean(column_mean.reshape(inner, positions), 1),
         )
         groups.append(("input channels", *by_input, rows * positions))
     for name, power, mean, size in groups:
@@ -396,6 +400,13 @@ def _dependence(array: Array, centre: float, std: float, kurtosis: float) -> Ite
             yield f"means of {name}"
     if min(rows, columns) >= 8 and _edge_excess(matrix) > 0.0:
         yield "largest singular value"
+
+
+def _mean(array: Array, axis: int) -> Array:
+    """`numpy.mean`, without the three quarters of its time that go into choosing types."""
+    total: Array = np.add.reduce(array, axis=axis)
+    total /= array.shape[axis]
+    return total
 
 
 def _scatter_score(power: Array, size: int, kurtosis: float) -> float:
@@ -408,7 +419,7 @@ def _scatter_score(power: Array, size: int, kurtosis: float) -> float:
     groups = power.size
     if groups < 2:
         return 0.0
-    relative = power / power.mean() - 1.0
+    relative = power / _mean(power, 0) - 1.0
     total = float(relative @ relative) * size / (kurtosis - 1.0)
     return _chi_square_score(total, (groups - 1) / (1.0 + 6.0 / size), 1.0 + 6.0 / size)
 
@@ -418,7 +429,7 @@ def _mean_score(mean: Array, size: int) -> float:
     groups = mean.size
     if groups < 2:
         return 0.0
-    centred = mean - mean.mean()
+    centred = mean - _mean(mean, 0)
     return _chi_square_score(float(centred @ centred) * size, groups - 1, 1.0)
 
 
@@ -427,6 +438,9 @@ def _chi_square_score(total: float, freedom: float, scale: float) -> float:
     spread = 2.0 / (9.0 * freedom)
     return float(((total / scale / freedom) ** (1.0 / 3.0) - (1.0 - spread)) / sqrt(spread))
 
+
+EDGE_EXACT = 32
+"""Shorter side up to which all singular values cost less than a few sweeps (15 and 76 μs at 16)."""
 
 EDGE_SWEEPS = 6
 """Enough for an outlier: 1.2 times the edge is isolated to 1.2^-24 = 1 % of its squared norm."""
@@ -441,4 +455,6 @@ def _edge_excess(matrix: Array) -> float:
     rows, columns = matrix.shape
     edge = marchenko_pastur_edge(1.0, rows, columns)
     allowed = edge * (1.0 + 3.0 * min(rows, columns) ** (-2.0 / 3.0))
+    if min(rows, columns) <= EDGE_EXACT:
+        return float(singular_values(matrix)[0] - allowed)
     return float(leading_singular_value(matrix, EDGE_SWEEPS) - allowed)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import log, sqrt
+from weakref import WeakKeyDictionary
 
 from initlint.measure.candidates import candidates
 from initlint.measure.families import TRUNCATED_STD
@@ -57,12 +58,23 @@ class FanMistake:
     ratio: float
 
 
+_found: WeakKeyDictionary[Measures, tuple[Model, tuple[FanMistake, ...]]] = WeakKeyDictionary()
+"""What was found before: a rule for each kind of mistake asks about all of them."""
+
+
 def fan_mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
     """Every fresh weight matrix or kernel that fits a scheme with a wrong fan and none with a true.
 
     A single scale meets one of the many (scheme, wrong fan) pairs easily, so a mistake counts only
     where two layers of different fans make the same one, or a large uniform shows the exact bound.
     """
+    before = _found.get(measures)
+    if before is None or before[0] is not model:
+        before = _found[measures] = model, _mistakes(model, measures)
+    return before[1]
+
+
+def _mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
     groups: dict[tuple[str, str], list[_Suspect]] = defaultdict(list)
     for layer, param in model.graph.params:
         if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:

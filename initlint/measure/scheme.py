@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
-from math import isfinite, log, sqrt
+from math import isfinite, sqrt
 from typing import Any
 
 import numpy as np
@@ -54,10 +55,6 @@ scales of 1,024 rows of 1,024 that scatter by 1 % raise the variance of the row 
 COLLAPSED_LEAST = 1024
 """Distinct values that a tensor of mostly repeated units must leave to be judged: training does not
 repeat units, so what is left of a few copied rows says nothing about it."""
-
-ROUNDING = 1e-9
-"""Slack of the first choice among candidates, for the rounding of two logarithms; each is then
-judged by itself."""
 
 SERIES_MOST = 3
 """A scheme with a free integer (GPT-2's depth) that leaves more members than this names none: n is
@@ -201,9 +198,9 @@ def _named(
 ) -> tuple[Match, ...]:
     found: dict[int, dict[tuple[str, str], Match]] = {0: {}, 1: {}, 2: {}}
     std = sqrt(moments.second_moment)
-    widest = max(_scale_limit(family, moments, dtype) for family in fitted.alternatives)
-    for candidate in candidates(layer, param).near(std, widest + ROUNDING):
-        if _survives(candidate, fitted, moments, dtype):
+    limits = {family: _scale_limit(family, moments, dtype) for family in fitted.alternatives}
+    for candidate, distance in candidates(layer, param).near(std, max(limits.values())):
+        if _survives(candidate, distance, limits, moments, dtype):
             match = candidate.match
             found[candidate.tier].setdefault((match.scheme, match.fan), match)
     for tier in (0, 1):
@@ -218,23 +215,21 @@ def _named(
     return (*fans, *_rounded(fitted, moments, dtype), *depths)
 
 
-def _survives(candidate: Candidate, fitted: Fit, moments: Moments, dtype: str) -> bool:
-    predicted = candidate.match.std
-    if predicted <= 0.0:
-        return False
-    for family in fitted.alternatives:
-        if family not in candidate.families:
+def _survives(
+    candidate: Candidate,
+    distance: float,
+    limits: Mapping[Family, float],
+    moments: Moments,
+    dtype: str,
+) -> bool:
+    """Whether the scale fits some family that both the values and the scheme have."""
+    for family, limit in limits.items():
+        if family not in candidate.families or distance > limit:
             continue
-        if not _scale_fits(family, moments, predicted, dtype):
-            continue
-        if family is not Family.UNIFORM or _bound_fits(moments, predicted * sqrt(3.0), dtype):
+        bound = candidate.match.std * sqrt(3.0)
+        if family is not Family.UNIFORM or _bound_fits(moments, bound, dtype):
             return True
     return False
-
-
-def _scale_fits(family: Family, moments: Moments, predicted: float, dtype: str) -> bool:
-    distance = abs(log(sqrt(moments.second_moment) / predicted))
-    return distance <= _scale_limit(family, moments, dtype)
 
 
 def _scale_limit(family: Family, moments: Moments, dtype: str) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, wraps
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from initlint.model.layer import Layer, Param
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
@@ -31,6 +31,8 @@ class Edge:
     output: int = 0
     shape: tuple[int | None, ...] | None = None
 
+
+Found = TypeVar("Found")
 
 _source: Callable[[Edge], str] = attrgetter("source")
 _target: Callable[[Edge], str] = attrgetter("target")
@@ -81,6 +83,7 @@ class LayerGraph:
                 raise ValueError(message) from None
             into.append(edge)
             out_of.append(edge)
+        self._derived: dict[str, Any] = {}
         self._inputs = {key: _by_position(found) for key, found in sources.items()}
         self._outputs = {key: _grouped(found, _target) for key, found in targets.items()}
 
@@ -258,3 +261,18 @@ class LayerGraph:
     def descendants(self, layer_id: str) -> frozenset[str]:
         """Ids of all layers downstream of a layer."""
         return self.downstream((layer_id,))
+
+
+def derived(work: Callable[[LayerGraph], Found]) -> Callable[[LayerGraph], Found]:
+    """A function of a graph alone, worked out once for each: a graph never changes."""
+    name = f"{work.__module__}.{work.__qualname__}"
+
+    @wraps(work)
+    def once(graph: LayerGraph) -> Found:
+        known = graph._derived
+        if name not in known:
+            known[name] = work(graph)
+        found: Found = known[name]
+        return found
+
+    return once

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from initlint.model.graph import Edge, LayerGraph
+from initlint.model.graph import Edge, LayerGraph, derived
 from initlint.model.layer import Layer, Role
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
 
@@ -17,7 +17,14 @@ _GATING = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX, Op.TANH})
 
 _REACH = 4096
 """Layers looked at in search of the fork behind one addition. The search ends at the fork, so only
-an addition of unrelated tensors costs as much as this."""
+an addition of unrelated tensors, or a skip across most of a network, costs as much as this."""
+
+_LONG = 16
+"""Additions of one graph that may cost as much; an ordinary branch is a few dozen layers long."""
+
+_ORDINARY = 64
+"""Layers that any addition may look at, and a quarter of them what it leaves to longer ones: all
+additions together cost a time linear in the graph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +77,26 @@ class _Fork:
     sides: tuple[tuple[str, ...], ...]
 
 
-def _fork(graph: LayerGraph, edges: tuple[Edge, ...]) -> _Fork | None:
+class _Forks:
+    """Where the operands of additions fork, within what all searches of one graph may cost."""
+
+    def __init__(self, graph: LayerGraph, additions: int) -> None:
+        self._graph = graph
+        self._left = _LONG * _REACH + _ORDINARY // 4 * additions
+
+    def of(self, edges: tuple[Edge, ...]) -> _Fork | None:
+        """The fork of one addition, and what the search took from the others."""
+        most = max(_ORDINARY, min(_REACH, self._left))
+        fork, seen = _fork(self._graph, edges, most)
+        self._left -= seen
+        return fork
+
+
+def _fork(graph: LayerGraph, edges: tuple[Edge, ...], most: int) -> tuple[_Fork | None, int]:
     """The latest common ancestor of all operands, and the layers of each side behind it.
 
-    Walks back in falling topological order, so every layer is settled before its producers.
+    Walks back in falling topological order, so every layer is settled before its producers. The
+    second result is how many layers were looked at, ``most`` at most.
     """
     position = graph.position
     everyone = (1 << len(edges)) - 1
@@ -84,10 +107,11 @@ def _fork(graph: LayerGraph, edges: tuple[Edge, ...]) -> _Fork | None:
             heapq.heappush(queue, (-position[edge.source], edge.source))
         reached[edge.source] = reached.get(edge.source, 0) | 1 << index
     settled: list[str] = []
-    while queue and len(settled) < _REACH:
+    while queue and len(settled) < most:
         _, key = heapq.heappop(queue)
         if reached[key] == everyone:
-            return _Fork(key, _sides(graph, key, settled, reached, len(edges)))
+            fork = _Fork(key, _sides(graph, key, settled, reached, len(edges)))
+            return fork, len(settled)
         settled.append(key)
         for edge in graph.inputs(key):
             if position[edge.source] >= position[key]:
@@ -95,7 +119,7 @@ def _fork(graph: LayerGraph, edges: tuple[Edge, ...]) -> _Fork | None:
             if edge.source not in reached:
                 heapq.heappush(queue, (-position[edge.source], edge.source))
             reached[edge.source] = reached.get(edge.source, 0) | reached[key]
-    return None
+    return None, len(settled)
 
 
 def _sides(
@@ -114,6 +138,7 @@ def _sides(
     return tuple(tuple(side) for side in sides)
 
 
+@derived
 def residual_branches(graph: LayerGraph) -> tuple[Residual, ...]:
     """Every residual addition, in topological order.
 
@@ -123,15 +148,17 @@ def residual_branches(graph: LayerGraph) -> tuple[Residual, ...]:
     branch with a non-linearity: a low-rank adapter beside its matrix is no residual branch.
     Concatenated skips are not additions.
     """
-    found = (_residual(graph, layer) for layer in graph.order if layer.op is Op.ADD)
+    additions = [layer for layer in graph.order if layer.op is Op.ADD]
+    forks = _Forks(graph, len(additions))
+    found = (_residual(graph, layer, forks) for layer in additions)
     return tuple(residual for residual in found if residual is not None)
 
 
-def _residual(graph: LayerGraph, add: Layer) -> Residual | None:
+def _residual(graph: LayerGraph, add: Layer, forks: _Forks) -> Residual | None:
     edges = graph.inputs(add.id)
     if len(edges) < 2:
         return None
-    fork = _fork(graph, edges)
+    fork = forks.of(edges)
     if fork is None:
         return None
     chosen = _skip_side(graph, fork)

@@ -50,10 +50,11 @@ def backward_pass(
     """
     arriving: dict[str, list[Gradient | None]] = {}
     found: dict[str, Gradient | None] = {}
+    ends = frozenset(seeds)
     for node in reversed(forward.nodes):
         key = node.layer.id
         gradients = arriving.pop(key, [])
-        if key in seeds:
+        if key in ends:
             gradients = [*gradients, Gradient(0.0)]
         if not gradients:
             continue

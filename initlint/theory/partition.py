@@ -32,6 +32,7 @@ Labels = NDArray[np.int64]
 _INCOMING = (Role.WEIGHT, Role.RECURRENT_WEIGHT)
 _FROM_BELOW = (Role.WEIGHT,)
 _BIASES = (Role.BIAS, Role.RECURRENT_BIAS)
+_FEED_FORWARD = (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE)
 
 _LARGEST_COLUMN_BLOCK = 1 << 26
 """Elements of a weight that are read to compare columns (256 MiB of float32); groups that larger
@@ -103,10 +104,11 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
         LoadError: the file does not hold what its header says.
     """
     packed = tuple(group for layer in model.graph.weighted for group in _in_blocks(layer, weights))
+    recurrent = any(layer.op in RECURRENT for layer in model.graph)
+    if not recurrent and not any(_has_copies(layer, weights) for layer in model.graph.order):
+        return packed
     alike = _all_incoming(model, weights, _INCOMING)
-    if not any(_repeats(labels) for labels in alike.values()) and not any(
-        layer.op in RECURRENT for layer in model.graph
-    ):
+    if not recurrent and not any(_repeats(labels) for labels in alike.values()):
         return packed
     incoming = _all_incoming(model, weights, _FROM_BELOW, biases=True)
     if not any(_repeats(labels) for labels in (*alike.values(), *incoming.values())):
@@ -119,6 +121,13 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
         )
     search = _Search(Units(model.graph), model, weights, incoming)
     return packed + search.groups(alike)
+
+
+def _has_copies(layer: Layer, weights: Weights) -> bool:
+    """True when some rows of a weight are equal: without them no units of the layer are."""
+    return layer.op in _FEED_FORWARD and any(
+        row.trainable and weights.duplicates(row) for row in layer.with_role(*_INCOMING)
+    )
 
 
 def _in_blocks(layer: Layer, weights: Weights) -> Iterator[SymmetricGroup]:
@@ -187,7 +196,7 @@ def _incoming(layer: Layer, weights: Weights, roles: Sequence[Role]) -> Labels |
     rows = layer.with_role(*roles)
     single = layer.op in RECURRENT or len(layer.with_role(Role.WEIGHT)) == 1
     plain = not layer.with_role(Role.PROJECTION, Role.PEEPHOLE, Role.INITIAL_STATE)
-    fits = layer.op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE) or layer.op in RECURRENT
+    fits = layer.op in _FEED_FORWARD or layer.op in RECURRENT
     if not rows or not fits or not single or not plain or len({row.shape[0] for row in rows}) != 1:
         return None
     if any(row.tensor is None or not row.trainable for row in rows):

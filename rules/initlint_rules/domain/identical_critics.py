@@ -139,7 +139,7 @@ def _chain(graph: LayerGraph, end: Layer) -> list[Layer]:
     chain = [end]
     while len(above := graph.producers(chain[-1].id)) == 1:
         chain.append(above[0])
-        if len(graph.consumers(above[0].id)) > 1:
+        if len(graph.outputs(above[0].id)) > 1:
             break
     return chain
 

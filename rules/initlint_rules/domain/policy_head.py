@@ -152,10 +152,11 @@ class PolicyHead(Rule):
 
 def _actors(context: Context) -> Iterator[_Actor]:
     graph = context.model.graph
+    ends = _at_the_end(graph)
     heads = [
         layer
         for layer in graph.weighted
-        if layer.op is Op.LINEAR and graph.is_head(layer.id) and _ends(graph, layer.id)
+        if layer.op is Op.LINEAR and graph.is_head(layer.id) and layer.id in ends
     ]
     free = [
         (layer, param, length)
@@ -191,14 +192,17 @@ def _length(context: Context, param: Param) -> int:
 
 
 _SCORES = TRANSPARENT | {Op.SOFTMAX, Op.LOG_SOFTMAX, Op.OUTPUT}
+_AFTER_HEAD = _SCORES | {Op.ADD, Op.MUL, Op.SUB, Op.OTHER, Op.COMPARE, Op.REDUCE}
 
 
-def _ends(graph: LayerGraph, key: str) -> bool:
-    """True when a head's output is an output of the network, or is combined with noise there."""
-    return all(
-        graph[target].op in _SCORES | {Op.ADD, Op.MUL, Op.SUB, Op.OTHER, Op.COMPARE, Op.REDUCE}
-        for target in graph.downstream((key,))
-    )
+def _at_the_end(graph: LayerGraph) -> frozenset[str]:
+    """Layers whose output is an output of the network, or is combined with noise there."""
+    found: set[str] = set()
+    for layer in reversed(graph.order):
+        targets = [edge.target for edge in graph.outputs(layer.id)]
+        if all(graph[key].op in _AFTER_HEAD and key in found for key in targets):
+            found.add(layer.id)
+    return frozenset(found)
 
 
 def _together(graph: LayerGraph, free: Layer, head: Layer) -> bool:

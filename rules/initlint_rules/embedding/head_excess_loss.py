@@ -146,10 +146,33 @@ class HeadExcessLoss(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per output whose logits are too wide."""
-        for output in context.model.graph.order:
-            if output.op is Op.OUTPUT:
-                found = list(_examine(context, output))
-                yield from found or hot_similarities(context, output)
+        outputs = [layer for layer in context.model.graph.order if layer.op is Op.OUTPUT]
+        network = _network(context, outputs) if outputs else None
+        for output in outputs:
+            found = list(_examine(context, network, output)) if network else []
+            yield from found or hot_similarities(context, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """What is asked of the whole network for each of its outputs.
+
+    Attributes:
+        first: id of the output that the loader gave first.
+        scores: nothing but the shape of the graph speaks for a cross-entropy, and that does.
+        tables: embeddings with their parameters.
+    """
+
+    first: str
+    scores: bool
+    tables: tuple[tuple[Layer, Param], ...]
+
+
+def _network(context: Context, outputs: list[Layer]) -> _Network:
+    graph = context.model.graph
+    first = next(layer.id for layer in graph if layer.op is Op.OUTPUT)
+    tables = tuple((layer, param) for layer, param in graph.params if layer.op is Op.EMBEDDING)
+    return _Network(first, _looks_like_scores(context, outputs), tables)
 
 
 def _excess(std: float, classes: int) -> float:
@@ -177,8 +200,8 @@ class _Logits:
     assumed: bool
 
 
-def _examine(context: Context, output: Layer) -> Iterator[Finding]:
-    logits = _logits(context, output)
+def _examine(context: Context, network: _Network, output: Layer) -> Iterator[Finding]:
+    logits = _logits(context, network, output)
     if logits is None or context.measures.stage(logits.weight) is not Stage.FRESH:
         return
     std, entering = _std(context, logits.at), _rms(context, logits.head)
@@ -191,14 +214,19 @@ def _examine(context: Context, output: Layer) -> Iterator[Finding]:
     if severity is Severity.ERROR and std < WILD:
         severity = Severity.WARNING
     if severity is not None:
-        yield _finding(context, logits, std, excess, severity)
+        tied = _tied(network, logits.weight)
+        yield _finding(context, logits, tied, std, excess, severity)
 
 
 def _finding(
-    context: Context, logits: _Logits, std: float, excess: float, severity: Severity
+    context: Context,
+    logits: _Logits,
+    tied: Layer | None,
+    std: float,
+    excess: float,
+    severity: Severity,
 ) -> Finding:
     guess = log(logits.classes)
-    tied = _tied(context, logits.weight)
     table = f", tied to {tied.id}," if tied is not None else ""
     measured = context.probe is not None and logits.at in context.probe.outputs
     factor = WANTED_STD / std
@@ -233,7 +261,7 @@ def _finding(
     )
 
 
-def _logits(context: Context, output: Layer) -> _Logits | None:
+def _logits(context: Context, network: _Network, output: Layer) -> _Logits | None:
     """Where an output's logits are, when it is known to end in a softmax or a cross-entropy."""
     graph = context.model.graph
     end = _before(graph, output)
@@ -246,9 +274,9 @@ def _logits(context: Context, output: Layer) -> _Logits | None:
             return None
         source = f"{end.op.value} at the output"
         end = _before(graph, end)
-    elif output.id == _first_output(graph) and _judged_by_cross_entropy(context):
+    elif output.id == network.first and _judged_by_cross_entropy(context):
         source = "cross-entropy, assumed from the head"
-    elif _looks_like_scores(context):
+    elif network.scores:
         source, assumed = "cross-entropy, assumed from the graph", True
     if end is None:
         return None
@@ -257,15 +285,11 @@ def _logits(context: Context, output: Layer) -> _Logits | None:
     if head is None or weight is None or weight.quantised or not weight.shape:
         return None
     classes = weight.shape[0]
-    if not source and (_tied(context, weight) is not None or _is_vocabulary(graph, classes)):
+    if not source and (_tied(network, weight) is not None or _is_vocabulary(network, classes)):
         source, assumed = "a head over the vocabulary, taken to feed a cross-entropy", False
     if not source or classes < 2:
         return None
     return _Logits(end.id, head, weight, classes, source, assumed)
-
-
-def _first_output(graph: LayerGraph) -> str | None:
-    return next((layer.id for layer in graph if layer.op is Op.OUTPUT), None)
 
 
 def _judged_by_cross_entropy(context: Context) -> bool:
@@ -273,13 +297,12 @@ def _judged_by_cross_entropy(context: Context) -> bool:
     return context.probe is not None and context.probe.loss_name.startswith("cross-entropy")
 
 
-def _looks_like_scores(context: Context) -> bool:
+def _looks_like_scores(context: Context, outputs: list[Layer]) -> bool:
     """True where no loss is known, for one linear head of another width than the inputs.
 
     The same signs by which a probe with gradients chooses its loss.
     """
     graph = context.model.graph
-    outputs = [layer for layer in graph if layer.op is Op.OUTPUT]
     inputs = [layer for layer in graph if layer.op is Op.INPUT]
     end = _before(graph, outputs[0])
     shape = end.output_shape if end is not None else None
@@ -321,20 +344,17 @@ def _scales(layer: Layer) -> bool:
     return layer.op in (Op.MUL, Op.DIV) and not layer.params and isinstance(constant, int | float)
 
 
-def _is_vocabulary(graph: LayerGraph, classes: int) -> bool:
+def _is_vocabulary(network: _Network, classes: int) -> bool:
     """True when an embedding has as many rows: the head scores the same vocabulary."""
     return classes >= 2 and any(
-        layer.op is Op.EMBEDDING and layer.weight is not None and layer.weight.shape[0] == classes
-        for layer in graph
+        layer.weight is not None and layer.weight.shape[0] == classes for layer, _ in network.tables
     )
 
 
-def _tied(context: Context, weight: Param) -> Layer | None:
+def _tied(network: _Network, weight: Param) -> Layer | None:
     """The embedding that shares the head's table, on purpose."""
-    for layer, param in context.model.graph.params:
-        if layer.op is Op.EMBEDDING and (
-            weight.tied_to == param.name or param.tied_to == weight.name
-        ):
+    for layer, param in network.tables:
+        if weight.tied_to == param.name or param.tied_to == weight.name:
             return layer
     return None
 

@@ -25,6 +25,9 @@ from initlint.api import (
 SHOWN = 20
 """Keys listed in the evidence; a block of a large network can hold thousands."""
 
+_ADDED = (Role.BIAS, Role.RECURRENT_BIAS, Role.SHIFT)
+"""Roles of what is added: zeros among them alone stop no signal and no gradient."""
+
 MATRICES = (Role.WEIGHT, Role.RECURRENT_WEIGHT)
 """Roles whose blocking on the trunk stops the network from learning."""
 
@@ -122,6 +125,8 @@ class BlockedParameters(Rule):
         """Yield one finding that names every zero factor and what it blocks."""
         params = {param.key: (layer, param) for layer, param in context.model.graph.params}
         zeros = {key for key, (_, param) in params.items() if _is_zero(context, param)}
+        if all(params[key][1].role in _ADDED for key in zeros):
+            return  # what is added to a signal stands in nothing's way
         result = unlocking(context.model, lambda param: param.key in zeros)
         matrices = {key for key in zeros if _is_trainable_matrix(params[key][1])}
         blocked: list[str] = []
