@@ -54,6 +54,7 @@ from initlint.model.structure import (
     residual_branches,
 )
 from initlint.model.unrolled import Unrolled, unrolled_recurrences
+from initlint.model.written_cells import KeepingGate, keeping_gates
 from initlint.probe.profile import input_rms, measured_drift, saturates, signal_rms, stretches
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain, standardised_gain
@@ -101,6 +102,7 @@ __all__ = [
     "GradientMemory",
     "GradientStats",
     "Identification",
+    "KeepingGate",
     "Kind",
     "Layer",
     "LayerGraph",
@@ -156,6 +158,7 @@ __all__ = [
     "input_rms",
     "is_bypassed",
     "is_spared",
+    "keeping_gates",
     "makers",
     "masked",
     "measured_drift",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from initlint.fix.canonical import NotInvertible, encode, read_stored, rounded, write_through
 from initlint.load.decode import decode
-from initlint.model import Tensor, from_array
+from initlint.model import Tensor, View, from_array
 
 
 def stored(*shape: int) -> np.ndarray:
@@ -47,6 +49,15 @@ def test_a_factor_of_zero_cannot_be_undone():
     tensor = from_array("w", stored(2, 2)).scale(0.0)
     with pytest.raises(NotInvertible, match="zero"):
         write_through(read_stored(tensor), tensor.views, np.ones((2, 2), np.float32))
+
+
+def test_an_exponential_is_written_as_its_logarithm():
+    tensor = replace(from_array("w", np.log(np.array([2.0, 8.0]))), views=(View("exp", None),))
+    array = read_stored(tensor)
+    write_through(array, tensor.views, np.array([4.0, 8.0]))
+    np.testing.assert_allclose(array, np.log([4.0, 8.0]))
+    with pytest.raises(NotInvertible, match="exponential"):
+        write_through(array, tensor.views, np.array([0.0, 8.0]))
 
 
 @settings(deadline=None)

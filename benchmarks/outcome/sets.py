@@ -26,14 +26,18 @@ class HeldOutSet:
 
 
 def held_out_set(number: int) -> HeldOutSet:
-    """The first or the second set; only that one is imported."""
+    """One of the sets; only that one is imported."""
     if number == 1:
         from benchmarks.outcome.held_out import HELD_OUT
 
         return _kept(HELD_OUT, "held_out")
-    from benchmarks.outcome.held_out_two import HELD_OUT_TWO
+    if number == 2:
+        from benchmarks.outcome.held_out_two import HELD_OUT_TWO
 
-    return _kept(HELD_OUT_TWO, "held_out_two")
+        return _kept(HELD_OUT_TWO, "held_out_two")
+    from benchmarks.outcome.held_out_three import HELD_OUT_THREE
+
+    return _kept(HELD_OUT_THREE, "held_out_three")
 
 
 def _kept(architectures: Mapping[str, Architecture], stem: str) -> HeldOutSet:

@@ -29,7 +29,19 @@ PATIENCE = 2
 """Every start is trained so many times as long: what reaches the twin's loss a little later (a zero
 head, a closed branch, an identity recurrence) is no harm, what needs twice the training is."""
 
-LONG = frozenset({"memory-30", "text", "parity", "picture", "generate", "points", "copied"})
+LONG = frozenset(
+    {
+        "memory-30",
+        "text",
+        "parity",
+        "picture",
+        "generate",
+        "points",
+        "copied",
+        "reversed",
+        "recall-18",
+    }
+)
 BATCH = 32
 WINDOWS = 5
 """Means that are kept of the loss over `STEPS`, `PATIENCE` times as many over a run."""

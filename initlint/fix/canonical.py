@@ -31,7 +31,8 @@ def write_through(stored: Array, views: tuple[View, ...], values: Array) -> None
     Elements that the views do not show stay bit for bit as they are.
 
     Raises:
-        NotInvertible: a factor of zero stands between storage and operator.
+        NotInvertible: a factor of zero stands between storage and operator, or no exponential is
+            what is asked for.
     """
     if not views:
         stored[...] = values
@@ -60,6 +61,8 @@ def _seen(stored: Array, view: View) -> Array:
         index: list[slice] = [slice(None)] * stored.ndim
         index[axis] = slice(start, stop)
         return stored[tuple(index)]
+    if view.kind == "exp":
+        return np.array(np.exp(stored))
     operand: Array = np.asarray(view.argument, dtype=stored.dtype)
     if np.broadcast_shapes(stored.shape, operand.shape) != stored.shape:
         raise NotInvertible("it is expanded by a factor of larger shape")
@@ -70,6 +73,10 @@ def _seen(stored: Array, view: View) -> Array:
 def _unseen(stored: Array, view: View, seen: Array) -> Array:
     if view.kind == "reshape":
         return seen.reshape(stored.shape)
+    if view.kind == "exp":
+        if not (seen > 0).all():
+            raise NotInvertible("it is an exponential, which is never zero or below")
+        return np.asarray(np.log(seen))
     operand: Array = np.asarray(view.argument, dtype=stored.dtype)
     if view.kind == "shift":
         shifted: Array = seen - operand

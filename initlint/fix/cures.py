@@ -11,8 +11,8 @@ import numpy as np
 from initlint.fix.lsuv import SCALED
 from initlint.fix.plan import Planner, Record
 from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
-from initlint.fix.slot import WEIGHT_ROLES, Slot
-from initlint.fix.textbook import SHORT, sine_frequencies
+from initlint.fix.slot import WEIGHT_ROLES, Slot, written_gain
+from initlint.fix.textbook import SHORT, is_gate, sine_frequencies, written_memory
 from initlint.model import NORMALISERS, Layer, Op, Param, Role
 
 SINE_BAND = 1.5
@@ -49,9 +49,12 @@ def _to_std(
     if deep is not None:
         planner.draw(finding, layer, param, "orthogonal", gain=deep)
         for bias in layer.with_role(Role.BIAS):
-            if bias.trainable and (planner.measures.effective_std(bias) or 0.0) > 0:
+            held = (planner.measures.effective_std(bias) or 0.0) > 0
+            if bias.trainable and held and not is_gate(planner.network, layer):
                 planner.draw(finding, layer, bias, "zeros")
         return
+    if written_gain(planner.network.graph, layer.id) != 1.0:
+        _codes(planner, finding, layer)
     slot = planner.network.slot(layer, param)
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
@@ -60,6 +63,25 @@ def _to_std(
         planner.rescale(finding, layer, param, std / rms, _family(slot, scheme, std))
     else:
         planner.draw(finding, layer, param, scheme, **more)
+
+
+def _codes(planner: Planner, finding: Record, layer: Layer) -> None:
+    """Learned tables that a writer of weights starts from, to unit scale where they are far off.
+
+    Its layers keep the scale that they are given; widened instead, they would make of every step
+    of the table as many times the step.
+    """
+    graph = planner.network.graph
+    seen, waiting = {layer.id}, [layer.id]
+    while waiting:
+        above = {edge.source for edge in graph.inputs(waiting.pop())} - seen
+        seen |= above
+        waiting.extend(above)
+    for key in seen:
+        for param in graph[key].with_role(Role.TABLE):
+            std = planner.measures.effective_std(param) if param.trainable else None
+            if std and abs(math.log(std)) > math.log(FAR):
+                planner.rescale(finding, graph[key], param, 1 / std)
 
 
 def _family(slot: Slot, scheme: str, std: float) -> str:
@@ -313,6 +335,8 @@ def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
 def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Weights drawn, everything else at the value it starts from."""
     for layer, param in planner.targets(finding, *WEIGHT_ROLES):
+        if _open_factor(planner, finding, layer, param):
+            continue
         if param.role is Role.RECURRENT_WEIGHT:
             planner.draw(finding, layer, param, "orthogonal", gain=1.0)
         elif param.role in WEIGHT_ROLES:
@@ -322,6 +346,24 @@ def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) 
             planner.draw(finding, layer, param, "constant", value=value)
             if param.role is Role.GAIN and layer.op in NORMALISERS:
                 _other_gains(planner, finding)
+
+
+def _open_factor(planner: Planner, finding: Record, layer: Layer, param: Param) -> bool:
+    """One of the stored factors drawn, where a parameter is computed from several that are zero.
+
+    One zero factor gets a gradient through the others; two close each other. What is drawn stays
+    without effect until the other one has moved, so its scale decides the speed of that alone.
+    """
+    tensor, values = param.tensor, planner.measures.read(param)
+    if tensor is None or values is None or values.any():
+        return False
+    zero = [operand for operand in tensor.operands if not operand.read().any()]
+    if len(zero) < 2:
+        return False
+    shape = zero[0].shape
+    factor = Param(Role.OTHER, zero[0].name, shape, zero[0].dtype, zero[0])
+    planner.draw(finding, layer, factor, "normal", std=1 / math.sqrt(shape[-1] if shape else 1))
+    return True
 
 
 def _other_gains(planner: Planner, finding: Record) -> None:
@@ -351,6 +393,11 @@ def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
         for layer in planner.weighted(key):
             for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
                 if not param.trainable:
+                    continue
+                written = planner.network.keeping.get(param.key)
+                if written is not None:
+                    drawn = written_memory(planner.network, layer, param, written)
+                    planner.keep(finding, drawn)
                     continue
                 if steps > SHORT:
                     planner.draw(finding, layer, param, "chrono", steps=steps)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod, sqrt
 from typing import Any
 
@@ -17,6 +17,7 @@ from initlint.fix.slot import Slot, slot_of
 from initlint.model import SATURATING, Layer, LayerGraph, Op, Param, Role
 from initlint.model.residual import Residual, residual_branches
 from initlint.model.structure import heads
+from initlint.model.written_cells import KeepingGate, keeping_gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,7 @@ class Network:
         seed: of all draws; every parameter has a generator of its own.
         saturating: longest run of saturating activations.
         deep: layers of deep plain stacks, which Gaussian weights do not suit.
+        keeping: gates of written-out cells that keep the state, by the key of their bias.
         steps: length of the sequences that recurrent layers see; None: unknown.
     """
 
@@ -51,6 +53,7 @@ class Network:
     saturating: int = 0
     steps: int | None = None
     deep: frozenset[str] = frozenset()
+    keeping: Mapping[str, KeepingGate] = field(default_factory=dict)
 
     @classmethod
     def of(cls, graph: LayerGraph, seed: int, steps: int | None = None) -> Network:
@@ -64,6 +67,7 @@ class Network:
             saturating_depth(graph),
             steps,
             deep_plain_layers(graph),
+            {gate.bias.key: gate for gate in keeping_gates(graph)},
         )
 
     def slot(self, layer: Layer, param: Param) -> Slot:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from initlint.fix.changes import Change, Untouched, unwritable
-from initlint.fix.network import Network
+from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import UnknownSchemeError, find
 from initlint.fix.textbook import recurrent
 from initlint.measure.measures import Measures
@@ -30,6 +30,9 @@ DROWNING = 4.0
 """Standard deviation of what enters a recurrent unit, for inputs of unit scale, from which the
 state no longer counts: half of the units stand beyond ±2.7 there, where a tanh passes 2 % of its
 gradient on and a gate a quarter, whatever the recurrent weights are."""
+
+SAME_DRAW = 4.0
+"""Standard errors of a sample's standard deviation, 1/sqrt(2n) of it, between draws of one law."""
 
 OFF_CENTRE = 0.1
 """Share of the second moment that the mean may hold. Behind half-linear units the mean part grows
@@ -139,13 +142,31 @@ class Planner:
         if self.measures.model_stage is Stage.TRAINED:
             return "the model is trained (--include-trained changes it all the same)"
         stage = self.measures.stage(param)
-        if stage is Stage.TRAINED:
+        if stage is Stage.TRAINED and not self._drawn_with_others(param):
             return "it is trained (--include-trained changes it all the same)"
         if self.measures.model_stage is Stage.MIXED and stage is not Stage.FRESH:
             family = self.measures.identify(param).family
             if family not in (Family.ZEROS, Family.CONSTANT, Family.ONES):
                 return "parts of the model are trained, and this may be one of them"
         return None
+
+    def _drawn_with_others(self, param: Param) -> bool:
+        """True for a tensor that looks trained by chance: a fresh one has its scale.
+
+        One in a thousand draws fails a test of its family. Training would have changed its scale,
+        or the other as well.
+        """
+        own = self.measures.effective_std(param)
+        if not own or self.measures.model_stage is not Stage.FRESH:
+            return False
+        noise = SAME_DRAW / math.sqrt(2 * param.size)
+        for _, other in self.model.graph.params:
+            if other.role is not param.role or other.key == param.key:
+                continue
+            std = self.measures.effective_std(other)
+            if std and self.measures.stage(other) is Stage.FRESH and abs(own / std - 1) < noise:
+                return True
+        return False
 
     def add(
         self,
@@ -158,12 +179,10 @@ class Planner:
     ) -> None:
         """Keep new values of a parameter; the first that asked for it decides them."""
         held = self._changes.get(param.key)
-        if held is not None:  # the worst finding decides, and the change serves both
-            cures = (*held.cures, rule) if rule not in held.cures else held.cures
-            values, scheme, arguments = held.values, held.scheme, held.arguments
-        else:
-            cures = (rule,)
-        self._changes[param.key] = Change(layer.id, param, values, scheme, arguments, cures)
+        if held is None:
+            self._changes[param.key] = Change(layer.id, param, values, scheme, arguments, (rule,))
+        elif rule not in held.cures:  # the worst finding decides, and the change serves both
+            self._changes[param.key] = replace(held, cures=(*held.cures, rule))
 
     def targets(self, finding: Record, *roles: Role) -> Iterator[tuple[Layer, Param]]:
         """The parameters a fix names, else those of the finding's layers or of what feeds them."""
@@ -261,8 +280,7 @@ class Planner:
             drawn = recurrent(self.network, layer, param)
         else:
             drawn = self.network.draw(scheme, layer, param, **arguments)
-        arguments, rule = dict(drawn.arguments), str(finding["name"])
-        self.add(layer, param, drawn.values, drawn.scheme, arguments, rule)
+        self.keep(finding, drawn)
         if param.role is Role.RECURRENT_WEIGHT:
             self._calm(finding, layer)
 
@@ -273,6 +291,12 @@ class Planner:
             wanted = 1 / math.sqrt(self.network.slot(layer, param).fan_in)
             if std and std > DROWNING * wanted:
                 self.rescale(finding, layer, param, wanted / std)
+
+    def keep(self, finding: Record, drawn: Drawn) -> None:
+        """Take values that were drawn elsewhere."""
+        if self.may_change(drawn.param):
+            rule = str(finding["name"])
+            self.add(drawn.layer, drawn.param, drawn.values, drawn.scheme, drawn.arguments, rule)
 
     def redraw(self, finding: Record, layer: Layer, param: Param) -> None:
         """Draw a weight again for the place where it stands."""

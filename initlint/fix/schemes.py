@@ -350,13 +350,14 @@ def _forget_gate(slot: Slot, rng: np.random.Generator, value: float) -> Array:
     "ln U(1, T-1) on the forget or update gate, its negative on the input gate",
     "Tallec, Ollivier 2018",
     steps=50,
+    opening=0,
 )
-def _chrono(slot: Slot, rng: np.random.Generator, steps: float) -> Array:
+def _chrono(slot: Slot, rng: np.random.Generator, steps: float, opening: float) -> Array:
     if slot.role is not Role.BIAS:
         return np.zeros(slot.shape)
     drawn = np.log(rng.uniform(1, max(steps - 1, 2), slot.shape))
     sign = {"forget": 1.0, "update": 1.0, "input": -1.0}.get(slot.gate or "", 0.0)
-    return drawn * sign
+    return drawn * (opening or sign)
 
 
 @scheme("focal_prior", "bias -ln((1 - π)/π)", "Lin et al. 2017 (RetinaNet)", prior=0.01)

@@ -12,7 +12,7 @@ from initlint.fix.changes import Change, Untouched, applied, merged
 from initlint.fix.lsuv import SCALED, Scaled, scale
 from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
-from initlint.fix.slot import gain_of
+from initlint.fix.slot import gain_of, written_gain
 from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
@@ -75,10 +75,13 @@ class State:
 
     @property
     def weight(self) -> tuple[int, int, float, int]:
-        """Errors, warnings, risk where it is high, and infos: smaller is better."""
+        """Errors, warnings, risk where it is high, and infos: smaller is better.
+
+        A high risk counts as an error: both say that training will not work.
+        """
         counts, risk = self.record["summary"], self.risk
         return (
-            counts.get("error", 0),
+            counts.get("error", 0) + (risk >= RISKY),
             counts.get("warning", 0),
             round(risk, 2) if risk >= RISKY else 0.0,
             counts.get("info", 0),
@@ -137,10 +140,14 @@ class Search:
         return self.best
 
     def _rounds(self, count: int, *, thorough: bool) -> None:
-        """Rounds of planning and trying; goes on from what cured its findings and showed others."""
+        """Rounds of planning and trying; goes on from what cured its findings and showed others.
+
+        Infos that come into view behind warnings are not followed, those behind infos are.
+        """
         state = self.best
+        grave = bool(self._findings(state, serious=True))
         for attempt in range(count):
-            findings = self._findings(state, serious=thorough or attempt > 0)
+            findings = self._findings(state, serious=thorough or (grave and attempt > 0))
             if not findings:
                 return
             found = self._attempt(state, findings, thorough=thorough)
@@ -247,11 +254,16 @@ class Search:
 
     def _on_original(self, changes: Sequence[Change]) -> dict[str, Change]:
         """The changes with the parameters of the model as it was loaded."""
-        original: dict[str, Param] = {}
-        for _, param in self.model.graph.params:
-            original.setdefault(param.key, param)
+        original = {
+            (layer.id, param.key, param.shape): param for layer, param in self.model.graph.params
+        }  # a weight that several layers read has a view in each
         return {
-            change.param.key: replace(change, param=original[change.param.key])
+            change.param.key: replace(
+                change,
+                param=original.get(
+                    (change.layer, change.param.key, change.param.shape), change.param
+                ),
+            )
             for change in changes
         }
 
@@ -281,13 +293,15 @@ def rectified(graph: LayerGraph, layers: Sequence[str]) -> dict[str, float]:
     """Output variances with which ReLUs and their kin hand on a second moment of 1.
 
     At the unit variance of LSUV the first layer would come out at half of He's variance, and the
-    linter would say so.
+    linter would say so. What stands where weights would gets the variance of weights.
     """
     found = {}
     for key in layers:
         bend = graph.activation(key)
         if bend is not None and bend.op in RELU_FAMILY:
             found[key] = gain_of(bend) ** 2
+        elif bend is None and (gain := written_gain(graph, key)) != 1.0:
+            found[key] = gain**2
     return found
 
 
@@ -311,9 +325,23 @@ def scaled_by_running(
         with applied(model, merged(with_factors(factors).values())) as now:
             return run_fresh(now, settings)
 
-    chosen = tuple(key for key in layers if model.graph[key].op in SCALED)
+    chosen = _first_readers(model.graph, layers)
     ended = scale(model.graph, chosen, run, variances_wanted=variances_wanted)
     return with_factors(ended.factors), ended
+
+
+def _first_readers(graph: LayerGraph, layers: Sequence[str]) -> tuple[str, ...]:
+    """Layers that can be scaled, without those whose weight one of them reads before.
+
+    One weight has one scale: where several layers share it, the first decides.
+    """
+    owners: dict[str, str] = {}
+    for layer in graph.order:
+        if layer.op in SCALED and layer.id in layers:
+            for block in _blocks(layer):
+                owners.setdefault(block.key, layer.id)
+    mine = set(owners.values())
+    return tuple(key for key in layers if key in mine)
 
 
 def _blocks(layer: Layer) -> tuple[Param, ...]:
@@ -327,8 +355,11 @@ def _blocks(layer: Layer) -> tuple[Param, ...]:
 
 def _times(key: str, weight: Param, factor: float, held: Change | None) -> Change:
     """A weight, or what it was to be changed to, multiplied."""
-    assert weight.tensor is not None
-    values = weight.tensor.read() if held is None else held.values
+    if held is not None:  # seen as the layer sees it that the change was made for
+        key, weight, values = held.layer, held.param, held.values
+    else:
+        assert weight.tensor is not None
+        values = weight.tensor.read()
     arguments = dict(held.arguments) if held else {}
     arguments["factor"] = factor * arguments.get("factor", 1.0)
     scheme = held.scheme if held and held.scheme != "rescale" else "lsuv"

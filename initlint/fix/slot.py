@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 
-from initlint.model import Fans, Layer, LayerGraph, Op, Param, Role, fans
+from initlint.model import TRANSPARENT, Edge, Fans, Layer, LayerGraph, Op, Param, Role, fans
 from initlint.theory.activations import activation as function_of
 from initlint.theory.activations import forward_gain
 
@@ -23,7 +24,8 @@ class Slot:
         role: what the block is for.
         shape: canonical, ``(out, in/groups, *kernel)``.
         fan_in, fan_out: true fans (`initlint.model.fans`); the shape's where none apply.
-        gain: what keeps the second moment through the activation behind it (1 without one).
+        gain: what keeps the second moment through the activation behind it (1 without one), or
+            through the products whose weights it writes.
         activation: that activation.
         groups: groups of a convolution.
         gate: gate or packed block it is (``forget``, ``query``…).
@@ -64,6 +66,9 @@ def slot_of(graph: LayerGraph, layer: Layer, param: Param, *, head: bool = False
     """The slot of a parameter in its layer."""
     found = fans(layer, param) or _shape_fans(param.shape)
     bend = graph.activation(layer.id) if param.role is Role.WEIGHT else None
+    gain = gain_of(bend)
+    if param.role is Role.WEIGHT and bend is None:
+        gain = written_gain(graph, layer.id)
     return Slot(
         layer=layer.id,
         op=layer.op,
@@ -71,7 +76,7 @@ def slot_of(graph: LayerGraph, layer: Layer, param: Param, *, head: bool = False
         shape=param.shape,
         fan_in=max(found.fan_in, 1.0),
         fan_out=max(found.fan_out, 1.0),
-        gain=gain_of(bend),
+        gain=gain,
         activation=bend.op if bend else None,
         groups=int(layer.attrs.get("groups", 1) or 1) if layer.op is not Op.LINEAR else 1,
         gate=param.gate,
@@ -84,6 +89,52 @@ def gain_of(bend: Layer | None) -> float:
     if bend is None or function_of(bend.op, bend.attrs) is None:
         return 1.0
     return forward_gain(bend.op, bend.attrs)
+
+
+def written_gain(graph: LayerGraph, key: str) -> float:
+    """Gain of a layer that writes the weights of products, for it the rms of what it gives; else 1.
+
+    A hypernetwork's output stands where a weight would, so it needs that weight's scale: the gain
+    of the activation behind the product over the square root of the terms that are summed (Chang,
+    Flokas, Lipson 2020).
+    """
+    products = [(product, fan) for product, fan in _products(graph, key) if fan > 0]
+    if not products or len(products) < len(_readers(graph, key)):
+        return 1.0
+    return min(gain_of(graph.activation(product)) / sqrt(fan) for product, fan in products)
+
+
+def _readers(graph: LayerGraph, key: str) -> list[Edge]:
+    """Edges on which a tensor enters something that computes, seen through changes of its shape."""
+    found: list[Edge] = []
+    for edge in graph.outputs(key):
+        reader = graph[edge.target]
+        shaping = reader.op in TRANSPARENT and not reader.params
+        found.extend(_readers(graph, reader.id) if shaping else [edge])
+    return found
+
+
+def _products(graph: LayerGraph, key: str) -> Iterator[tuple[str, int]]:
+    """Matrix products that use a tensor as weights, each with the number of terms it sums."""
+    for edge in _readers(graph, key):
+        others = [item for item in graph.inputs(edge.target) if item.position != edge.position]
+        if graph[edge.target].op is not Op.MATMUL or len(others) != 1:
+            continue
+        shape = graph[others[0].source].output_shape
+        if shape and _sees_data(graph, others[0].source) and not _sees_data(graph, edge.source):
+            yield edge.target, shape[-1] or 0
+
+
+def _sees_data(graph: LayerGraph, key: str) -> bool:
+    seen, waiting = {key}, [key]
+    while waiting:
+        layer = graph[waiting.pop()]
+        if layer.op is Op.INPUT:
+            return True
+        above = {edge.source for edge in graph.inputs(layer.id)} - seen
+        seen |= above
+        waiting.extend(above)
+    return False
 
 
 def _shape_fans(shape: tuple[int, ...]) -> Fans:

@@ -20,6 +20,7 @@ from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import default_value
 from initlint.fix.slot import WEIGHT_ROLES
 from initlint.model import NORMALISERS, RECURRENT, WEIGHTED, Layer, Op, Param, Role
+from initlint.model.written_cells import KeepingGate
 
 SIGMOID_SLOPE = 0.25
 """Derivative of the sigmoid at 0. σ(z) = 1/2 + tanh(z/2)/2, so weights W behind sigmoids with
@@ -73,7 +74,7 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
         return recurrent(network, layer, param)
     if layer.op in RECURRENT or param.gate in ("query", "key", "value"):
         return network.draw("xavier_normal", layer, param)
-    if slot.activation is Op.SIGMOID and not _is_gate(network, layer):
+    if slot.activation is Op.SIGMOID and not is_gate(network, layer):
         gain = balanced_gain(Op.TANH, max(network.saturating, 2))
         before = SIGMOID_SLOPE if _behind_sigmoids(network, layer) else 2 * SIGMOID_SLOPE
         return network.draw("orthogonal", layer, param, gain=gain / before)
@@ -99,6 +100,10 @@ def constant(network: Network, layer: Layer, param: Param) -> Iterator[Drawn]:
     if keeps and param.role is Role.BIAS:
         yield memory(network, layer, param)
         return
+    kept = network.keeping.get(param.key)
+    if kept is not None:
+        yield written_memory(network, layer, param, kept)
+        return
     if param.role is Role.BIAS and layer.op in (Op.LINEAR, Op.CONV):
         own = layer.weight
         if own is not None and own.trainable and _behind_sigmoids(network, layer):
@@ -120,6 +125,13 @@ def memory(network: Network, layer: Layer, param: Param) -> Drawn:
     if steps <= SHORT:
         return network.draw("constant", layer, param, value=1.0 if keeps else 0.0)
     return network.draw("chrono", layer, param, steps=steps)
+
+
+def written_memory(network: Network, layer: Layer, param: Param, kept: KeepingGate) -> Drawn:
+    """The same for a gate of a cell that is written out step by step."""
+    if kept.steps <= SHORT:
+        return network.draw("constant", layer, param, value=float(kept.opening))
+    return network.draw("chrono", layer, param, steps=kept.steps, opening=kept.opening)
 
 
 def silent_writers(network: Network) -> frozenset[str]:
@@ -179,7 +191,7 @@ def _behind_sigmoids(network: Network, layer: Layer) -> bool:
     return bool(producers) and all(item.op is Op.SIGMOID for item in producers)
 
 
-def _is_gate(network: Network, layer: Layer) -> bool:
+def is_gate(network: Network, layer: Layer) -> bool:
     """True when what the activation behind a layer gives is a factor, not a layer's input."""
     graph = network.graph
     bend = graph.activation(layer.id)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isclose, sqrt
+from math import isclose, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -129,16 +129,24 @@ def _chrono(place: str, blocks: Sequence[Change]) -> str:
         else 0
         for block in blocks
     ]
-    steps = max(block.arguments.get("steps", 2) for block in blocks)
+    longest = max((block.arguments for block in blocks), key=lambda item: item.get("steps", 2))
     return (
         f"for gate, sign in zip({place}.data.chunk({len(blocks)}), {tuple(signs)}): "
-        f"gate.uniform_(1, {max(steps - 1, 2)}).log_().mul_(sign)"
+        f"gate{_time_scales(longest)}.mul_(sign)"
     )
+
+
+def _time_scales(arguments: Mapping[str, Any]) -> str:
+    return f".uniform_(1, {max(arguments.get('steps', 2) - 1, 2)}).log_()"
 
 
 def _call(model: Model, change: Change, place: str) -> str:
     layer, param = model.graph[change.layer], change.param
     arguments = change.arguments
+    if param.tensor is not None and any(view.kind == "exp" for view in param.tensor.views):
+        if _multiplied(change):
+            return f"{place}.data.add_({log(arguments['factor']):.4g})"
+        return f"torch.nn.init.constant_({place}, {float(np.mean(np.log(change.values))):.6g})"
     if change.scheme == "orthogonal":
         gain = arguments.get("gain", 1.0) * arguments.get("factor", 1.0)
         return f"torch.nn.init.orthogonal_({place}, gain={gain:.4g})"
@@ -150,6 +158,8 @@ def _call(model: Model, change: Change, place: str) -> str:
     if change.scheme == "centred":
         weight = f"{place.removesuffix('bias')}weight"
         return f"{place}.data.copy_(-0.5 * {weight}.data.flatten(1).sum(1))"
+    if change.scheme == "chrono":
+        return f"{place}.data{_time_scales(arguments)}.mul_({arguments.get('opening') or 1:g})"
     if change.scheme in ("zeros", "zero_gamma", "rezero"):
         return f"torch.nn.init.zeros_({place})"
     if change.scheme == "ones":

@@ -224,17 +224,26 @@ def view_of(tensor: Any, base: Any) -> tuple[View, ...] | None:
     return tuple(views)
 
 
+def _is_exponential(tensor: Any, base: Any) -> bool:
+    """True for a parameter that is stored as its logarithm (a temperature, a rate)."""
+    if tensor.device.type == "meta" or tensor.shape != base.shape or tensor.dtype != base.dtype:
+        return False
+    return bool(base.is_floating_point() and torch.equal(tensor.detach(), base.detach().exp()))
+
+
 def handle(names: Names, static: Static, name: str) -> tuple[Tensor | None, str, str]:
     """How to read a static tensor: the lazy tensor, its dtype and the stored name.
 
-    A view of one parameter reads that parameter's storage through a chain of views; anything
-    computed (a weight-normalised kernel, an effective gain) reads the computed value, and has no
-    stored name because no single stored tensor holds it.
+    A view of one parameter, or its exponential, reads its storage through a chain of views;
+    anything else computed (a weight-normalised kernel, an effective gain) reads the computed value,
+    and has no stored name because no single stored tensor holds it.
     """
     tensor = static.tensor
     if static.sources:
         base = names.tensors[static.sources[0]]
         views = view_of(tensor, base) if len(static.sources) == 1 else None
+        if views is None and _is_exponential(tensor, base):
+            views = (View("exp", None),)
         if tensor.device.type == "meta":
             stored = names.stored(static.sources[0]) if len(static.sources) == 1 else ""
             return None, dtype_name(base), stored

@@ -70,8 +70,8 @@ class View:
     """One step from storage to canonical orientation.
 
     ``kind`` is ``reshape`` (argument: the new shape), ``transpose`` (the axes), ``slice``
-    (``(axis, start, stop)``), ``scale`` (a factor: an array that broadcasts, or a number) or
-    ``shift`` (an addend, likewise).
+    (``(axis, start, stop)``), ``scale`` (a factor: an array that broadcasts, or a number),
+    ``shift`` (an addend, likewise) or ``exp`` (the exponential; no argument).
     """
 
     kind: str
@@ -99,6 +99,8 @@ def _apply(array: Array, view: View) -> Array:
         index: list[slice] = [slice(None)] * array.ndim
         index[axis] = slice(start, stop)
         return array[tuple(index)]
+    if view.kind == "exp":
+        return np.asarray(np.exp(array))
     operand: Array = np.asarray(view.argument, dtype=array.dtype)
     changed: Array = array * operand if view.kind == "scale" else array + operand
     return changed

@@ -51,12 +51,21 @@ def hot_similarities(context: Context, output: Layer) -> Iterator[Finding]:
         "factor",
         measured=f"logit std {stats.std:.2g}",
         expected="logit std below 5, as with the largest factors in use",
-        fix=Fix(
-            "advice",
-            code=f"make {name} {stats.std:.2g} times milder: for cosines of width d a factor near "
-            "sqrt(d) gives logits of std 1",
-        ),
+        fix=_milder(factor, name, stats.std),
     )
+
+
+def _milder(factor: Layer, name: str, std: float) -> Fix:
+    """The factor that gives logits of std 1; a fixed one is the user's to change."""
+    code = (
+        f"make {name} {std:.2g} times milder: for cosines of width d a factor near sqrt(d) gives "
+        "logits of std 1"
+    )
+    param = factor.params[0] if factor.params else None
+    if param is None or not param.trainable:
+        return Fix("advice", code=code)
+    change = std if factor.op is Op.DIV else 1 / std
+    return Fix("rescale", params=(param.key,), code=code, arguments={"factor": change})
 
 
 def _factors(graph: LayerGraph, output: Layer) -> tuple[list[Layer], bool]:

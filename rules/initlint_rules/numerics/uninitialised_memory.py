@@ -7,7 +7,7 @@ from math import log10
 
 import numpy as np
 
-from initlint.api import Context, Finding, Fix, Need, Rule, Severity, Stage, median
+from initlint.api import Context, Finding, Fix, Need, Param, Rule, Severity, Stage, median
 from initlint_rules._consequences import ODD_WEIGHTS, SIGNALS
 
 SPREAD_DECADES = 10.0
@@ -106,7 +106,7 @@ class UninitialisedMemory(Rule):
             moments = context.measures.moments(param)
             if moments is None or param.tied_to is not None or param.quantised:
                 continue
-            if moments.count < MIN_COUNT or moments.constant:
+            if moments.count < MIN_COUNT or moments.constant or _is_computed(param):
                 continue
             wild = moments.max_abs > EXTREME
             if not wild and moments.subnormals < SUBNORMAL_SHARE * moments.count:
@@ -136,6 +136,11 @@ class UninitialisedMemory(Rule):
                     code=f"call reset_parameters() of {owner} after to_empty()/torch.empty",
                 ),
             )
+
+
+def _is_computed(param: Param) -> bool:
+    """True for a result, whose subnormal numbers an exponential may have made."""
+    return param.tensor is not None and bool(param.tensor.operands)
 
 
 def _signs(values: np.ndarray, subnormals: int) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import exp, log, log1p
 
 import numpy as np
@@ -13,6 +15,7 @@ from initlint.api import (
     Context,
     Finding,
     Fix,
+    KeepingGate,
     Layer,
     LayerGraph,
     Need,
@@ -23,6 +26,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    keeping_gates,
 )
 
 KEEPING = {Op.LSTM: "forget", Op.GRU: "update"}
@@ -51,8 +55,9 @@ class ForgetGateMemory(Rule):
 
     What it does
     ------------
-    Reads the bias of the gate that carries the state over (forget in an LSTM, update in a GRU) and
-    computes how far the state reaches back at the start of training.
+    Reads the bias of the gate that carries the state over (forget in an LSTM, update in a GRU, the
+    sigmoid that does so in a cell written out step by step) and computes how far the state reaches
+    back at the start of training.
 
     Why is this bad
     ---------------
@@ -124,23 +129,84 @@ class ForgetGateMemory(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every layer with a short memory."""
+        least = int(context.options["min-steps"])
         steps = context.sequence_length
-        if steps < int(context.options["min-steps"]):
-            return
-        found: list[tuple[float, float, Layer, Param]] = []
-        for layer in context.model.graph.weighted:
-            if layer.op not in KEEPING or not _is_fresh(context, layer):
+        cells = list(_in_cells(context, steps)) if steps >= least else []
+        if cells:
+            known = context.sequence_length_known
+            last = any(not _reads_all_steps(context.model.graph, item.layer) for item in cells)
+            yield _finding(steps, cells, known=known, last=last)
+        for gate in keeping_gates(context.model.graph):
+            memory = _written(context, gate) if gate.steps >= least else None
+            if memory is not None:
+                last = not _reads_between(context.model.graph, gate)
+                yield _finding(gate.steps, [memory], known=True, last=last)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """What a gate keeps over the sequence: decades of gradient, at which bias, where."""
+
+    decades: float
+    bias: float
+    layer: Layer
+    param: Param
+    gate: str
+    opening: int = 1
+
+
+def _in_cells(context: Context, steps: int) -> Iterator[_Memory]:
+    for layer in context.model.graph.weighted:
+        if layer.op not in KEEPING or not _is_fresh(context, layer):
+            continue
+        for direction in sorted({param.direction for param in layer.params}):
+            summed = _bias(context, layer, direction)
+            if summed is None:
                 continue
-            for direction in sorted({param.direction for param in layer.params}):
-                summed = _bias(context, layer, direction)
-                if summed is None:
-                    continue
-                bias, param = summed
-                decades = -steps * log1p(exp(-bias)) / log(10)
-                if decades < INFO_DECADES:
-                    found.append((decades, bias, layer, param))
-        if found:
-            yield _finding(context, steps, found)
+            bias, param = summed
+            decades = _decades(bias, steps)
+            if decades < INFO_DECADES:
+                yield _Memory(decades, bias, layer, param, KEEPING[layer.op])
+
+
+def _written(context: Context, gate: KeepingGate) -> _Memory | None:
+    """The memory of a cell that is written out, by the bias of the gate that keeps its state."""
+    layer = context.model.graph[gate.layer]
+    weight, values = layer.weight, context.measures.read(gate.bias)
+    if weight is None or values is None or not gate.bias.trainable:
+        return None
+    if context.measures.stage(weight) is not Stage.FRESH or not np.isfinite(values).all():
+        return None
+    held = gate.opening * values.astype(np.float64)
+    bias = float(np.clip(np.percentile(held, LONGEST), -700, 700))
+    decades = _decades(bias, gate.steps)
+    if decades >= INFO_DECADES:
+        return None
+    return _Memory(decades, bias, layer, gate.bias, layer.id, gate.opening)
+
+
+def _decades(bias: float, steps: int) -> float:
+    return -steps * log1p(exp(-bias)) / log(10)
+
+
+def _reads_between(graph: LayerGraph, gate: KeepingGate) -> bool:
+    """True when a state in the middle reaches the output other than through the next step."""
+    uses = Counter(weight.key for layer in graph.weighted if (weight := layer.weight))
+    cell = {
+        layer.id
+        for layer in graph.weighted
+        if (weight := layer.weight) and uses[weight.key] >= gate.steps - 1
+    }
+    middle = len(gate.states) // 2
+    waiting, seen = [gate.states[middle - 1]], {*gate.states[middle:], *cell}
+    while waiting:
+        for edge in graph.outputs(waiting.pop()):
+            if graph[edge.target].op is Op.OUTPUT:
+                return True
+            if edge.target not in seen:
+                seen.add(edge.target)
+                waiting.append(edge.target)
+    return False
 
 
 def _is_fresh(context: Context, layer: Layer) -> bool:
@@ -184,20 +250,18 @@ def _reads_all_steps(graph: LayerGraph, layer: Layer) -> bool:
     return False
 
 
-def _finding(
-    context: Context, steps: int, found: list[tuple[float, float, Layer, Param]]
-) -> Finding:
-    decades, bias, layer, param = min(found, key=lambda item: item[0])
-    known = context.sequence_length_known
-    memory = 1.0 / log1p(exp(-bias))
-    graph = context.model.graph
-    last = any(not _reads_all_steps(graph, item[2]) for item in found)
-    severe = known and decades < WARNING_DECADES and (last or memory < ONE_STEP)
+def _finding(steps: int, found: list[_Memory], *, known: bool, last: bool) -> Finding:
+    worst = min(found, key=lambda item: item.decades)
+    layer, param, gate = worst.layer, worst.param, worst.gate
+    memory = 1.0 / log1p(exp(-worst.bias))
+    severe = known and worst.decades < WARNING_DECADES and (last or memory < ONE_STEP)
     assumed = "" if known else " (assumed)"
-    layers = tuple(dict.fromkeys(item[2].id for item in found))
+    layers = tuple(dict.fromkeys(item.layer.id for item in found))
     others = f" and {len(layers) - 1} more layers" if len(layers) > 1 else ""
-    gate = KEEPING[layer.op]
-    needed = -log(10 ** (-INFO_DECADES / steps) - 1.0)
+    needed = max(-log(10 ** (-INFO_DECADES / steps) - 1.0), 1.0)
+    sign = "" if worst.opening > 0 else "-"
+    which = f"the {gate} slice of {param.name}" if param.gate else param.name
+    bound = "or more" if worst.opening > 0 else "or less"
     return Finding(
         severity=Severity.WARNING if severe else Severity.INFO,
         confidence=Confidence.HIGH if known else Confidence.LOW,
@@ -208,22 +272,25 @@ def _finding(
         f"{steps}{assumed}",
         evidence={
             "gate": gate,
-            "bias": bias,
+            "bias": worst.opening * worst.bias,
             "memory_steps": memory,
-            "gradient_decades": decades,
+            "gradient_decades": worst.decades,
             "steps": steps,
             "steps_known": known,
             "all_steps_read": not last,
         },
-        why=f"the {gate} gate multiplies the gradient by its opening at every step",
-        measured=f"{gate} bias {bias:.2g}: gradient along the cell 10^{decades:.1f}",
-        expected=f"a {gate} bias of {max(needed, 1.0):.1f} or more, or biases spread over the time "
+        why=f"the {gate} gate multiplies the gradient by its opening at every step"
+        if worst.opening > 0
+        else f"the {gate} gate multiplies the gradient by what it leaves open at every step",
+        measured=f"{gate} bias {worst.opening * worst.bias:.2g}: gradient along the cell "
+        f"10^{worst.decades:.1f}",
+        expected=f"a {gate} bias of {sign}{needed:.1f} {bound}, or biases spread over the time "
         "scales of the task",
         fix=Fix(
             "forget_bias",
-            params=tuple(item[3].key for item in found),
-            code=f"torch.nn.init.constant_ the {gate} slice of {param.name} to "
-            f"{max(needed, 1.0):.1f}, or draw it from log U(1, T-1)",
-            arguments={"value": round(max(needed, 1.0), 2)},
+            params=tuple(item.param.key for item in found),
+            code=f"torch.nn.init.constant_ {which} to {sign}{needed:.1f}, or draw it from "
+            f"{sign}log U(1, T-1)",
+            arguments={"value": round(worst.opening * needed, 2)},
         ),
     )

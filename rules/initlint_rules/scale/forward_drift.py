@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import isfinite, log, log10, sqrt
 
 from initlint.api import (
@@ -20,6 +20,7 @@ from initlint.api import (
     drift_severity,
     forward_gain,
     input_rms,
+    keeping_gates,
     measured_drift,
     segment_makers,
 )
@@ -71,7 +72,8 @@ class ForwardDrift(Rule):
     What it does not flag
     ---------------------
     Stretches that end in a normaliser, a small last layer, small residual branches on a trunk that
-    carries the signal, anything behind an operator whose effect is unknown.
+    carries the signal, what a gate of a written-out cell lets in at one step, anything behind an
+    operator whose effect is unknown.
 
     Example
     -------
@@ -129,9 +131,10 @@ class ForwardDrift(Rule):
         """Yield one finding per stretch that drifts."""
         if context.theory is None:
             return
+        kept = {gate.bias.key for gate in keeping_gates(context.model.graph)}
         for segment in context.theory.segments:
             severity = self._severity(context, segment)
-            if severity is not None:
+            if severity is not None and not _by_gates(context, segment, kept):
                 yield self._finding(context, segment, severity)
 
     def _severity(self, context: Context, segment: Segment) -> Severity | None:
@@ -199,6 +202,20 @@ class ForwardDrift(Rule):
             fix=_zero_biases(context, biased) if biased else _fix(context, culprits),
             shares={(key,): sign * value for key, value in segment.contributions.items()},
         )
+
+
+def _by_gates(context: Context, segment: Segment, kept: Collection[str]) -> bool:
+    """True where most of a loss is what the gate of a written-out cell lets in at one step.
+
+    The state is the sum over all steps, and how open its gate is has rules of its own.
+    """
+    graph = context.model.graph
+    lost = sum(
+        value
+        for key, value in segment.contributions.items()
+        if (bias := graph[key].bias) is not None and bias.key in kept
+    )
+    return segment.drift < 0 and lost < segment.drift / 2
 
 
 def _is_of_its_head(segment: Segment) -> bool:
