@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from initlint.fix.computed import FAR, open_factor, rescale_codes
 from initlint.fix.lsuv import SCALED
 from initlint.fix.plan import Planner, Record
 from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
@@ -27,10 +28,6 @@ the largest (torch.nn.Embedding). What such a table would have to keep up with i
 SIBLING = 1.5
 """Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
 hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
-
-FAR = 3.0
-"""Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
-schemes in use differ by less (He and PyTorch's default by 2.4)."""
 
 SAME = 2.0
 """Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
@@ -54,7 +51,7 @@ def _to_std(
                 planner.draw(finding, layer, bias, "zeros")
         return
     if written_gain(planner.network.graph, layer.id) != 1.0:
-        _codes(planner, finding, layer)
+        rescale_codes(planner, finding, layer)
     slot = planner.network.slot(layer, param)
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
@@ -63,25 +60,6 @@ def _to_std(
         planner.rescale(finding, layer, param, std / rms, _family(slot, scheme, std))
     else:
         planner.draw(finding, layer, param, scheme, **more)
-
-
-def _codes(planner: Planner, finding: Record, layer: Layer) -> None:
-    """Learned tables that a writer of weights starts from, to unit scale where they are far off.
-
-    Its layers keep the scale that they are given; widened instead, they would make of every step
-    of the table as many times the step.
-    """
-    graph = planner.network.graph
-    seen, waiting = {layer.id}, [layer.id]
-    while waiting:
-        above = {edge.source for edge in graph.inputs(waiting.pop())} - seen
-        seen |= above
-        waiting.extend(above)
-    for key in seen:
-        for param in graph[key].with_role(Role.TABLE):
-            std = planner.measures.effective_std(param) if param.trainable else None
-            if std and abs(math.log(std)) > math.log(FAR):
-                planner.rescale(finding, graph[key], param, 1 / std)
 
 
 def _family(slot: Slot, scheme: str, std: float) -> str:
@@ -335,7 +313,7 @@ def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
 def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Weights drawn, everything else at the value it starts from."""
     for layer, param in planner.targets(finding, *WEIGHT_ROLES):
-        if _open_factor(planner, finding, layer, param):
+        if open_factor(planner, finding, layer, param):
             continue
         if param.role is Role.RECURRENT_WEIGHT:
             planner.draw(finding, layer, param, "orthogonal", gain=1.0)
@@ -346,24 +324,6 @@ def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) 
             planner.draw(finding, layer, param, "constant", value=value)
             if param.role is Role.GAIN and layer.op in NORMALISERS:
                 _other_gains(planner, finding)
-
-
-def _open_factor(planner: Planner, finding: Record, layer: Layer, param: Param) -> bool:
-    """One of the stored factors drawn, where a parameter is computed from several that are zero.
-
-    One zero factor gets a gradient through the others; two close each other. What is drawn stays
-    without effect until the other one has moved, so its scale decides the speed of that alone.
-    """
-    tensor, values = param.tensor, planner.measures.read(param)
-    if tensor is None or values is None or values.any():
-        return False
-    zero = [operand for operand in tensor.operands if not operand.read().any()]
-    if len(zero) < 2:
-        return False
-    shape = zero[0].shape
-    factor = Param(Role.OTHER, zero[0].name, shape, zero[0].dtype, zero[0])
-    planner.draw(finding, layer, factor, "normal", std=1 / math.sqrt(shape[-1] if shape else 1))
-    return True
 
 
 def _other_gains(planner: Planner, finding: Record) -> None:
