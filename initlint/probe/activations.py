@@ -198,7 +198,11 @@ def _unit_std(block: Array) -> tuple[float, float]:
     standard deviation says how rare they are, not in which unit they are measured.
     """
     rows = np.moveaxis(block, 2, -1).reshape(-1, block.shape[2]).astype(np.float64)
-    vary = (rows != np.median(rows, axis=0)).mean(axis=0) > 0.5
+    if not rows.size:
+        return _UNKNOWN
+    ordered = np.sort(rows, axis=0)  # `numpy.median` loads `numpy.ma`
+    middle = (ordered[(len(rows) - 1) // 2] + ordered[len(rows) // 2]) / 2
+    vary = (rows != middle).mean(axis=0) > 0.5
     moving = rows[:, vary].std(axis=0)
     return (float(moving.min()), float(moving.max())) if moving.size else _UNKNOWN
 

@@ -50,8 +50,11 @@ ATOM_RATIO = 4.0
 """Times the count of the next smaller magnitude: bfloat16 ties values everywhere, a clamp only at
 the end."""
 
+QUARTILES = 1 << 13
+"""Values that the quartiles are taken from: their range is then right to 1.2 / sqrt(n) = 1.3 %."""
+
 SAMPLE = 1 << 16
-"""Values from which the quartiles are taken."""
+"""Values among which different ones are counted."""
 
 _OPS = frozenset(
     {Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR, Op.EMBEDDING, Op.RNN, Op.LSTM, Op.GRU}
@@ -181,7 +184,7 @@ def _anomaly(context: Context, layer: Layer, param: Param) -> _Anomaly | None:
     if array is None:
         return None
     flat = np.abs(array.reshape(-1))
-    robust = _quartile_range(array.reshape(-1)[:: max(1, flat.size // SAMPLE)]) / 1.349
+    robust = _quartile_range(array.reshape(-1)[:: max(1, flat.size // QUARTILES)]) / 1.349
     if robust <= 0.0:
         return None
     common = (moments.max_abs, robust, moments.std)

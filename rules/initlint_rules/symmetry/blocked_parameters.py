@@ -25,8 +25,8 @@ from initlint.api import (
 SHOWN = 20
 """Keys listed in the evidence; a block of a large network can hold thousands."""
 
-_ADDED = (Role.BIAS, Role.RECURRENT_BIAS, Role.SHIFT)
-"""Roles of what is added: zeros among them alone stop no signal and no gradient."""
+_ADDED = (Role.BIAS, Role.RECURRENT_BIAS, Role.SHIFT, Role.RUNNING_MEAN)
+"""Roles of what is added or taken off: zeros among them alone stop no signal and no gradient."""
 
 MATRICES = (Role.WEIGHT, Role.RECURRENT_WEIGHT)
 """Roles whose blocking on the trunk stops the network from learning."""
