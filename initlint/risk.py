@@ -14,6 +14,7 @@ from math import exp, inf, isfinite, isnan, log10, nan
 
 from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
 from initlint.model.masks import masked
+from initlint.model.structure import gates
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -68,6 +69,10 @@ SATURATED = 0.5
 
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
+
+_PICKING = frozenset({Op.GATHER, Op.REDUCE, Op.COMPARE})
+"""What takes single shares of a softmax, as a router does whose other experts are masked: they
+weigh nothing together."""
 
 _AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
 """What averages positions, and what may stand around that."""
@@ -221,16 +226,19 @@ def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
     huge = peaked = saturated = 0.0
     shaped, masks = _shaped(graph), masked(graph)
     apart = masks | _unheard(graph, probe) | _totals(graph)
+    gating = frozenset(  # their values are shares of another signal; a tanh there is that signal
+        gate.activation for gate in gates(graph) if graph[gate.activation].op is not Op.TANH
+    )
     for name, stats in probe.outputs.items():
         op = graph[name].op
         if name not in shaped or op is Op.OUTPUT:
             continue
         if stats.rms > 0.0 and name not in apart:
             huge = max(huge, log10(stats.rms) - HUGE)
-        if not any(edge.source in masks for edge in graph.inputs(name)):
+        if name not in gating and not any(edge.source in masks for edge in graph.inputs(name)):
             saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
         keys = _keys(graph[name], stats.units) if op is Op.SOFTMAX else 0
-        if keys > 1 and graph.consumers(name):
+        if keys > 1 and any(item.op not in _PICKING for item in graph.consumers(name)):
             squares = keys * stats.rms**2
             peaked = max(peaked, (squares - PEAKED) / (1.0 - PEAKED))
     return {"huge": _clipped(huge), "saturated": max(saturated, 0.0), "peaked": max(peaked, 0.0)}

@@ -15,6 +15,9 @@ MIXING = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
 
 _GATING = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX, Op.TANH})
 
+_TERMS = 3
+"""Branches that may have been added to a trunk already when the next one is."""
+
 _REACH = 4096
 """Layers looked at in search of the fork behind one addition. The search ends at the fork, so only
 an addition of unrelated tensors, or a skip across most of a network, costs as much as this."""
@@ -150,14 +153,28 @@ def residual_branches(graph: LayerGraph) -> tuple[Residual, ...]:
     """
     additions = [layer for layer in graph.order if layer.op is Op.ADD]
     forks = _Forks(graph, len(additions))
-    found = (_residual(graph, layer, forks) for layer in additions)
-    return tuple(residual for residual in found if residual is not None)
+    found: list[Residual] = []
+    skips: dict[str, Edge] = {}  # by sum, where it has its trunk from
+    for layer in additions:
+        edges = graph.inputs(layer.id)
+        if len(edges) < 2:
+            continue
+        residual = _residual(graph, layer, edges, forks)
+        for _ in range(_TERMS):  # (x + attention) + mlp adds two branches to x
+            if residual is not None or not any(edge.source in skips for edge in edges):
+                break
+            edges = tuple(skips.get(edge.source, edge) for edge in edges)
+            residual = _residual(graph, layer, edges, forks)
+        if residual is not None:
+            found.append(residual)
+            ends = {residual.trunk, *residual.skip}
+            skips[layer.id] = next(edge for edge in edges if edge.source in ends)
+    return tuple(found)
 
 
-def _residual(graph: LayerGraph, add: Layer, forks: _Forks) -> Residual | None:
-    edges = graph.inputs(add.id)
-    if len(edges) < 2:
-        return None
+def _residual(
+    graph: LayerGraph, add: Layer, edges: tuple[Edge, ...], forks: _Forks
+) -> Residual | None:
     fork = forks.of(edges)
     if fork is None:
         return None

@@ -100,7 +100,8 @@ class Observer:
 
     def _gradient(self, name: str) -> Any:
         def hook(gradient: Any) -> None:
-            self.backward[name] = rms(gradient)
+            if gradient is not None:  # a backward pass of one's own may hand on none
+                self.backward[name] = rms(gradient)
 
         return hook
 

@@ -179,6 +179,8 @@ class _Lengths:
 
     def _length(self, name: str, unit: float) -> Callable[[Any], None]:
         def hook(gradient: Any) -> None:
+            if gradient is None:
+                return
             self.layers[name] = unit * rms(gradient) * math.sqrt(gradient.numel())
 
         return hook

@@ -149,7 +149,11 @@ def unlocking(model: Model, zero: Zero) -> Unlocking:
         if param.trainable and param.role not in BUFFERS
     }
     trainable = set(targets.values())
-    zeros = {_owner(param) for _, param in graph.params if zero(param)}
+    whole: dict[str, bool] = {}
+    for _, param in graph.params:  # a part that is zero (one of a vector of scales) is not all
+        owner = _owner(param)
+        whole[owner] = whole.get(owner, True) and zero(param)
+    zeros = {owner for owner, is_zero in whole.items() if is_zero}
     free = _State(graph, set())
     reachable = free.learning
     state = _State(graph, zeros) if zeros else free

@@ -15,6 +15,7 @@ from initlint.api import (
     Fix,
     Gate,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Param,
@@ -56,6 +57,11 @@ class _Gate:
     slope: float
     bias: float
     param: Param
+    harmless: bool = False
+
+    @property
+    def stuck(self) -> bool:
+        return self.slope < STUCK and not self.harmless
 
 
 class GateSaturated(Rule):
@@ -76,8 +82,9 @@ class GateSaturated(Rule):
     --------------
     The median bias of the gate's units puts the slope below 1e-2 of the largest possible: an info.
     Below 1e-3: a warning; for cells this alone, and for their sigmoids only where the bias shuts
-    the gate. A gate
-    whose measured input varies by half of its bias or more moves all the same and stays silent.
+    the gate. A sigmoid held open stays an info, unless what it leaves (1 - g) gates a signal, too:
+    it passes signal and gradient on as if it were not there. A gate whose measured input varies by
+    half of its bias or more moves all the same and stays silent.
 
     What it does not flag
     ---------------------
@@ -151,7 +158,7 @@ class GateSaturated(Rule):
         found += [item for layer in graph for item in _in_cell(context, layer)]
         if not found:
             return
-        worst = min(found, key=lambda item: item.slope)
+        worst = min(found, key=lambda item: (not item.stuck, item.slope))
         layers = tuple(dict.fromkeys(key.layer.id for key in (worst, *found)))
         more = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
         name, value = worst.param.name, _start(worst)
@@ -163,7 +170,7 @@ class GateSaturated(Rule):
             else "gate"
         )
         yield Finding(
-            severity=Severity.WARNING if worst.slope < STUCK else Severity.INFO,
+            severity=Severity.WARNING if worst.stuck else Severity.INFO,
             confidence=Confidence.HIGH,
             layer=worst.layer.id,
             param=name,
@@ -219,7 +226,14 @@ def _examine(context: Context, gate: Gate) -> _Gate | None:
     slopes = _relative_slope(flat, kind)
     if (slopes < SLOW).mean() < MANY or _moved_by_weights(context, layer, flat):
         return None
-    return _Gate(layer, float(np.median(slopes)), float(np.median(flat)), bias)
+    level = float(np.median(flat))
+    harmless = kind is not Op.TANH and level > 0 and not _leaves_a_share(graph, gate)
+    return _Gate(layer, float(np.median(slopes)), level, bias, harmless)
+
+
+def _leaves_a_share(graph: LayerGraph, gate: Gate) -> bool:
+    """True for the g of ``g x + (1 - g) y``: held open it shuts the other way."""
+    return any(item.op is Op.SUB for item in graph.effective_consumers(gate.activation))
 
 
 def _in_cell(context: Context, layer: Layer) -> Iterator[_Gate]:

@@ -10,6 +10,7 @@ import numpy as np
 from initlint.api import (
     WEIGHTED,
     Context,
+    Edge,
     Finding,
     Fix,
     Layer,
@@ -181,7 +182,7 @@ def _source(context: Context, layer: Layer) -> _Source | None:
     """What makes the logits; None where that is not freshly drawn, or not judged."""
     graph = context.model.graph
     product, factor = (layer, None) if layer.op is Op.ATTENTION else _product(context, layer)
-    if product is None:
+    if product is None or any(_prefers(context, edge) for edge in graph.inputs(layer.id)[3:]):
         return None
     made = [_maker(graph, edge.source) for edge in graph.inputs(product.id)[:2]]
     if product.op is Op.LINEAR:  # queries that are a parameter
@@ -211,6 +212,8 @@ def _product(context: Context, softmax: Layer) -> tuple[Layer | None, Layer | No
         edges = graph.inputs(layer.id)
         if not edges:
             return None, None
+        if layer.op is Op.ADD and any(_prefers(context, edge) for edge in edges[1:]):
+            return None, None
         layer = graph[edges[0].source]
         if layer.op in (Op.MATMUL, Op.LINEAR):
             return layer, factor
@@ -223,6 +226,22 @@ def _product(context: Context, softmax: Layer) -> tuple[Layer | None, Layer | No
         if layer.op in WEIGHTED or layer.op is Op.INPUT:
             return None, None
     return None, None
+
+
+def _prefers(context: Context, edge: Edge) -> bool:
+    """True for an addend made of parameters alone, such as a relative table, that is wide."""
+    graph = context.model.graph
+    made_from = [graph[key] for key in (edge.source, *graph.upstream([edge.source]))]
+    if any(layer.op is Op.INPUT for layer in made_from):
+        return False
+    tables = [layer for layer in made_from if layer.params]
+    multiples = [layer for layer in made_from if layer.op in (Op.MUL, Op.DIV)]
+    return bool(tables) and any(_reaches(context, layer) for layer in (*tables, *multiples))
+
+
+def _reaches(context: Context, layer: Layer) -> bool:
+    stats = context.probe.outputs.get(layer.id) if context.probe is not None else None
+    return _is_wide(context, layer) if stats is None else stats.rms > NO_BIAS
 
 
 def _is_wide(context: Context, layer: Layer) -> bool:

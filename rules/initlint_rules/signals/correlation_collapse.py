@@ -283,10 +283,27 @@ def _finding(
 
 def _makers(graph: LayerGraph, probe: Activations, start: Layer) -> tuple[str, ...]:
     """The weights behind which the distance is first lost; or what hands them zeros."""
-    before = graph.effective_producers(start.id)
-    seen = [probe.outputs.get(layer.id) for layer in before]
-    if before and all(stats is not None and stats.rms == 0.0 for stats in seen):
-        return tuple(layer.id for layer in before)
+    zeros = _zeros_before(graph, probe, start)
+    if zeros:
+        return tuple(dict.fromkeys(zeros))
     if start.op in WEIGHTED:
         return (start.id,)
     return tuple(layer.id for layer in graph.effective_producers(start.id)) or (start.id,)
+
+
+def _zeros_before(graph: LayerGraph, probe: Activations, start: Layer) -> list[str]:
+    """What makes the zeros that a layer reads nothing but: of sums, what is added."""
+    found: list[str] = []
+    seen = {start.id}
+    waiting = [start]
+    while waiting:
+        for layer in graph.effective_producers(waiting.pop().id):
+            stats = probe.outputs.get(layer.id)
+            if stats is None or stats.rms != 0.0:
+                return []
+            if layer.op is Op.ADD and not layer.params and layer.id not in seen:
+                waiting.append(layer)
+            elif layer.id not in seen:
+                found.append(layer.id)
+            seen.add(layer.id)
+    return found

@@ -25,6 +25,7 @@ from initlint.api import (
     Stage,
     backward_severity,
     gate_layers,
+    on_branches,
     post_dominators,
     residual_branches,
     stretches,
@@ -153,7 +154,8 @@ class GradientProfile(Rule):
                 if layers in told or drift is None:
                     continue
                 told.add(layers)
-                yield _finding(context, series, *drift)
+                if on_branches(context, layers, *drift) > Severity.INFO:
+                    yield _finding(context, series, *drift)
         rate, clip = float(context.options["lr"]), float(context.options["clip"])
         if rate > 0:
             yield from _steps(context, rate, context.options["optimizer"] == "sgd")

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from initlint.api import (
+    Activations,
     Context,
     Finding,
     Fix,
@@ -14,6 +15,7 @@ from initlint.api import (
     Layer,
     LayerGraph,
     Need,
+    Op,
     Param,
     Role,
     Rule,
@@ -56,7 +58,8 @@ class ZeroGradient(Rule):
 
     What it does not flag
     ---------------------
-    Parameters that the forward pass did not use, frozen ones, experts that no sample of this batch
+    Parameters that the forward pass did not use, frozen ones, tables of which this batch reads the
+    row of padding alone, experts that no sample of this batch
     was routed to (a parallel sibling does get a gradient), recurrent weights where the first state
     alone is read (a sequence of one step), zeros that unlock.
 
@@ -128,6 +131,7 @@ class ZeroGradient(Rule):
         ]
         stuck = _without_idle_experts(stuck, graph, gradients)
         stuck = _without_first_steps(stuck, gradients)
+        stuck = [item for item in stuck if not _reads_padding(*item, context.probe)]
         if not stuck:
             return
         total = sum(param.size for _, param in graph.params if param.key in gradients)
@@ -209,6 +213,13 @@ def _without_first_steps(
         return bool(past) and held.issuperset(past) and moved
 
     return [(layer, param) for layer, param in stuck if not is_first(layer, param)]
+
+
+def _reads_padding(layer: Layer, param: Param, probe: Activations) -> bool:
+    """True for a table of which only the row of padding was read, which is zero and stays so."""
+    stats = probe.outputs.get(layer.id)
+    padded = layer.op is Op.EMBEDDING and layer.attrs.get("padding_idx") is not None
+    return padded and stats is not None and stats.rms == 0.0 < probe.gradients[param.key].weight_rms
 
 
 def _numberless(param: Param) -> tuple[str, tuple[int, ...]]:
