@@ -55,7 +55,14 @@ from initlint.model.structure import (
 )
 from initlint.model.unrolled import Unrolled, unrolled_recurrences
 from initlint.model.written_cells import KeepingGate, keeping_gates
-from initlint.probe.profile import input_rms, measured_drift, saturates, signal_rms, stretches
+from initlint.probe.profile import (
+    hidden_layers,
+    input_rms,
+    measured_drift,
+    saturates,
+    signal_rms,
+    stretches,
+)
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
 from initlint.theory.activations import forward_gain, standardised_gain
 from initlint.theory.activations import slope as variance_slope
@@ -155,6 +162,7 @@ __all__ = [
     "gates",
     "glu_products",
     "heads",
+    "hidden_layers",
     "input_rms",
     "is_bypassed",
     "is_spared",

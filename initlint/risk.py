@@ -324,7 +324,10 @@ def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | Non
     if probe.backward:
         sizes: Mapping[str, float] = probe.backward
     elif theory is not None:
-        sizes = {name: exp(max(value, -600.0) / 2) for name, value in theory.backward.items()}
+        sizes = {
+            name: exp(max(value, -600.0) / 2) if value > -inf else 0.0
+            for name, value in theory.backward.items()
+        }
     else:
         return nan
     ends = {

@@ -108,6 +108,12 @@ def test_two_causes_answer_for_one_effect_together():
     ]
 
 
+def test_causes_of_one_kind_share_the_severity_of_what_they_lead_to():
+    effect = replace(_finding("effect", "a"), shares={("a",): 1.0, ("c",): 1.0})
+    causes = [_finding("cause", "a", Severity.INFO), _finding("cause", "c", Severity.INFO)]
+    assert {item.severity for item in fold([effect, *causes], RULES, _graph())} == {Severity.ERROR}
+
+
 def test_odd_weights_elsewhere_are_no_consequence():
     rules = (_Rule("cause", "odd"), _Rule("odd", local=True))
     found = fold([_finding("cause", "a"), _finding("odd", "c")], rules, _graph())

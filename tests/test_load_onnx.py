@@ -733,6 +733,31 @@ def test_einsum_with_a_weight(load):
     np.testing.assert_array_equal(layer.weight.tensor.read(), w.reshape(4, 6).T)
 
 
+@pytest.mark.parametrize(
+    ("equation", "shape", "weight"),
+    [("bi,eio,be->bo", (4, 3, 5), (5, 3, 4)), ("bi,oei,be->bo", (5, 4, 3), (5, 3, 4))],
+)
+def test_a_weight_between_two_inputs_has_its_sides_in_their_order(load, equation, shape, weight):
+    nodes = [node("Einsum", ["x", "w", "g"], "y", equation=equation)]
+    gates = helper.make_tensor_value_info("g", TensorProto.FLOAT, [2, 4])
+    model = load(built(nodes, {"w": normal(*shape)}, x=(2, 3), inputs=(gates,)))
+    assert only(model, Op.BILINEAR).weight.shape == weight
+
+
+def test_einsum_of_three_is_a_product_and_a_linear_layer(load):
+    nodes = [node("Einsum", ["x", "v", "w"], "y", equation="bhij,bhje,hed->bid")]
+    values = helper.make_tensor_value_info("v", TensorProto.FLOAT, [1, 2, 5, 3])
+    model = load(built(nodes, {"w": normal(2, 3, 4)}, x=(1, 2, 5, 5), inputs=(values,)))
+    assert [layer.op for layer in model.graph.order][2:4] == [Op.MATMUL, Op.LINEAR]
+    assert only(model, Op.LINEAR).weight.shape == (4, 6)
+
+
+def test_a_gain_with_zeros_and_huge_values_is_no_mask(load):
+    gain = np.array([0.0, -1e20, 1e30, 1.0], np.float32)
+    model = load(built([node("Mul", ["x", "gain"], "y")], {"gain": gain}, x=(1, 4)))
+    assert [p.role for p in only(model, Op.MUL).params] == [Role.GAIN]
+
+
 def test_stacked_experts_are_separate_matrices(load):
     w = normal(3, 4, 5)
     model = load(built([node("MatMul", ["x", "w"], "y")], {"w": w}, x=(3, 2, 4)))

@@ -222,6 +222,19 @@ def test_a_head_of_a_few_nats_is_a_warning(std, expected):
     assert severity == Severity(expected)
 
 
+@pytest.mark.parametrize(("gain", "expected"), [(2**0.5, "info"), (2.5, "warning")])
+def test_a_head_of_hes_gain_behind_grown_features_is_an_info(gain, expected):
+    torch.manual_seed(0)
+    net = _mlp(2)
+    x = torch.randn(256, 32)
+    with torch.no_grad():
+        net[0].weight *= 1.9 / net[:-1](x).square().mean().sqrt()
+    init.normal_(net[-1].weight, std=gain / math.sqrt(32))
+    init.zeros_(net[-1].bias)
+    severity, _ = _found(net, x, name="head-excess-loss")
+    assert severity == Severity(expected)
+
+
 def test_a_normaliser_that_reads_zeros_of_a_weight_is_told():
     torch.manual_seed(0)
     net = Residual()

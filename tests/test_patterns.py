@@ -363,6 +363,14 @@ def test_rms_norm(division, offset):
     np.testing.assert_allclose(gain.tensor.read(), stored + (offset or 0.0), rtol=1e-6)
 
 
+def test_rms_norm_of_a_relu_is_no_squared_relu():
+    def build(net, x):
+        x = net.relu(x)
+        return divided(net, x, net.reduce(net.pow(x, 2.0), "mean", keepdims=True), "rsqrt")
+
+    fused(unary(build), Op.RELU, Op.RMS_NORM)
+
+
 def test_instance_norm_over_space():
     net = Network()
     x = net.input(4, 5, 5)

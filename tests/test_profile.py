@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from initlint.probe.profile import measured_drift, saturates, stretches
+from initlint.probe.profile import hidden_layers, measured_drift, saturates, stretches
 from initlint.testing import Network, he_normal, normal, zeros
 
 
@@ -41,6 +41,22 @@ def test_a_zero_branch_is_no_loss():
     drift = measured_drift(chain, graph, net.run(256, 0))
     assert drift is not None
     assert abs(drift) < 0.3
+
+
+def test_the_inside_of_an_adapter_is_no_start_of_a_drift():
+    net = Network()
+    x = net.input(32)
+    for index in range(3):
+        down = net.linear(x, normal(net.rng, 4, 32, std=4.0), name=f"{index}.down")
+        up = net.linear(down, zeros(32, 4), name=f"{index}.up")
+        x = net.add(net.linear(x, he_normal(net.rng, 32, 32, gain=1.0), name=f"{index}.base"), up)
+    net.output(net.linear(x, he_normal(net.rng, 4, 32), name="head"))
+    chain = max(stretches(net.graph), key=len)
+    assert chain[:2] == ("0.down", "0.up")
+    assert hidden_layers(chain, net.graph)[0] == "1.down"
+    plain = mlp(1.0).graph
+    (chain,) = stretches(plain)
+    assert hidden_layers(chain, plain) == chain[1:]
 
 
 def test_unobserved_layers_give_no_drift():

@@ -133,8 +133,9 @@ class _Block(nn.Module):
         return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
 
 
+@pytest.mark.parametrize("via", [{}, {"via": "onnx"}], ids=["module", "onnx"])
 @pytest.mark.parametrize("zero", [False, True])
-def test_closed_blocks_behind_global_pooling_are_no_risk(zero):
+def test_closed_blocks_behind_global_pooling_are_no_risk(zero, via):
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
@@ -143,7 +144,7 @@ def test_closed_blocks_behind_global_pooling_are_no_risk(zero):
         nn.Flatten(),
         nn.Linear(8, 10),
     )
-    assert initlint.check(net, torch.randn(16, 3, 32, 32)).risk < 0.3
+    assert initlint.check(net, torch.randn(16, 3, 32, 32), **via).risk < 0.3
 
 
 def test_a_zero_layer_that_the_first_step_opens_is_a_warning_and_no_risk():

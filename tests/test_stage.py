@@ -116,3 +116,17 @@ def test_a_matrix_of_rank_one_does_not_make_a_model_trained() -> None:
     assert Measures(model).model_stage is FRESH
     full = param.tensor.read() + 1e-3 * normal(net.rng, 64, 64)
     assert judged(full)[0] is TRAINED
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(0.0, FRESH), (0.5, UNKNOWN)])
+def test_copied_units_beside_biases_that_never_moved_are_fresh(
+    moved: float, expected: Stage
+) -> None:
+    net = Network(seed=1)
+    copies = np.repeat(normal(net.rng, 2, 64), 16, axis=0)
+    bias = np.linspace(-moved, moved, 32, dtype=np.float32)
+    x = net.relu(net.linear(net.input(64), copies, bias, name="a"))
+    twice = np.repeat(np.repeat(normal(net.rng, 2, 2), 16, axis=0), 16, axis=1)
+    x = net.relu(net.linear(x, twice, np.zeros(32, dtype=np.float32), name="b"))
+    net.output(net.linear(x, np.repeat(normal(net.rng, 3, 2), 16, axis=1), name="head"))
+    assert Measures(Model("m.onnx", Kind.ONNX, net.graph)).model_stage is expected

@@ -108,6 +108,30 @@ def test_products_with_parameters_are_linear_layers() -> None:
     assert shapes == [(4, 6), (6, 4)]
 
 
+class Sums(nn.Module):
+    """Einstein sums of three tensors: a bilinear form, and heads that are put together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(4, 6, 5))
+        self.heads = nn.Parameter(torch.randn(2, 3, 5))
+
+    def forward(self, x: torch.Tensor, gates: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        mixed = torch.einsum("bi,eio,be->bo", x, self.experts, gates)
+        return mixed + torch.einsum("bhj,bhje,hed->bd", a[..., 0], a, self.heads)
+
+
+def test_sums_of_three_tensors_are_layers() -> None:
+    torch.manual_seed(0)
+    inputs = torch.randn(7, 6), torch.randn(7, 4), torch.randn(7, 2, 4, 3)
+    model = capture(Sums(), *inputs)
+    (bilinear,), (linear,) = by_op(model, Op.BILINEAR), by_op(model, Op.LINEAR)
+    assert bilinear.weight.shape == (5, 6, 4)
+    assert linear.weight.shape == (5, 6)
+    assert len(by_op(model, Op.MATMUL)) == 1
+    assert not by_op(model, Op.OTHER)
+
+
 def outputs_agree_up_to_reshape(module: Any, x: Any) -> Model:
     model = capture(module, x)
     found = weights(model.graph)

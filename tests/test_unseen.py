@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.unseen.__main__ import findings, is_right, loud
-from benchmarks.unseen.later import CLEAN, FAULTS
+from benchmarks.unseen.fourth import CLEAN, FAULTS
 
 HEALTHY = (
     "trxl_gated_residual",
@@ -34,6 +34,8 @@ HEALTHY = (
     "small_tables_before_default_layers",
     "default_lstm_whose_states_are_averaged",
     "last_output_of_both_directions",
+    "he_weights_throughout_behind_a_grown_signal",
+    "adapters_beside_default_layers",
 )
 
 HEALTHY_EXPORTS = (
@@ -45,6 +47,8 @@ HEALTHY_EXPORTS = (
     "noisy_linear_layers",
     "lstm_cell_with_a_long_memory",
     "equilibrium_of_one_matrix",
+    "tied_autoencoder_of_raw_matrices",
+    "experts_mixed_in_one_product",
 )
 
 FAULTY = (
@@ -61,6 +65,9 @@ FAULTY = (
     "hypernetwork_of_unit_weights",
     "infinite_scale_in_a_buffer",
     "first_layer_on_the_flat_end_of_gelu",
+    "buffer_that_blows_the_input_up",
+    "mixed_experts_by_the_helpers_fan",
+    "einsum_attention_with_wide_queries",
 )
 
 FAULTY_EXPORTS = (
@@ -70,6 +77,21 @@ FAULTY_EXPORTS = (
     "log_variance_of_unit_weights",
     "critics_copied",
     "group_norm_of_zeros_on_the_trunk",
+    "channels_widened_by_copying",
+    "raw_memory_in_a_gain",
+    "graph_network_of_ones",
+)
+
+ONE_CAUSE = (
+    "trunk_behind_shut_gates",
+    "shards_drawn_from_one_seed",
+    "table_of_a_millionth_before_a_norm",
+    "adapters_that_disturb_their_layers",
+    "half_precision_below_its_floor",
+    "side_branch_between_two_zero_layers",
+    "one_cell_for_two_loops_times_three",
+    "two_towers_of_one_small_scale",
+    "channels_widened_by_copying",
 )
 
 
@@ -100,3 +122,16 @@ def test_fault_is_found_where_it_is(name: str) -> None:
 def test_fault_is_found_in_the_export(name: str) -> None:
     fault = FAULTS[name]
     assert any(is_right(fault, item) for item in loud(findings(fault.build, "onnx")))
+
+
+@pytest.mark.parametrize("name", ONE_CAUSE)
+def test_one_cause_is_one_finding_of_an_error(name: str) -> None:
+    fault = FAULTS[name]
+    (found,) = loud(findings(fault.build, "module"))
+    assert is_right(fault, found)
+    assert found["severity"] == "error"
+
+
+def test_layers_of_two_towers_are_named_together() -> None:
+    (found,) = loud(findings(FAULTS["two_towers_of_one_small_scale"].build, "module"))
+    assert len(found["layers"]) == 12

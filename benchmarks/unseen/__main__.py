@@ -17,7 +17,7 @@ import torch
 
 import initlint
 from benchmarks.unseen.faulty import Fault
-from benchmarks.unseen.later import CLEAN, FAULTS
+from benchmarks.unseen.fourth import CLEAN, FAULTS
 
 ROADS = ("module", "onnx")
 

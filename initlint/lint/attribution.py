@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from math import copysign
 
 from initlint.lint.finding import Severity
 from initlint.lint.harm import backward_severity, drift_severity, makers
 from initlint.lint.rule import Context
-from initlint.probe.profile import measured_drift, saturates, stretches
+from initlint.probe.profile import hidden_layers, measured_drift, saturates, stretches
 from initlint.theory.result import Segment, Sink
 
 
@@ -23,7 +23,8 @@ class Share:
         decades: the part, in decades of rms: of the signal, or of the gradient.
         backward: True when the gradient suffers more than the signal.
         segment: the stretch; None when the share was measured, or there is none.
-        layers: those of the layers that lie on the stretch, in its order.
+        layers: those of the layers that lie on the stretch, in its order, and then those on others
+            that the layers harm as much.
     """
 
     severity: Severity | None = None
@@ -56,7 +57,15 @@ def drift_share(context: Context, keys: Mapping[str, float]) -> Share:
     segments = context.theory.segments if context.theory is not None else ()
     shares = [_share(context, segment, keys) for segment in segments]
     shares.extend(_measured_shares(context, keys))
-    return max(shares, key=_rank, default=NO_SHARE)
+    worst = max(shares, key=_rank, default=NO_SHARE)
+    if worst.severity is None:
+        return worst
+    alike = [
+        share.layers
+        for share in shares
+        if share.severity is worst.severity and share.decades * worst.decades > 0
+    ]
+    return replace(worst, layers=tuple(dict.fromkeys((*worst.layers, *chain(*alike)))))
 
 
 def _measured_shares(context: Context, keys: Mapping[str, float]) -> Iterator[Share]:
@@ -67,8 +76,8 @@ def _measured_shares(context: Context, keys: Mapping[str, float]) -> Iterator[Sh
     if context.probe is None:
         return
     graph = context.model.graph
-    for chain in stretches(graph):
-        hidden = chain[1:]
+    for stretch in stretches(graph):
+        hidden = hidden_layers(stretch, graph)
         layers = tuple(key for key in hidden if key in keys)
         whole = measured_drift(hidden, graph, context.probe) if layers else None
         if whole is None or (whole > 0 and saturates(hidden, graph)):

@@ -72,13 +72,20 @@ class _Fold:
         return len(self.kept) < before
 
     def _drop_worse(self) -> bool:
-        """Fold the worst effect that milder causes answer for: they become as bad as it is."""
+        """Fold the worst effect that milder causes answer for: they become as bad as it is.
+
+        Of several causes those of one rule share it: a fault that repeats over blocks.
+        """
         for number, effect in enumerate(self.kept):
             causes = self._causes(effect)
             shares = [(self._share(effect, (cause,)), cause) for cause in causes]
             if not shares or self._share(effect, causes) < MOSTLY:
                 continue
-            cause = max(shares, key=lambda item: item[0])[1]
+            most, cause = max(shares, key=lambda item: item[0])
+            for share, other in shares:
+                if other is not cause and other.name == cause.name and share >= MOSTLY * most:
+                    severity = max(effect.severity, other.severity)
+                    self._replace(other, replace(other, severity=severity))
             raised = replace(
                 self._with_consequence(cause, effect),
                 severity=max(effect.severity, cause.severity),

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from initlint.load.einsum import pairwise
+
 QUERIES = frozenset(
     [
         "size",
@@ -279,3 +281,16 @@ def without_dropout(
     if plain in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         return args, kwargs
     return args, {**kwargs, keyword: 0.0}
+
+
+def products(name: str, args: tuple[Any, ...]) -> tuple[str, ...]:
+    """The products of two tensors that an Einstein sum of several is made of, if it is one."""
+    return pairwise(args[0]) if name == "einsum" and args and isinstance(args[0], str) else ()
+
+
+def in_pairs(func: Any, steps: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    """The sum, as these products one after the other."""
+    first, *others = args[1] if isinstance(args[1], (list, tuple)) else args[1:]
+    for step, other in zip(steps, others, strict=True):
+        first = func(step, first, other)
+    return first

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from initlint.load.einsum import is_bilinear
 from initlint.load.torch_tracer import Call, Ref
 from initlint.load.torch_weights import Static
 from initlint.model import Op, Role, View
@@ -144,7 +145,7 @@ def _product(call: Call, left: Any, right: Any, bias: Any, attrs: dict[str, Any]
 
 
 def einsum(call: Call) -> list[Mapped]:
-    """Two-operand contractions with a parameter are linear layers; others are products."""
+    """Contractions with a parameter are linear or bilinear layers; others are products."""
     equation = call.args[0] if call.args and isinstance(call.args[0], str) else None
     operands = call.args[1:]
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
@@ -153,6 +154,8 @@ def einsum(call: Call) -> list[Mapped]:
     inputs = [item for item in operands if isinstance(item, torch.Tensor)]
     active = [item for item, value in zip(inputs, values, strict=True) if isinstance(value, Ref)]
     plain = Mapped(Op.MATMUL, {"equation": equation}, inputs)
+    if equation is not None and len(inputs) == 3 and len(active) == 2:
+        return [_bilinear(equation, inputs, values, active)]
     if equation is None or len(inputs) != 2 or len(active) != 1:
         return [plain if len(inputs) == 2 else Mapped(Op.OTHER, {"function": "einsum"}, inputs)]
     weight_first = isinstance(values[0], Static)
@@ -172,6 +175,27 @@ def einsum(call: Call) -> list[Mapped]:
     axis = result.index(weight[outs[-1]]) - len(result) if outs else -1
     attrs = {"equation": equation}
     return [Mapped(Op.LINEAR, attrs, active, _weights(static, outs, ins), axis)]
+
+
+def _bilinear(equation: str, inputs: list[Any], values: list[Any], active: list[Any]) -> Mapped:
+    """A parameter between two activations, of which each sums over one of its axes."""
+    left, _, result = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    place = next(index for index, value in enumerate(values) if isinstance(value, Static))
+    own, static = terms[place], values[place]
+    sources = [term for index, term in enumerate(terms) if index != place]
+    ins = [next((i for i, label in enumerate(own) if label in term), -1) for term in sources]
+    outs = [index for index, label in enumerate(own) if label in result]
+    if not static.sources or not is_bilinear(terms, result) or len({*outs, *ins}) != len(own):
+        return Mapped(Op.OTHER, {"function": "einsum"}, inputs)
+    shape = tuple(static.tensor.shape)
+    views = (
+        View("transpose", (*outs, *ins)),
+        View("reshape", (prod(shape[axis] for axis in outs), *(shape[axis] for axis in ins))),
+    )
+    axis = result.index(own[outs[-1]]) - len(result) if outs else -1
+    use = Use(Role.WEIGHT, static, "weight", views)
+    return Mapped(Op.BILINEAR, {"equation": equation}, active, [use], axis)
 
 
 # recurrent layers

@@ -23,8 +23,10 @@ from initlint.load.torch_functions import (
     WEIGHTED,
     changes_in_place,
     function_name,
+    in_pairs,
     map_tensors,
     plain_name,
+    products,
     tensors_in,
     without_device,
     without_dropout,
@@ -204,6 +206,9 @@ class Tracer(TorchFunctionMode):  # type: ignore[misc]
             with self:
                 return self._traceable(func)(*args, **kwargs)
         plain = plain_name(name)
+        if steps := products(plain, args):
+            with self:
+                return in_pairs(func, steps, args)
         if not self._keep_dropout:
             args, kwargs = without_dropout(plain, args, kwargs)
         if self._before_write is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -146,27 +146,29 @@ class ModelStages:
         found = model_stage(verdicts)
         if found is Stage.UNKNOWN and self._model.fresh_hint is False:
             return Stage.TRAINED
-        if found is Stage.UNKNOWN and self._mostly_constant(verdicts):
+        if found is Stage.UNKNOWN and self._mostly(verdicts, self._is_constant):
             return Stage.FRESH
-        if found is not Stage.FRESH and verdicts and self._never_stepped():
+        copied = found is Stage.UNKNOWN and self._mostly(verdicts, self._mostly_copies)
+        if found is not Stage.FRESH and (copied or verdicts) and self._never_stepped(copied):
             self._unmoved = True
             return Stage.FRESH
         return found
 
-    def _never_stepped(self) -> bool:
+    def _never_stepped(self, copied: bool) -> bool:
         if self._model.fresh_hint is False:
             return False
         quantised = any(param.quantised for _, param in self._model.graph.params)
         stored = self._model.kind is not Kind.ONNX
         return not quantised and never_stepped(
-            self._model.graph, self._numbers.moments, stored=stored
+            self._model.graph, self._numbers.moments, stored=stored, speaking=copied
         )
 
-    def _mostly_constant(self, verdicts: Sequence[Verdict]) -> bool:
-        """True when weight matrices of one value hold most of a network of several layers.
+    def _mostly(self, verdicts: Sequence[Verdict], odd: Callable[[Param], bool]) -> bool:
+        """True when odd weight matrices hold most of a network of several layers.
 
-        Training does not leave that behind: the gradients of different layers differ. What else
-        the network holds must be too small to speak against it.
+        Training does not leave matrices of one value behind, since the gradients of different
+        layers differ, nor units that are copies, beside biases that never moved. What else the
+        network holds must be too small to speak against it.
         """
         if any(verdict.stage is not Stage.UNKNOWN for verdict in verdicts):
             return False
@@ -175,11 +177,12 @@ class ModelStages:
             for layer, param in self._model.graph.params
             if param.role in WEIGHT_ROLES and param.trainable and len(param.shape) > 1
         ]
+        held = [param.size for param in weights if odd(param)]
+        return len(weights) > 1 and sum(held) >= MOSTLY * sum(param.size for param in weights)
+
+    def _is_constant(self, param: Param) -> bool:
         constant = {Family.CONSTANT, Family.ONES, Family.ZEROS}
-        held = sum(
-            param.size for param in weights if self._numbers.identify(param).family in constant
-        )
-        return len(weights) > 1 and held >= MOSTLY * sum(param.size for param in weights)
+        return self._numbers.identify(param).family in constant
 
     def _verdicts(self) -> list[Verdict]:
         verdicts: list[Verdict] = []

@@ -164,7 +164,11 @@ _STATISTICS = frozenset({Role.RUNNING_MEAN, Role.RUNNING_VAR})
 
 
 def never_stepped(
-    layers: Iterable[Layer], moments_of: Callable[[Param], Moments | None], *, stored: bool
+    layers: Iterable[Layer],
+    moments_of: Callable[[Param], Moments | None],
+    *,
+    stored: bool,
+    speaking: bool = False,
 ) -> bool:
     """True when the small parameters show that no step was ever taken.
 
@@ -180,8 +184,8 @@ def never_stepped(
         stored: True when every vector that exists is a trainable parameter. In an ONNX graph a
             gain of ones or a bias of zeros may stand for one that the network never had, and only
             the statistics of a batch norm speak.
+        speaking: True when the weights themselves speak for it, and no vector has to.
     """
-    speaking = False
     zero_biases: set[str] = set()
     for layer in layers:
         for param in layer.params:

@@ -121,6 +121,34 @@ def stretches(graph: LayerGraph) -> tuple[tuple[str, ...], ...]:
     return tuple(chains)
 
 
+def hidden_layers(chain: Sequence[str], graph: LayerGraph) -> tuple[str, ...]:
+    """The layers of a chain from which a measured drift can count.
+
+    Without the first, whose input has the scale of the data, and without those after it that read
+    the inside of a side branch (a low-rank adapter), whose scale is not the signal's.
+    """
+    found = tuple(chain[1:])
+    edges = graph.inputs(chain[0])
+    while edges and len(found) > 1 and _goes_around(graph, edges[0].source, found):
+        found = found[1:]
+    return found
+
+
+def _goes_around(graph: LayerGraph, source: str, layers: Sequence[str]) -> bool:
+    """True when a signal gets to the last layer without what enters the first."""
+    inside, end = {edge.source for edge in graph.inputs(layers[0])}, layers[-1]
+    seen, waiting = {source}, [source]
+    while waiting:
+        for edge in graph.outputs(waiting.pop()):
+            if edge.target == end:
+                return True
+            early = graph.position[edge.target] < graph.position[end]
+            if early and edge.target not in seen and edge.target not in inside:
+                seen.add(edge.target)
+                waiting.append(edge.target)
+    return False
+
+
 def _joins_fresh_signal(layer: Layer, graph: LayerGraph, carried: Mapping[str, str | None]) -> bool:
     """True for a sum whose other operand no layer of a chain has scaled since a reset.
 

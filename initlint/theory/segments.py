@@ -37,6 +37,9 @@ STARTS = RESETS | frozenset({Op.INPUT, Op.CONSTANT, Op.EMBEDDING, Op.SHAPE, Op.C
 MAX_OUTPUTS = 64
 """Outputs whose whole path is walked: beyond, a network repeats its heads."""
 
+OPEN = -math.log10(2)
+"""Decades that a sigmoid gate at zero takes from what it multiplies."""
+
 HALF_DECADE = 0.5 / math.log(10)
 """ln of a second moment to decades of rms."""
 
@@ -74,7 +77,8 @@ def _forward_shares(flow: Flow, path: Sequence[str]) -> tuple[dict[str, float], 
     """Decades of rms per weighted layer along a path, with all that follows it up to the next.
 
     What an addition adds to the carrier belongs to the last weighted layer of the other operand, as
-    does what a product does with weights that a layer makes (a hypernetwork).
+    does what a product does with weights that a layer makes (a hypernetwork), and what a gate takes
+    away beyond what it takes when half open.
     The second result holds the part of each share that means over positions took, 0 or less.
     """
     shares: dict[str, float] = {}
@@ -91,7 +95,10 @@ def _forward_shares(flow: Flow, path: Sequence[str]) -> tuple[dict[str, float], 
             current = key
             shares[current] = shares.get(current, 0.0) + waiting
             waiting = 0.0
-        owner = current
+        owner, gate = current, _gate(flow, node, before)
+        if gate is not None and step < OPEN:
+            shares[gate] = shares.get(gate, 0.0) + step - OPEN
+            step = OPEN
         summed = node.layer.op in (Op.ADD, Op.SUB) and len(node.signals) > 1
         if summed or (node.layer.op is Op.MATMUL and _is_made_weight(node, before)):
             owner = _other(flow, node, before) or current
@@ -119,6 +126,16 @@ def _is_made_weight(node: Node, carrier: str) -> bool:
     return bool(others) and all(
         state is not None and state.samples >= 1.0 and state.peak is None for state in others
     )
+
+
+def _gate(flow: Flow, node: Node, carrier: str) -> str | None:
+    """The weighted layer behind a sigmoid that multiplies the carrier."""
+    if node.layer.op is not Op.MUL or len(node.signals) != 2:
+        return None
+    sources = [edge.source for edge in node.edges if edge.source != carrier]
+    if len(sources) != 1 or flow.nodes[sources[0]].layer.op not in (Op.SIGMOID, Op.HARD_SIGMOID):
+        return None
+    return flow.weighted.get(sources[0])
 
 
 def _other(flow: Flow, node: Node, carrier: str) -> str | None:

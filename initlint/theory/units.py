@@ -204,6 +204,8 @@ class Units:
             return self._binary(layer, edges, axes)
         if op is Op.CONCAT:
             return self._concat(layer, edges, axes)
+        if op is Op.MATMUL and len(axes) == 2 and not axis:
+            return self._mixed(layer, edges, axes)
         if axis is not None:
             self._lose(axes[1:])
             handler = MOVES.get(op)
@@ -357,6 +359,16 @@ class Units:
                 self._lose(axes)
                 return None
         return self._labelled(layer, base, base_shape)
+
+    def _mixed(self, layer: Layer, edges: tuple[Edge, ...], axes: list[Axis | None]) -> Axis | None:
+        """A product that adds up positions (neighbours of a graph, keys) leaves the units apart."""
+        axis, shape, after = axes[1], self._shape(edges[1]), layer.output_shape
+        turned = layer.attrs.get("transposed") not in (None, (False, False))
+        plain = not (layer.params or turned or "equation" in layer.attrs)
+        if axis and shape and after and plain and from_start(axis, shape) == len(shape) - 1:
+            return replace(axis, at=len(after) - 1)
+        self._lose(axes)
+        return None
 
     def _concat(
         self, layer: Layer, edges: tuple[Edge, ...], axes: list[Axis | None]

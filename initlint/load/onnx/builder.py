@@ -195,9 +195,13 @@ def long_axis(shape: Shape) -> int | None:
 
 
 def is_mask(fixed: Fixed) -> bool:
-    """True for an addend that blocks positions: its first rows hold -inf or a huge negative."""
+    """True for an addend that blocks positions: its first rows hold -inf or a huge negative.
+
+    What holds huge positive numbers as well, or numbers that are none, is no mask but memory.
+    """
     sample: Array = fixed.values() if fixed.small else _first(fixed.tensor)
-    return bool(sample.size) and bool((sample <= MASK_LEVEL).any()) and bool((sample == 0).any())
+    blocks = bool((sample <= MASK_LEVEL).any()) and bool((sample == 0).any())
+    return blocks and bool((sample < -MASK_LEVEL).all())
 
 
 def _first(tensor: Tensor) -> Array:

@@ -227,6 +227,8 @@ class Finish:
         if not meta.references:
             return None
         names = [self._modules.parameter(ref, meta.module) for ref in meta.references]
+        taken = {name for other in draft.params if other is not param for name in other.fixed.names}
+        names = [name for name in names if name not in taken or name in param.fixed.names]
         for name in names:
             if name in param.fixed.names or name.rpartition(".")[2] == param.leaf:
                 return name

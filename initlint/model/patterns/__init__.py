@@ -23,16 +23,16 @@ _PASSES = (
     activations.mish,
     activations.chosen,
     activations.selu_from_elu,
-    activations.squared_relu,
     activations.softmax,
     norms.scaled_and_shifted,
     norms.standardised,
     norms.grouped,
+    activations.squared_relu,
     gains,
     attention,
 )
 """In this order: later patterns are made of what earlier ones put together (Mish of softplus, SiLU
-of sigmoid, gains of norms, attention of softmax)."""
+of sigmoid, gains of norms, attention of softmax). The squares in a norm of ReLUs are the norm's."""
 
 
 def fuse(graph: LayerGraph) -> LayerGraph:

@@ -143,6 +143,9 @@ class GateSaturated(Rule):
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
     folds = (
+        "forward-drift",
+        "backward-drift",
+        "variance-profile",
         "gradient-profile",
         "zero-gradient",
         "recurrent-not-orthogonal",

@@ -23,6 +23,7 @@ from initlint.api import (
     Stage,
     fans,
 )
+from initlint_rules._consequences import SIGNALS
 
 NOTICEABLE = 0.1
 """Change relative to the base layer's own output from which it is a warning: one per cent of the
@@ -123,7 +124,7 @@ class AdapterNotIdentity(Rule):
     formula = "W x + s B A x = W x at the start, hence B A = 0"
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     stages = frozenset(Stage)
-    folds = ("residual-branch-unscaled", "forward-drift", "variance-profile")
+    folds = (*SIGNALS, "residual-branch-unscaled", "gain-mismatch", "relu-after-xavier")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per adapter."""
@@ -208,6 +209,7 @@ def _untouched(context: Context, *factors: Param) -> bool:
     stages = [context.measures.stage(weight) for weight in factors]
     return Stage.FRESH in stages and all(
         stage is Stage.FRESH
+        or (stage is Stage.UNKNOWN and context.stage is Stage.FRESH)
         or (stage is Stage.UNKNOWN and context.measures.identify(weight).family in _DRAWN)
         for stage, weight in zip(stages, factors, strict=True)
     )
@@ -231,7 +233,7 @@ def _finding(adapter: _Adapter, change: float) -> Finding:
         layer=adapter.up.id,
         param=name,
         layers=(adapter.up.id, adapter.down.id),
-        culprits=(adapter.up.id,),
+        culprits=(adapter.up.id, adapter.down.id),
         message=f"the adapter beside {adapter.base.id} changes its output by {change:.0%} before "
         "the first step: both factors are random",
         evidence={"relative_change": change, "scale": adapter.scale, "base": adapter.base.id},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, log10
+from math import exp, log10, sqrt
 
 from initlint.api import (
     NORMALISERS,
@@ -13,6 +13,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Rule,
@@ -24,6 +25,13 @@ from initlint.api import (
 LEVELS = ((0.01, Severity.ERROR), (1.0, Severity.WARNING), (10.0, Severity.INFO))
 """Variance over epsilon. The output shrinks by sqrt(v / (v + eps)): by 5 % at 10, by 29 % at 1, by
 a factor 10 at 1/100, where the gradient can no longer grow by more than 1/sqrt(eps) either."""
+
+ENOUGH = LEVELS[-1][0]
+"""Variance over epsilon from which nothing is said."""
+
+MOST_SOURCES = 2
+"""Layers that are named as what is too small: one, or a table of tokens and one of positions. Where
+more add up, as in a residual stream, none of them is it alone."""
 
 _MIXING = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
 
@@ -100,6 +108,7 @@ class EpsilonDominates(Rule):
         "gradient-profile",
         "correlation-collapse",
         "bias-dominates",
+        "embedding-scale",
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -124,13 +133,17 @@ class EpsilonDominates(Rule):
         measured = context.probe is not None and any(
             edge.source in context.probe.outputs for edge in graph.inputs(worst.id)
         )
+        norms = tuple(layer.id for _, layer, _ in found)
+        sources = _sources(graph, worst)
+        small = " and ".join(sources)
         yield Finding(
             severity=severity,
             confidence=Confidence.HIGH if measured else Confidence.MEDIUM,
             layer=worst.id,
-            layers=tuple(layer.id for _, layer, _ in found),
+            layers=(*norms, *sources),
             message=f"{worst.id}{more} sees a variance of {ratio:.2g} times its epsilon and passes "
-            f"on {kept:.0%} of the intended scale",
+            f"on {kept:.0%} of the intended scale"
+            + (f": what {small} makes is too small" if small else ""),
             evidence={
                 "variance_over_epsilon": ratio,
                 "epsilon": float(worst.attrs["eps"]),
@@ -142,8 +155,29 @@ class EpsilonDominates(Rule):
             measured=f"variance {ratio * float(worst.attrs['eps']):.2g}, epsilon "
             f"{float(worst.attrs['eps']):.0e}",
             expected="a variance of 10 epsilon or more",
-            fix=Fix("advice", code=f"draw the layers before {worst.id} at a larger scale"),
+            fix=Fix(
+                "advice",
+                code=f"draw {small or f'the layers before {worst.id}'} "
+                f"{sqrt(ENOUGH / ratio):.2g} times as wide",
+            ),
         )
+
+
+def _sources(graph: LayerGraph, norm: Layer) -> tuple[str, ...]:
+    """The few layers with weights, or tables, whose outputs make what enters a normaliser."""
+    found: list[str] = []
+    seen, waiting = {norm.id}, [norm.id]
+    while waiting:
+        for layer in graph.producers(waiting.pop()):
+            if layer.id in seen or layer.op in NORMALISERS:
+                continue
+            seen.add(layer.id)
+            if layer.op in WEIGHTED:
+                found.append(layer.id)
+            else:
+                waiting.append(layer.id)
+    few = found if len(found) <= MOST_SOURCES else ()
+    return tuple(sorted(few, key=graph.position.__getitem__))
 
 
 def _is_restored(context: Context, layer: Layer) -> bool:

@@ -18,6 +18,7 @@ from initlint.api import (
     Severity,
     Stage,
 )
+from initlint_rules._consequences import SIGNALS
 
 LARGEST = 65504.0
 """Largest finite float16: (2 - 2^-10) 2^15."""
@@ -103,7 +104,7 @@ class HalfPrecisionRange(Rule):
     needs = frozenset({Need.WEIGHTS})
     optional = frozenset({Need.PROBE})
     stages = frozenset(Stage)
-    folds = ("rank-deficient-init", "distribution-anomaly")
+    folds = (*SIGNALS, "rank-deficient-init", "distribution-anomaly")
     options = {
         "dtype": Option(
             "stored",

@@ -95,6 +95,7 @@ class UninitialisedMemory(Rule):
         "identical-incoming",
         "symmetric-units",
         "half-precision-range",
+        "norm-gain-off",
         "never-trained-layer",
     )
 

@@ -128,6 +128,8 @@ class RecurrentNotOrthogonal(Rule):
         "gradient-profile",
         "zero-gradient",
         "correlation-collapse",
+        "gain-mismatch",
+        "relu-after-xavier",
     )
     options = {
         "max-hidden": Option(
@@ -251,6 +253,11 @@ def _written_out(recurrence: _Recurrence) -> tuple[str, ...]:
     return found.inputs + found.others if found is not None else ()
 
 
+def _others(context: Context, weight: Param) -> tuple[str, ...]:
+    """All layers that read a weight, steps of another loop among them."""
+    return tuple(layer.id for layer, param in context.model.graph.params if param.key == weight.key)
+
+
 def _sums_the_state(context: Context, param: Param) -> bool:
     """True when the mean of the weights feeds the sum of the state back, and outweighs the rest."""
     moments = context.measures.moments(param)
@@ -281,8 +288,8 @@ def _findings(
         severity=severity,
         confidence=Confidence.HIGH if known else Confidence.MEDIUM,
         layer=first,
-        layers=recurrence.layers,
-        culprits=recurrence.layers + _written_out(recurrence),
+        layers=(first,),  # the other steps are calls of it
+        culprits=recurrence.layers + _written_out(recurrence) + _others(context, worst),
         param=worst.name,
         message=f"recurrent weights of {first} {_what(recurrence, weights, residual)}: {measured} "
         f"over {steps}{'' if known else ' (assumed)'} steps",

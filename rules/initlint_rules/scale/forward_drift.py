@@ -19,6 +19,7 @@ from initlint.api import (
     Stage,
     drift_severity,
     forward_gain,
+    gates,
     input_rms,
     keeping_gates,
     measured_drift,
@@ -165,7 +166,8 @@ class ForwardDrift(Rule):
         guilty = [key for key in same_way if segment.contributions[key] * sign > GUILTY * most]
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
-        biased = [key for key in culprits if sign > 0 and _by_bias(context, key)]
+        gating = {gate.source for gate in gates(context.model.graph)}
+        biased = [k for k in culprits if (sign > 0 or k in gating) and _by_bias(context, k)]
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
         measured = _measured(context, segment)

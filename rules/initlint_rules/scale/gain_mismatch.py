@@ -25,6 +25,7 @@ from initlint.api import (
     fan_mistakes,
     fans,
     forward_gain,
+    gates,
     on_branches,
 )
 from initlint_rules._consequences import SIGNALS
@@ -142,8 +143,9 @@ class GainMismatch(Rule):
         """Yield one finding per scheme and activation whose layers drive a drift."""
         wrong = {item.param.key for item in fan_mistakes(context.model, context.measures)}
         groups: dict[tuple[str, str, bool], list[_Mismatch]] = defaultdict(list)
+        gating = {gate.source for gate in gates(context.model.graph)}
         for layer in context.model.graph.weighted:
-            found = _mismatch(context, layer)
+            found = _mismatch(context, layer) if layer.id not in gating else None
             if found is not None and found.param.key not in wrong:
                 small = found.gain < found.wanted
                 groups[found.match.scheme, found.activation, small].append(found)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import log10
+from dataclasses import dataclass, replace
+from math import inf, log10
 
 from initlint.api import (
     NORMALISERS,
@@ -43,8 +43,13 @@ FEW = 16
 all rows is constant in 16 of them with probability 0.03."""
 
 _READERS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR}) | RECURRENT
-"""Layers that take an input as it comes. What goes through arithmetic first (a subtraction of the
-mean, a Fourier encoding, a mask that multiplies) is not judged."""
+"""Layers that take an input as it comes. What goes through a Fourier encoding or a mask that
+multiplies first is not judged."""
+
+_ARITHMETIC = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.DIV})
+"""With a fixed operand: the network's own normalisation of its input. Example inputs need not have
+the scale that it is made for (noise for an image of 0 to 255 becomes small), so only what it blows
+up is said, and as a warning at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,17 @@ class InputStatistics(Rule):
     --------------
     Over the batch: |mean| above three standard deviations, a standard deviation below 0.1 or above
     10, NaN or infinity, and for tables of features a ratio above 1000 between the standard
-    deviations of two features, or features that are constant. Warning where no normaliser follows,
+    deviations of two features, or features that are constant. An input that arithmetic with
+    constants scales first (a mean subtracted, a division) is judged after it, where it has become
+    more than ten times too large. Warning where no normaliser follows,
     info where one does; an error where the rms is off by more than the bound of an exploding signal
     (a factor of 32) and no normaliser follows, and for values that are not finite.
 
     What it does not flag
     ---------------------
-    Inputs that initlint made up, token ids, inputs that a normaliser or arithmetic reads first
-    (subtraction of a mean, division by 255, Fourier features, masks, times), images in [0, 1] or
+    Inputs that initlint made up, token ids, inputs that a normaliser reads first, or arithmetic
+    that does not blow them up (subtraction of a mean, division by 255, Fourier features, masks,
+    times), images in [0, 1] or
     otherwise within the bounds, pixels that are constant, trained models.
 
     Example
@@ -136,11 +144,41 @@ class InputStatistics(Rule):
             if layer.op is not Op.INPUT or stats is None or not stats.rows:
                 continue
             readers = graph.effective_consumers(layer.id)
+            yield from _blown_up(context, layer, readers)
             if not any(reader.op in _READERS for reader in readers):
                 continue
             fault = _fault(graph, layer, stats, readers)
             if fault is not None:
                 yield _finding(layer, readers, stats, fault)
+
+
+def _blown_up(context: Context, layer: Layer, readers: tuple[Layer, ...]) -> Iterator[Finding]:
+    """An input that fixed arithmetic makes far too large for the layer behind."""
+    graph, last = context.model.graph, None
+    while len(readers) == 1 and readers[0].op in _ARITHMETIC and not readers[0].params:
+        last = readers[0]
+        if len(graph.inputs(last.id)) != 1:
+            return
+        readers = graph.effective_consumers(last.id)
+    stats = context.probe.outputs.get(last.id) if context.probe and last is not None else None
+    normalised = any(graph[key].op in NORMALISERS for key in graph.downstream((layer.id,)))
+    if stats is None or normalised or not any(reader.op in _READERS for reader in readers):
+        return
+    activation = graph.activation(readers[0].id)
+    if not STD_RANGE[1] < stats.rms < inf or (activation and activation.op is Op.SIN):
+        return  # the frequency of a sine is its own matter
+    assert last is not None
+    fault = _Fault(
+        f"reaches {readers[0].id} with mean {stats.mean:.3g} and standard deviation "
+        f"{stats.std:.3g}, after {last.id}",
+        f"{stats.mean:.3g} +- {stats.std:.3g}",
+        "0 +- 1",
+        f"compute the constants of {last.id} from the data: (x - mean) / std is then 0 +- 1",
+        {"decades": log10(stats.rms)},
+        Severity.WARNING,
+    )
+    finding = _finding(layer, readers, stats, fault)
+    yield replace(finding, layers=(layer.id, last.id), culprits=(layer.id, last.id))
 
 
 def _fault(

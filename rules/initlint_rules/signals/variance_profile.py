@@ -18,6 +18,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    hidden_layers,
     makers,
     measured_drift,
     on_branches,
@@ -105,7 +106,7 @@ class VarianceProfile(Rule):
             return
         graph = context.model.graph
         for chain in stretches(graph):
-            hidden = chain[1:]
+            hidden = hidden_layers(chain, graph)
             drift = measured_drift(hidden, graph, context.probe)
             if drift is None or (drift > 0 and saturates(hidden, graph)):
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 from initlint.api import (
     Activations,
@@ -151,6 +151,7 @@ class ZeroGradient(Rule):
             param=param.name,
             layers=tuple(held),
             culprits=tuple(key for key, own in held.items() if own >= SMALL_PART * size),
+            shares={_around(graph, key, held): own / size for key, own in held.items()},
             message=f"{param.name}{others} get no gradient, also after three steps on the others",
             evidence={
                 "params": names[:20],
@@ -168,6 +169,29 @@ class ZeroGradient(Rule):
                 code="give one of the factors behind it non-zero values, or freeze the parameter",
             ),
         )
+
+
+def _around(graph: LayerGraph, key: str, stuck: Container[str]) -> tuple[str, ...]:
+    """Layers one of which keeps the gradient away from a layer.
+
+    It comes through the stuck layers behind, and the first behind them that does move; the stuck
+    layers before it may give it nothing but zeros to multiply the gradient with.
+    """
+    found = {key: None}
+    for ahead in (True, False):
+        seen, waiting = {key}, [key]
+        while waiting:
+            here = waiting.pop()
+            for layer in graph.consumers(here) if ahead else graph.producers(here):
+                if layer.id in seen:
+                    continue
+                seen.add(layer.id)
+                moves = bool(layer.params) and layer.id not in stuck
+                if layer.params and (ahead or not moves):
+                    found[layer.id] = None
+                if not moves:
+                    waiting.append(layer.id)
+    return tuple(found)
 
 
 def _is_stuck(stats: GradientStats | None) -> bool:

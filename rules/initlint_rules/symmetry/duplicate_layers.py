@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from initlint.api import (
     TRANSPARENT,
     WEIGHTED,
@@ -220,23 +222,58 @@ def _stored(layer: Layer) -> list[str]:
 
 
 def _meet(context: Context, left: str, right: str, partner: dict[str, int]) -> bool:
-    """True when two paths of equal layers end in the same symmetric operator."""
+    """True when two paths of equal layers end in the same symmetric operator.
+
+    A sum of several is written as a chain of additions, at any of which the two may come in.
+    """
     graph = context.model.graph
     for _ in range(len(graph)):
         after, other = graph.outputs(left), graph.outputs(right)
         if len(after) != 1 or len(other) != 1:
             return False
         left, right = after[0].target, other[0].target
-        if left == right:
-            return graph[left].op in _MEETING
         one, two = graph[left], graph[right]
         if one.op is not two.op:
             return False
+        if one.op in _MEETING:
+            return _last_of_chain(graph, left) == _last_of_chain(graph, right)
+        if left == right:
+            return False
         copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
-        plain = not one.params and not two.params and one.op not in (Op.DROPOUT, *_MEETING)
-        if not (copies or plain or one.op in TRANSPARENT - {Op.DROPOUT}):
+        plain = not one.params and not two.params and one.op is not Op.DROPOUT
+        passing = one.op in TRANSPARENT - {Op.DROPOUT}
+        if not (copies or plain or passing or _are_equal(context, one, two)):
             return False
     return False
+
+
+def _last_of_chain(graph: LayerGraph, key: str) -> str:
+    """The last of several operators of one kind in a row, each read by the next alone."""
+    while True:
+        after = graph.outputs(key)
+        if len(after) != 1 or graph[after[0].target].op is not graph[key].op:
+            return key
+        key = after[0].target
+
+
+def _are_equal(context: Context, one: Layer, two: Layer) -> bool:
+    """True when two layers hold the same values, too few of them to be counted as copies."""
+    if len(one.params) != len(two.params):
+        return False
+    pairs = [(context.measures.read(a), context.measures.read(b)) for a, b in _pairs(one, two)]
+    return all(a is not None and b is not None and np.array_equal(a, b) for a, b in pairs)
+
+
+def _pairs(one: Layer, two: Layer) -> Iterator[tuple[Param, Param]]:
+    """Parameters of two layers that do the same."""
+    for param in one.params:
+        for other in two.params:
+            if (param.role, param.gate, param.direction) == (
+                other.role,
+                other.gate,
+                other.direction,
+            ):
+                yield param, other
 
 
 def _finding(graph: LayerGraph, severity: Severity, groups: Sequence[Sequence[_Member]]) -> Finding:

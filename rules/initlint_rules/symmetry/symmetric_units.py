@@ -96,18 +96,22 @@ class SymmetricUnits(Rule):
     folds = ("identical-incoming", *SIGNALS, *ODD_WEIGHTS)
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding for each layer, or set of layers of one number, with such units."""
+        """Yield one finding per layer, series of layers, or layers of one number, with copies."""
         by_layer: dict[str, list[SymmetricGroup]] = {}
         for group in symmetric_units(context.model, context.measures):
             if group.symmetric and group.followed and not (group.output or group.shuffled):
                 by_layer.setdefault(group.layer, []).append(group)
         params = {param.key: param for _, param in context.model.graph.params}
         alike: dict[object, list[str]] = {}
+        read: dict[object, object] = {}  # by reader and numbers of copies: the set of who is read
         for layer, groups in by_layer.items():
             param = params.get(groups[0].param)
             if param is None or context.measures.stage(param) is not Stage.TRAINED:
+                copies = (groups[0].size, _lost(groups), _is_noisy(groups))
                 constant = _constant(context, param)
-                alike.setdefault(layer if constant is None else constant, []).append(layer)
+                key = read.get((layer, copies), layer) if constant is None else constant
+                alike.setdefault(key, []).append(layer)
+                read.update(((reader, copies), key) for reader in groups[0].consumers)
         for layers in alike.values():
             layer, groups = layers[0], by_layer[layers[0]]
             param = params.get(groups[0].param)
@@ -115,10 +119,9 @@ class SymmetricUnits(Rule):
             readers = (key for item in layers for key in by_layer[item][0].consumers)
             of = "each of " if len(layers) > 1 else ""
             more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
-            size = groups[0].size
+            size, lost = groups[0].size, _lost(groups)
+            noise = _is_noisy(groups)
             affected = sum(len(group.units) for group in groups)
-            lost = sum(group.lost for group in groups)
-            noise = all(group.noise for group in groups)
             lost_width = affected >= HALF * size and not is_bypassed(context.model.graph, members)
             severity = Severity.ERROR if lost_width else Severity.WARNING
             first = groups[0].units
@@ -151,6 +154,14 @@ class SymmetricUnits(Rule):
                     f"torch.nn.init.kaiming_normal_({param.name if param else layer})",
                 ),
             )
+
+
+def _lost(groups: list[SymmetricGroup]) -> int:
+    return sum(group.lost for group in groups)
+
+
+def _is_noisy(groups: list[SymmetricGroup]) -> bool:
+    return all(group.noise for group in groups)
 
 
 def _constant(context: Context, param: Param | None) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
+from initlint.load.einsum import is_bilinear, pairwise
 from initlint.load.onnx import shapes
 from initlint.load.onnx.builder import Builder, flat
 from initlint.load.onnx.call import Call
@@ -209,6 +211,23 @@ def activation(builder: Builder, call: Call, value: Dynamic) -> Dynamic:
 @handles("Einsum")
 def _einsum(builder: Builder, call: Call) -> Result:
     equation = call.text("equation").replace(" ", "")
+    steps = pairwise(equation)
+    dynamic = any(isinstance(value, Dynamic) for value in call.inputs[:2])
+    if len(steps) + 1 != len(call.inputs) or not dynamic:
+        return _product(builder, call, equation)
+    made = call.inputs[0]
+    for step, operand in zip(steps, call.inputs[1:], strict=True):
+        last = step is steps[-1]
+        pair = replace(call, inputs=(made, operand), outputs=call.outputs if last else ())
+        result = _product(builder, pair, step)
+        if isinstance(result, list) or result is None:
+            return None
+        made = result
+    return made
+
+
+def _product(builder: Builder, call: Call, equation: str) -> Result:
+    """One Einstein sum of two tensors, or a bilinear form."""
     terms, _, result = equation.partition("->")
     operands = terms.split(",")
     fixed = [
@@ -246,6 +265,8 @@ def _einsum_weight(
     units = [label for label in own if label in result and label not in elsewhere]
     inputs = [label for label in own if label not in result]
     dynamic = [value for index, value in enumerate(call.inputs) if index != position]
+    sources = [term for index, term in enumerate(operands) if index != position]
+    inputs.sort(key=lambda label: next((n for n, term in enumerate(sources) if label in term), 0))
     sizes = dict(zip(own, weight.shape, strict=True))
     shape: Shape = tuple(sizes.get(label) for label in result)
     if not inputs:
@@ -255,7 +276,7 @@ def _einsum_weight(
     order = [own.index(label) for label in (*stacked, *units, *inputs)]
     tensor = weight.tensor.transpose(*order)
     rows = prod(sizes[label] for label in units)
-    if len(dynamic) == 2 and len(inputs) == 2 and not stacked:
+    if len(inputs) == 2 and not stacked and is_bilinear(operands, result):
         sides = tuple(sizes[label] for label in inputs)
         params = [builder.param(Role.WEIGHT, weight, "weight", tensor.reshape(rows, *sides))]
         return builder.emit(Op.BILINEAR, call, dynamic, params, attrs, shape=shape)
