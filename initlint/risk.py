@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
 from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
+from initlint.model.bypass import is_bypassed
 from initlint.model.masks import masked
-from initlint.model.structure import gates
+from initlint.model.structure import gates, residual_branches
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -39,6 +40,10 @@ SENSITIVE = 1.2
 output by about its own size, so ordinary networks are near sqrt(L); 10^1.2 is sqrt(250). Beyond
 the edge of chaos (Poole et al. 2016), and where saturated units flip, it grows with every layer and
 step, and a gradient says nothing about where a step of ordinary size leads."""
+
+QUIET = 0.1
+"""Rms of the output below which it may multiply without harm: logits and standardised targets have
+about 1, so a loss hardly sees outputs below a tenth of that move."""
 
 FLAT = 0.7
 """Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half
@@ -212,7 +217,8 @@ def _steep(look: Response) -> float:
 
 
 def _sensitive(look: Response) -> float:
-    return _clipped(log10(look.sensitivity) - SENSITIVE) if look.sensitivity > 0.0 else 0.0
+    moved = look.sensitivity * min(look.output / QUIET, 1.0)
+    return _clipped(log10(moved) - SENSITIVE) if moved > 0.0 else 0.0
 
 
 def _along_depth(ratio: float) -> dict[str, float]:
@@ -224,18 +230,15 @@ def _along_depth(ratio: float) -> dict[str, float]:
 def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
     """What the forward pass says of every layer: the worst layer counts."""
     huge = peaked = saturated = 0.0
-    shaped, masks = _shaped(graph), masked(graph)
+    shaped, masks, beside = _shaped(graph), masked(graph), _beside(graph)
     apart = masks | _unheard(graph, probe) | _totals(graph)
-    gating = frozenset(  # their values are shares of another signal; a tanh there is that signal
-        gate.activation for gate in gates(graph) if graph[gate.activation].op is not Op.TANH
-    )
     for name, stats in probe.outputs.items():
         op = graph[name].op
         if name not in shaped or op is Op.OUTPUT:
             continue
         if stats.rms > 0.0 and name not in apart:
             huge = max(huge, log10(stats.rms) - HUGE)
-        if name not in gating and not any(edge.source in masks for edge in graph.inputs(name)):
+        if name not in beside and not any(edge.source in masks for edge in graph.inputs(name)):
             saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))
         keys = _keys(graph[name], stats.units) if op is Op.SOFTMAX else 0
         if keys > 1 and any(item.op not in _PICKING for item in graph.consumers(name)):
@@ -250,6 +253,17 @@ def _keys(layer: Layer, units: int) -> int:
     if isinstance(axis, int) and -len(shape) <= axis < len(shape):
         return shape[axis] or units
     return units
+
+
+def _beside(graph: LayerGraph) -> frozenset[str]:
+    """Gates, which may start open or shut, and residual branches that a trunk leads around.
+
+    The values of a gate are shares of another signal; a tanh in a product is that signal.
+    """
+    inner = {key for item in residual_branches(graph) if not item.projection for key in item.branch}
+    around = inner if is_bypassed(graph, inner) else set()
+    gating = {gate.activation for gate in gates(graph) if graph[gate.activation].op is not Op.TANH}
+    return frozenset(around | gating)
 
 
 def _shaped(graph: LayerGraph) -> frozenset[str]:

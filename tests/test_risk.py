@@ -380,3 +380,63 @@ def test_small_tables_before_a_normaliser_are_no_growing_gradient(scale):
 
     torch.manual_seed(0)
     assert initlint.check(Words(), torch.randint(0, 50, (12, 8))).risk < 0.2
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_or_two_tiny_layers_grow_back_and_six_do_not(layers):
+    """Of k small factors each has a gradient of the size of the others to the power k - 1."""
+    net = _net(6)
+    for index in range(layers):
+        net[4 * index].weight.data.mul_(1e-4)
+    assert _risk(net).risk < 0.4
+    for index in range(layers, 6):
+        net[2 * index].weight.data.mul_(1e-4)
+    assert _risk(net).risk > 0.6
+
+
+class Gated(nn.Module):
+    """Blocks behind gates, or branches whose tanh is saturated by its bias."""
+
+    def __init__(self, gate=0.0, bias=0.0):
+        super().__init__()
+        self.enter, self.head = nn.Linear(32, 32), nn.Linear(32, 10)
+        self.first = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.second = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.gates = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        for layer, shut in zip(self.first, self.gates, strict=True):
+            nn.init.constant_(layer.bias, bias)
+            nn.init.constant_(shut.bias, gate)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for first, second, gate in zip(self.first, self.second, self.gates, strict=True):
+            x = x + torch.sigmoid(gate(x)) * second(torch.tanh(first(x)))
+        return self.head(x)
+
+
+def test_saturated_gates_and_branches_leave_the_trunk_to_train():
+    torch.manual_seed(0)
+    healthy, shut, flat = (_risk(Gated(*how)).risk for how in ((0, 0), (-8, 0), (0, 8)))
+    assert shut < healthy + 0.1
+    assert flat < healthy + 0.1
+    net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+    nn.init.constant_(net[0].bias, 8.0)
+    assert _risk(net).risk > healthy + 0.2
+
+
+def test_an_output_near_zero_may_multiply():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 10))
+    net[0].weight.data.mul_(1e-3)
+    nn.init.normal_(net[0].bias, std=1e-3)
+    nn.init.zeros_(net[2].bias)
+    model = capture_with(net, (torch.randn(16, 32),), {}, LoadOptions())
+    probe = probe_torch(model, seed=0)
+    loud = replace(probe.responses[0], sensitivity=1e3, output=1.0)
+    quiet = replace(loud, output=1e-3)
+    terms = [
+        evidence(model.graph, replace(probe, responses=(look,)))[0][0]["sensitive"]
+        for look in (loud, quiet)
+    ]
+    assert terms[0] > 1.0
+    assert terms[1] == 0.0

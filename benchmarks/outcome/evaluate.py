@@ -93,12 +93,14 @@ def cross_validated(found: list[dict[str, Any]]) -> np.ndarray:
 def names_right(case: dict[str, Any]) -> bool:
     """True when an error or warning names layers of which at least half are at fault.
 
-    A layer can be a part of a module (``lstm.l0``, ``attention.in_proj``).
+    A layer can be a part of a module (``lstm.l0``, ``attention.in_proj``), or a further use of one
+    (``second#2``).
     """
     architecture, variant = case["name"].split("/", 1)
     faulty = set(Entry(architecture, variant).faulty())
     inside = tuple(f"{name}." for name in faulty)
-    for _, _, layers in case["findings"]:
+    for _, _, found in case["findings"]:
+        layers = [layer.partition("#")[0] for layer in found]
         own = [layer for layer in layers if layer in faulty or layer.startswith(inside)]
         if own and 2 * len(own) >= len(layers):
             return True

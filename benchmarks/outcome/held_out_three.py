@@ -158,7 +158,7 @@ HELD_OUT_THREE: dict[str, Architecture] = {
             ),
             "inner-zero": _fault(("", _filled("inner", 0.0)), blamed=("inner",)),
             "inner-equal": _fault(("", f.own("inner", _equal_rows)), blamed=("inner",)),
-            "code-bias-20": _fault(("", _filled("b3", 20.0)), blamed=("b3",)),
+            "code-bias-20": _fault(("", _filled("b3", 20.0)), blamed=("b3", "inner")),
         },
     ),
     "flowing": Architecture(

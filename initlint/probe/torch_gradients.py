@@ -17,6 +17,11 @@ STEP = 1e-3
 """Size of a step relative to a tensor's rms (absolute for a zero tensor): a first step of Adam at
 its default learning rate. Small enough to stay a perturbation; any size ends a structural zero."""
 
+TINY = 0.1
+"""Size of a matrix, relative to the step that one at zero is given, below which it counts as zero:
+a hundredth of an ordinary weight, which one step of Adam at its default rate moves by its size, and
+some ten steps to a tenth of an ordinary one. A gain takes a hundred steps there."""
+
 STEPS = 3
 """Steps after which a gradient that is still zero is taken to stay so. Zero tensors in a chain end
 one per step; the longest known deliberate chain (a zero-initialised block entered and left through
@@ -95,7 +100,7 @@ def sign_step(
 ) -> None:
     """Move every parameter with a gradient a little against its sign, as Adam's first step does.
 
-    ``opened`` are steps for zero tensors by name, where they are to be no small ones.
+    ``opened`` are steps for tensors of zeros, and for those that are as good as zero, by name.
     """
     with torch.no_grad():
         for name, gradient in found.items():
@@ -106,9 +111,11 @@ def sign_step(
             gradient = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
             tensor = tensors[name]
             scale = rms(tensor)
-            step = STEP * scale
-            if not scale > 0.0 or scale == float("inf"):
-                step = (opened or {}).get(name, STEP)
+            step, wide = STEP * scale, (opened or {}).get(name)
+            if wide is not None and (scale == 0.0 or (tensor.ndim > 1 and scale < TINY * wide)):
+                step = wide
+            elif not scale > 0.0 or scale == float("inf"):
+                step = STEP
             tensor.data.add_(gradient.sign(), alpha=-step)
 
 

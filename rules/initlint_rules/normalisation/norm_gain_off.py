@@ -46,8 +46,8 @@ class NormGainOff(Rule):
 
     What it does
     ------------
-    Finds gains (gamma) of normalisers whose start is not 1, outside the ends of residual branches,
-    and works out what this does to the signal behind them.
+    Finds gains (gamma) of normalisers whose start is not 1, at the ends of residual branches those
+    far above 1 alone, and works out what this does to the signal behind them.
 
     Why is this bad
     ---------------
@@ -128,11 +128,17 @@ class NormGainOff(Rule):
         branches = residual_branches(graph)
         closing = {branch.closing_norm for branch in branches}
         entries = {branch.entry_norm for branch in branches} - closing
-        found = [
+        examined = [
             item
             for layer in graph.order
-            if layer.op in NORMALISERS and layer.id not in closing
+            if layer.op in NORMALISERS
             if (item := _examine(context, layer, entries)) is not None
+        ]
+        grown = any(item.decades > 0 and item.severity > Severity.INFO for item in examined)
+        found = [
+            item
+            for item in examined
+            if item.layer.id not in closing or (grown and item.rms > 1 + OFF)
         ]
         if not found:
             return

@@ -130,12 +130,8 @@ class DeadRelu(Rule):
             severity = min(severity, Severity.WARNING)
         _, share, layer, stats = worst
         chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
-        feeding = [producer.id for producer in context.model.graph.effective_producers(layer.id)]
-        makers = (
-            producer.id
-            for item in found
-            for producer in context.model.graph.effective_producers(item[2].id)
-        )
+        feeding = [maker.id for maker in _makers(context, layer)]
+        makers = (maker.id for item in found for maker in _makers(context, item[2]))
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
@@ -158,6 +154,18 @@ class DeadRelu(Rule):
                 "weights and inputs have both signs; later in training, draw silent units again",
             ),
         )
+
+
+def _makers(context: Context, layer: Layer) -> list[Layer]:
+    """What a unit reads; of a sum the term that is lowest, which holds it down."""
+    assert context.probe is not None
+    graph, outputs = context.model.graph, context.probe.outputs
+    found = []
+    for producer in graph.effective_producers(layer.id):
+        terms = graph.effective_producers(producer.id) if producer.op is Op.ADD else ()
+        makers = [term for term in terms if term.params and term.id in outputs]
+        found.append(min(makers, key=lambda term: outputs[term.id].mean, default=producer))
+    return found
 
 
 def _reads_zeros(context: Context, layer: Layer) -> bool:

@@ -25,6 +25,7 @@ from initlint.api import (
     Stage,
     backward_severity,
     gate_layers,
+    makers,
     on_branches,
     post_dominators,
     residual_branches,
@@ -70,7 +71,8 @@ class GradientProfile(Rule):
     --------------
     The gradient's norm per sample, rms times the root of the number of units, which a layer with
     Var(W) = g / fan_in keeps whatever its width. Decades from the last hidden layer to the first:
-    vanishing 1.5 warning, 4 error; exploding 0.7 warning, 1.5 error. Less is ordinary: gates,
+    vanishing 1.5 warning, 4 error where three layers and more make it up (training grows one or two
+    back); exploding 0.7 warning, 1.5 error. Less is ordinary: gates,
     strides and depthwise kernels change it by up to a decade. Only with the options `lr` and `clip`
     (your training's): an info for weight matrices whose first step, lr rms(g) / rms(w) with SGD,
     lr / rms(w) with Adam, is outside 1e-5 to 1e-1, and for a gradient norm above ten times `clip`.
@@ -186,7 +188,8 @@ def _drifts(profile: Profile) -> tuple[float, Severity] | None:
     if len(profile) < MIN_LAYERS:
         return None
     drift = log10(profile[0][1] / profile[-1][1])
-    severity = backward_severity(drift)
+    steps = [log10(before / after) for (_, before), (_, after) in pairwise(profile)]
+    severity = backward_severity(drift, makers(steps, drift))
     return (drift, severity) if severity is not None and severity > Severity.INFO else None
 
 

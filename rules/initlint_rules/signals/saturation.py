@@ -20,6 +20,7 @@ from initlint.api import (
     Severity,
     Stage,
     input_rms,
+    is_spared,
     masked,
     saturation_harm,
     severity_of,
@@ -133,7 +134,9 @@ class Saturation(Rule):
             return
         severity, share, layer, stats = max(found, key=lambda item: (item[0].rank, item[1]))
         lost = sum(0.5 * log10(max(1.0 - item[1], 1e-9)) for item in found)
-        if severity is Severity.ERROR and lost > LOST:
+        if severity is Severity.ERROR and (
+            lost > LOST or is_spared(context, [item[2].id for item in found])
+        ):
             severity = Severity.WARNING
         feeding = [maker.id for maker in _makers(context.model.graph, layer)]
         makers = (maker.id for item in found for maker in _makers(context.model.graph, item[2]))

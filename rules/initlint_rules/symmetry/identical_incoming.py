@@ -39,14 +39,13 @@ class IdenticalIncoming(Rule):
     such layer 9 trained like their twins, 2 with a single distinct row in a deep plain network were
     harmed, 1 failed; with three distinct rows or more none. Where nothing parts the copies,
     symmetric-units says so, and where they cost the signal, the rules of scale do. A batch or
-    instance norm behind the layer takes its biases away. Rows of an output layer are an info: the
-    classes of a softmax part in one step, the components of a mixture or an ensemble never do.
+    instance norm behind the layer takes its biases away.
 
     What it does not flag
     ---------------------
     Zero rows (they part in one step), thresholds of one input, sub-pixel (ICNR) kernels before
     a pixel shuffle, kernels of grouped convolutions that read different inputs, identity and
-    Hadamard matrices, trained weights.
+    Hadamard matrices, output layers, trained weights.
 
     Example
     -------
@@ -87,69 +86,57 @@ class IdenticalIncoming(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding for each layer, or set of heads, with equal rows."""
-        groups = [
-            group
-            for group in symmetric_units(context.model, context.measures)
-            if not ((group.symmetric and group.followed) or group.zero or group.shuffled)
-        ]
-        hidden = [group for group in groups if not group.output]
-        yield from _findings(context, hidden, Severity.WARNING)
-        yield from _findings(context, [g for g in groups if g.output], Severity.INFO)
-
-
-def _findings(
-    context: Context, found: Sequence[SymmetricGroup], severity: Severity
-) -> Iterator[Finding]:
-    parted = "the outgoing weights" if severity is Severity.WARNING else "different targets"
-    by_layer: dict[str, list[SymmetricGroup]] = {}
-    for group in found:
-        by_layer.setdefault(group.layer, []).append(group)
-    graph = context.model.graph
-    params = {param.key: param for _, param in graph.params}
-    alike: dict[object, list[str]] = {}
-    for layer, groups in by_layer.items():
-        param = params.get(groups[0].param)
-        if param is None or context.measures.stage(param) is not Stage.TRAINED:
-            alike.setdefault(_likeness(context, param, groups), []).append(layer)
-    for layers in alike.values():
-        layer, groups = layers[0], by_layer[layers[0]]
-        param = params.get(groups[0].param)
-        size = groups[0].size
-        lost = sum(group.lost for group in groups)
-        name = param.name if param else layer
-        of = "each of " if len(layers) > 1 else ""
-        more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
-        readers = tuple(_repeating_readers(context, layers, groups))
-        members = tuple(key for item in layers for key in by_layer[item][0].layers or (item,))
-        yield Finding(
-            severity=severity,
-            layer=layer,
-            param=param.name if param else None,
-            layers=members,
-            culprits=(*members, *readers),
-            message=f"{lost} of {size} units of {of}{', '.join(layers[:3])}{more} start as "
-            "copies of others",
-            evidence={
-                "units": size,
-                "distinct": size - lost,
-                "copies": lost,
-                "groups": len(groups),
-                "first_group": list(groups[0].units[:20]),
-            },
-            why="equal incoming weights give equal outputs; the first update has rank one and "
-            f"only {parted} can part the copies",
-            measured=f"{size - lost} distinct of {size} rows",
-            expected=f"{size} distinct rows",
-            fix=Fix(
-                "redraw_duplicates",
-                params=(
-                    *dict.fromkeys(group.param for key in layers for group in by_layer[key]),
-                    *(weight.key for key in readers if (weight := graph[key].weight)),
+        by_layer: dict[str, list[SymmetricGroup]] = {}
+        for group in symmetric_units(context.model, context.measures):
+            claimed = group.symmetric and group.followed
+            if not (claimed or group.zero or group.output or group.shuffled):
+                by_layer.setdefault(group.layer, []).append(group)
+        graph = context.model.graph
+        params = {param.key: param for _, param in graph.params}
+        alike: dict[object, list[str]] = {}
+        for layer, groups in by_layer.items():
+            param = params.get(groups[0].param)
+            if param is None or context.measures.stage(param) is not Stage.TRAINED:
+                alike.setdefault(_likeness(context, param, groups), []).append(layer)
+        for layers in alike.values():
+            layer, groups = layers[0], by_layer[layers[0]]
+            param = params.get(groups[0].param)
+            size = groups[0].size
+            lost = sum(group.lost for group in groups)
+            name = param.name if param else layer
+            of = "each of " if len(layers) > 1 else ""
+            more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+            readers = tuple(_repeating_readers(context, layers, groups))
+            members = tuple(key for item in layers for key in by_layer[item][0].layers or (item,))
+            yield Finding(
+                severity=Severity.WARNING,
+                layer=layer,
+                param=param.name if param else None,
+                layers=members,
+                culprits=(*members, *readers),
+                message=f"{lost} of {size} units of {of}{', '.join(layers[:3])}{more} start as "
+                "copies of others",
+                evidence={
+                    "units": size,
+                    "distinct": size - lost,
+                    "copies": lost,
+                    "groups": len(groups),
+                    "first_group": list(groups[0].units[:20]),
+                },
+                why="equal incoming weights give equal outputs; the first update has rank one and "
+                "only the outgoing weights can part the copies",
+                measured=f"{size - lost} distinct of {size} rows",
+                expected=f"{size} distinct rows",
+                fix=Fix(
+                    "redraw_duplicates",
+                    params=(
+                        *dict.fromkeys(group.param for key in layers for group in by_layer[key]),
+                        *(weight.key for key in readers if (weight := graph[key].weight)),
+                    ),
+                    code=f"draw the rows of {name} at random, e.g. "
+                    f"torch.nn.init.kaiming_normal_({name})",
                 ),
-                code=f"draw the rows of {name} at random, e.g. "
-                f"torch.nn.init.kaiming_normal_({name})",
-            ),
-        )
+            )
 
 
 def _likeness(context: Context, param: Param | None, groups: Sequence[SymmetricGroup]) -> object:
