@@ -60,6 +60,9 @@ REACH = -3.0
 """Decades between the gradients of the least and the most heard step of a sequence: a memory of
 that step is learnt a thousand times slower."""
 
+MOSTLY = 0.5
+"""Different weights per layer with weights below which a graph is a loop, written out."""
+
 LOUD = 1.0
 """Decades of the output's rms: a softmax over logits of rms 10 starts some 50 nats above chance."""
 
@@ -74,6 +77,9 @@ SATURATED = 0.5
 
 _HEADS = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE}) | RECURRENT
 """Layers whose input decides what can be read out."""
+
+_RECIPROCAL = frozenset({Op.RECIPROCAL, Op.RECIPROCAL_SQRT})
+"""Factors of a normaliser that is written in parts: large where a signal is small."""
 
 _PICKING = frozenset({Op.GATHER, Op.REDUCE, Op.COMPARE})
 """What takes single shares of a softmax, as a router does whose other experts are masked: they
@@ -177,11 +183,12 @@ def evidence(
     """
     common = {**_forward(graph, probe)}
     if probe.responses:
-        fallback = _depth_ratio(graph, probe, theory)
+        fallback, repeats = _depth_ratio(graph, probe, theory), _repeats(graph)
         common["sensitive"] = max(map(_sensitive, probe.responses))  # no step mends chaos
         steep = max(map(_steep, probe.responses))  # the first step is what does the harm
         looks = tuple(
-            {**common, **_terms(look, fallback), "steep": steep} for look in probe.responses
+            {**common, **_terms(look, fallback, repeats), "steep": steep}
+            for look in probe.responses
         )
         return looks, "tangent kernel at the start and after two small steps"
     contrast = _head_contrast(graph, probe)
@@ -190,13 +197,13 @@ def evidence(
     ratio = _depth_ratio(graph, probe, theory)
     if isnan(ratio):  # nothing is known of the gradient
         return (), ""
-    look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio)}
+    look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio, _repeats(graph))}
     if probe.backward:
         return (look,), "one forward and one backward pass"
     return (look,), "one forward pass and the predicted gradient"
 
 
-def _terms(look: Response, fallback: float) -> dict[str, float]:
+def _terms(look: Response, fallback: float, repeats: bool) -> dict[str, float]:
     """What one kernel says."""
     decades = log10(look.size) if look.size > 0 else -inf
     ratio = fallback if isnan(look.depth_ratio) else look.depth_ratio
@@ -204,11 +211,10 @@ def _terms(look: Response, fallback: float) -> dict[str, float]:
         "alike": _under(look.contrast, CONTRAST),
         "one direction": max(RANK - look.rank, 0.0),
         "flat": _clipped(FLAT - decades),
-        "forgets": 0.0 if isnan(look.reach) else _clipped(REACH - look.reach),
+        **_along_depth(ratio, repeats, look.reach),
         "silent": look.silent,
         "copies": look.copies,
         "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
-        **_along_depth(ratio),
     }
 
 
@@ -221,10 +227,31 @@ def _sensitive(look: Response) -> float:
     return _clipped(log10(moved) - SENSITIVE) if moved > 0.0 else 0.0
 
 
-def _along_depth(ratio: float) -> dict[str, float]:
+def _along_depth(ratio: float, repeats: bool, reach: float = nan) -> dict[str, float]:
+    """What the gradient loses and gains along the layers.
+
+    Where layers repeat, the first are early steps of a sequence, whose weights learn from the last
+    ones: what is lost is reach.
+    """
     if isnan(ratio):
-        return {}
-    return {"shrinks": _clipped(SHRINKS - ratio), "grows": _clipped(ratio - GROWS)}
+        return {"forgets": _lost(reach)}
+    if repeats:
+        return {"forgets": max(_lost(reach), _lost(ratio)), "grows": _clipped(ratio - GROWS)}
+    return {
+        "forgets": _lost(reach),
+        "shrinks": _clipped(SHRINKS - ratio),
+        "grows": _clipped(ratio - GROWS),
+    }
+
+
+def _lost(reach: float) -> float:
+    return 0.0 if isnan(reach) else _clipped(REACH - reach)
+
+
+def _repeats(graph: LayerGraph) -> bool:
+    """True when most layers with weights are one used again, as in a loop over a cell."""
+    uses = [weight.key for layer in graph.weighted if (weight := layer.weight) is not None]
+    return len(set(uses)) < MOSTLY * len(uses)
 
 
 def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
@@ -236,7 +263,7 @@ def _forward(graph: LayerGraph, probe: Activations) -> dict[str, float]:
         op = graph[name].op
         if name not in shaped or op is Op.OUTPUT:
             continue
-        if stats.rms > 0.0 and name not in apart:
+        if stats.rms > 0.0 and name not in apart and op not in _RECIPROCAL:
             huge = max(huge, log10(stats.rms) - HUGE)
         if name not in beside and not any(edge.source in masks for edge in graph.inputs(name)):
             saturated = max(saturated, (stats.saturated_share - SATURATED) / (1.0 - SATURATED))

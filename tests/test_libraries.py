@@ -215,3 +215,131 @@ def test_a_small_branch_of_three_layers_beside_a_trunk_has_no_lost_gradient():
 
     net = nn.Sequential(nn.Linear(16, 32), *(Block() for _ in range(3)), nn.Linear(32, 5))
     assert not loud(net, torch.randn(16, 16))
+
+
+def test_a_loop_over_a_cell_loses_reach_and_no_depth():
+    """A cell of which 14 steps are written out forgets as `nn.LSTM` does."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.head = nn.LSTMCell(16, 32), nn.Linear(32, 5)
+
+        def forward(self, x):
+            state = None
+            for step in range(x.shape[1]):
+                state = self.cell(x[:, step], state)
+            return self.head(state[0])
+
+    torch.manual_seed(0)
+    assert initlint.check(Net(), torch.randn(16, 14, 16)).risk < 0.2
+
+
+def test_layer_scales_of_a_ten_thousandth_open_as_zeros_do():
+    """CaiT and ViT-5: the class token reads the image through branches times 1e-4."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.attention = (
+                nn.LayerNorm(32),
+                nn.MultiheadAttention(32, 4, batch_first=True),
+            )
+            self.scale = nn.Parameter(torch.full((32,), 1e-4))
+
+        def forward(self, x):
+            y = self.norm(x)
+            return x + self.scale * self.attention(y, y, y, need_weights=False)[0]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.randn(1, 1, 32))
+            self.patches, self.blocks = nn.Linear(16, 32), nn.Sequential(Block(), Block(), Block())
+            self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 5)
+
+        def forward(self, x):
+            x = torch.cat([self.token.expand(len(x), 1, 32), self.patches(x)], 1)
+            return self.head(self.norm(self.blocks(x))[:, 0])
+
+    torch.manual_seed(0)
+    assert initlint.check(Net(), torch.randn(12, 9, 16)).risk < 0.2
+
+
+def test_exponents_and_reciprocals_are_no_large_activations():
+    """Mamba-2 sums its decays along time before it takes exponentials; HunYuan divides by hand."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.decay = nn.Linear(16, 32), nn.Linear(16, 32)
+            self.head = nn.Linear(32, 5)
+
+        def forward(self, x):
+            sums = torch.cumsum(-20.0 * F.softplus(self.decay(x)), 1)
+            kept = torch.exp(sums)
+            y = 1e-3 * self.first(x)
+            y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-9)
+            return self.head((y * (1 + kept)).mean(1))
+
+    torch.manual_seed(0)
+    record = initlint.check(Net(), torch.randn(16, 12, 16)).to_dict()
+    assert "activations are large" not in record["risk_reasons"]
+
+
+def test_a_product_with_a_fixed_grid_leaves_a_zero_head_a_head():
+    """MONAI's GlobalNet: an affine map, zeros and the identity in the bias, times a grid."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.affine = nn.Linear(16, 32), nn.Linear(32, 6)
+            nn.init.zeros_(self.affine.weight)
+            with torch.no_grad():
+                self.affine.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+            self.register_buffer("grid", torch.randn(3, 40))
+
+        def forward(self, x):
+            return self.affine(torch.relu(self.body(x))).view(-1, 2, 3) @ self.grid
+
+    assert "zero-weight" not in loud(Net(), torch.randn(16, 16))
+
+
+def test_one_table_of_positions_is_one_finding_however_often_it_is_added():
+    """GLOM adds its positions in every iteration."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.hidden = nn.Linear(16, 32), nn.Linear(32, 32)
+            self.positions, self.head = nn.Embedding(9, 32), nn.Linear(32, 5)
+
+        def forward(self, x):
+            x, y = self.tokens(x) / 3, 0
+            for _ in range(3):
+                y = y + torch.relu(self.hidden(x + self.positions.weight))
+            return self.head(y.mean(1))
+
+    torch.manual_seed(0)
+    found = initlint.check(Net(), torch.randn(16, 9, 16)).findings
+    assert sum(item["name"] == "position-table" for item in found) == 1
+
+
+def test_logits_without_a_factor_beside_a_trunk_that_trains_are_a_warning():
+    """MA-Net's attention over positions."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm(64)
+            self.query, self.key, self.value = (nn.Linear(64, 64) for _ in range(3))
+            for layer in (self.query, self.key):
+                nn.init.xavier_uniform_(layer.weight)
+
+        def forward(self, x):
+            y = self.norm(x)
+            weights = torch.softmax(self.query(y) @ self.key(y).transpose(1, 2), -1)
+            return x + self.value(y) + weights @ self.value(y)
+
+    net = nn.Sequential(nn.Linear(16, 64), Block(), Block(), nn.Linear(64, 5))
+    assert loud(net, torch.randn(16, 24, 16))["attention-unscaled"]["severity"] == "warning"

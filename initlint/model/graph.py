@@ -230,11 +230,14 @@ class LayerGraph:
     @cached_property
     def _before_weights(self) -> frozenset[str]:
         """Ids of layers with a weighted layer or a product of activations downstream."""
-        mixing = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
+        mixing = WEIGHTED | {Op.ATTENTION}
         found: set[str] = set()
         for layer in reversed(self.order):
             for edge in self._outputs[layer.id]:
-                if edge.target in found or self._layers[edge.target].op in mixing:
+                reader = self._layers[edge.target]
+                # A product with a fixed grid is no layer, as little as a fixed factor is.
+                joins = reader.op is Op.MATMUL and len(self._inputs[edge.target]) > 1
+                if edge.target in found or reader.op in mixing or joins:
                     found.add(layer.id)
                     break
         return frozenset(found)

@@ -24,6 +24,9 @@ key for what attends to nothing is joined, the largest logit is subtracted."""
 
 _LIMITS = {Op.WHERE: FORBIDDEN, Op.ADD: SWALLOWS, Op.SUB: SWALLOWS}
 
+_EXPONENT = _CHOOSING | {Op.MUL, Op.DIV, Op.OTHER}
+"""What an exponent is computed by; a product of activations is a logit, and judged as one."""
+
 _EXPONENTIAL = frozenset({Op.SOFTMAX, Op.LOG_SOFTMAX, Op.EXP})
 """What makes zeros of large negative numbers. An exponential is a softmax written in parts."""
 
@@ -37,7 +40,7 @@ def masked(graph: LayerGraph) -> frozenset[str]:
     Two things show a mask: a fixed number far beyond any activation in place of entries, and a
     softmax or exponential that reads the sum, or the choice, next.
     """
-    return _filled(graph) | _closing(graph)
+    return _filled(graph) | _closing(graph) | _exponents(graph)
 
 
 def _filled(graph: LayerGraph) -> frozenset[str]:
@@ -55,6 +58,17 @@ def _fills(layer: Layer) -> bool:
     if limit is None or fixed is None:
         return False
     return bool(np.max(np.abs(np.asarray(fixed, dtype=np.float64)), initial=0.0) >= limit)
+
+
+def _exponents(graph: LayerGraph) -> frozenset[str]:
+    """What nothing but exponentials read, sums along time among it (the decays of Mamba-2)."""
+    found: set[str] = set()
+    for layer in reversed(graph.order):
+        readers = graph.consumers(layer.id)
+        within = all(item.op is Op.EXP or item.id in found for item in readers)
+        if layer.op in _EXPONENT and readers and within:
+            found.add(layer.id)
+    return frozenset(found)
 
 
 def _closing(graph: LayerGraph) -> frozenset[str]:

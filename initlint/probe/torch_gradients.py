@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,11 +96,15 @@ def statistics(leaf: Leaf, tensors: Mapping[str, Any], found: Mapping[str, Any])
 
 
 def sign_step(
-    tensors: Mapping[str, Any], found: Mapping[str, Any], opened: Mapping[str, float] | None = None
+    tensors: Mapping[str, Any],
+    found: Mapping[str, Any],
+    opened: Mapping[str, float] | None = None,
+    closing: Container[str] = (),
 ) -> None:
     """Move every parameter with a gradient a little against its sign, as Adam's first step does.
 
-    ``opened`` are steps for tensors of zeros, and for those that are as good as zero, by name.
+    ``opened`` are steps for tensors of zeros, and for those that are as good as zero, by name; for
+    those of ``closing``, as long as they are smaller than that.
     """
     with torch.no_grad():
         for name, gradient in found.items():
@@ -112,7 +116,8 @@ def sign_step(
             tensor = tensors[name]
             scale = rms(tensor)
             step, wide = STEP * scale, (opened or {}).get(name)
-            if wide is not None and (scale == 0.0 or (tensor.ndim > 1 and scale < TINY * wide)):
+            least = 1.0 if name in closing else TINY if tensor.ndim > 1 else 0.0
+            if wide is not None and (scale == 0.0 or scale < least * wide):
                 step = wide
             elif not scale > 0.0 or scale == float("inf"):
                 step = STEP

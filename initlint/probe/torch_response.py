@@ -13,6 +13,7 @@ from initlint.load.torch_functions import tensors_in
 from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
 from initlint.model import NORMALISERS, RECURRENT, LayerGraph, Op, Role
+from initlint.model.residual import residual_branches
 from initlint.probe.kernel import summary
 from initlint.probe.result import Response
 from initlint.probe.torch_gradients import gradients, sign_step
@@ -91,14 +92,14 @@ def responses(
     first = _response(forward, runnable, graph, tensors, inputs, samples, seed)
     if first is None:
         return ()
-    opened = _opened(runnable, graph)
+    opened, closing = _opened(runnable, graph), _closing_gains(runnable, graph)
     copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
     try:
         for _ in range(STEPS):
             chosen = choose(forward(lambda call: None), graph, seed, loss)
             if chosen is None:
                 return (first,)
-            sign_step(tensors, gradients(chosen.value, tensors), opened)
+            sign_step(tensors, gradients(chosen.value, tensors), opened, closing)
         second = _response(forward, runnable, graph, tensors, inputs, samples, seed)
     finally:
         for name, tensor in tensors.items():
@@ -115,6 +116,20 @@ def _opened(runnable: TorchRunnable, graph: LayerGraph) -> dict[str, float]:
             for name in runnable.sources.get(param.key, ()):
                 found[name] = OPENED / math.sqrt(max(fan, 1))
     return found
+
+
+def _closing_gains(runnable: TorchRunnable, graph: LayerGraph) -> frozenset[str]:
+    """Names of the gains that close residual branches (LayerScale, ReZero).
+
+    Those of 1e-4 are small on purpose and grow as those of zero do, by a learning rate a step.
+    """
+    gates = {branch.gate for branch in residual_branches(graph)}
+    return frozenset(
+        name
+        for layer, param in graph.params
+        if layer.id in gates and layer.op is Op.MUL and param.role is Role.GAIN
+        for name in runnable.sources.get(param.key, ())
+    )
 
 
 def _is_normalised(graph: LayerGraph, name: str) -> bool:

@@ -14,6 +14,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    is_spared,
 )
 
 from ._logits import Logits, attention_logits
@@ -47,7 +48,8 @@ class AttentionUnscaled(Rule):
     How it decides
     --------------
     A factor of more than four times 1/sqrt(d), together with logits that have lost half of the
-    softmax's entropy (warning) or are frozen (error), which they would not be with the factor.
+    softmax's entropy (warning) or are frozen (error), which they would not be with the factor. A
+    warning, too, beside a trunk that trains and whose measured gradient stays within one decade.
 
     What it does not flag
     ---------------------
@@ -122,7 +124,7 @@ class AttentionUnscaled(Rule):
         """Yield one finding that names every such attention."""
         found = [logits for logits in attention_logits(context) if _is_unscaled(logits)]
         if found:
-            yield _finding(max(found, key=lambda item: item.variance), found)
+            yield _finding(context, max(found, key=lambda item: item.variance), found)
 
 
 def _is_unscaled(logits: Logits) -> bool:
@@ -134,15 +136,16 @@ def _is_unscaled(logits: Logits) -> bool:
     return logits.variance >= limit > scaled
 
 
-def _finding(worst: Logits, found: list[Logits]) -> Finding:
+def _finding(context: Context, worst: Logits, found: list[Logits]) -> Finding:
     frozen = worst.variance >= FROZEN * log(worst.keys)
+    harmful = frozen and not is_spared(context, [item.layer for item in found])
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     factor = 1 / (abs(worst.scale) * sqrt(worst.head_dim))
     makers = tuple(
         dict.fromkeys(key for item in found for key in (item.query, item.key) if key is not None)
     )
     return Finding(
-        severity=Severity.ERROR if frozen else Severity.WARNING,
+        severity=Severity.ERROR if harmful else Severity.WARNING,
         confidence=Confidence.HIGH if worst.measured else Confidence.MEDIUM,
         layer=worst.layer,
         param=worst.params[0].name,

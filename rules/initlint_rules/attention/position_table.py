@@ -171,9 +171,14 @@ class PositionTable(Rule):
                 faults.setdefault(found, []).append(item.layer)
         for (severity, fault), layers in faults.items():
             yield _fixed(severity, layers, None, f"the rotary tables of {layers[0].id}", fault)
-        added = list(addends(context))
+        added = list({_table(addend): addend for addend in addends(context)}.values())
         for addend in added:
             yield from _added(context, addend, alone=not turned and len(added) == 1)
+
+
+def _table(addend: Addend) -> str:
+    """What is added: one table, however often (a loop that adds it in every step)."""
+    return addend.layer.id if addend.param is None else addend.param.key
 
 
 def _stored(context: Context) -> Iterator[Finding]:
