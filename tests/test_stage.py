@@ -69,6 +69,14 @@ def test_learned_tensors_are_trained_unless_quantised_or_vectors() -> None:
     assert judged(RNG.standard_normal(200), Role.BIAS)[0] is UNKNOWN
 
 
+def test_normalised_rows_of_one_norm_are_not_taken_for_trained() -> None:
+    uniform = RNG.uniform(-1.0, 1.0, (64, 64))
+    norms = np.linalg.norm(uniform, axis=1, keepdims=True)
+    assert judged(1.4 * uniform / norms)[0] is UNKNOWN
+    moved = 1.4 * uniform / norms * RNG.uniform(0.99, 1.01, (64, 1))
+    assert judged(moved)[0] is TRAINED
+
+
 def test_certainty_needs_size_and_a_common_name() -> None:
     assert judged(RNG.uniform(-0.1, 0.1, (200, 100)))[1]
     assert judged(RNG.standard_normal((200, 100)) * 0.02)[1]

@@ -36,6 +36,7 @@ HEALTHY = (
     "last_output_of_both_directions",
     "he_weights_throughout_behind_a_grown_signal",
     "adapters_beside_default_layers",
+    "latents_that_start_narrow",
 )
 
 HEALTHY_EXPORTS = (
@@ -130,6 +131,28 @@ def test_one_cause_is_one_finding_of_an_error(name: str) -> None:
     (found,) = loud(findings(fault.build, "module"))
     assert is_right(fault, found)
     assert found["severity"] == "error"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layers_that_the_initialiser_missed",
+        "siamese_tower_dead_from_its_bias",
+        "cell_whose_one_is_in_the_output_gate",
+    ],
+)
+def test_one_cause_is_one_finding(name: str) -> None:
+    fault = FAULTS[name]
+    (found,) = loud(findings(fault.build, "module"))
+    assert is_right(fault, found)
+    assert not any("#" in layer for layer in found["layers"])
+
+
+def test_a_bias_that_saturates_is_named_and_set_to_zero() -> None:
+    found = findings(FAULTS["tanh_behind_a_bias_of_thirty"].build, "module")
+    (saturated,) = (item for item in found if item["name"] == "saturation")
+    assert "saturated by 0.bias" in saturated["message"]
+    assert saturated["fix"]["scheme"] == "zeros"
 
 
 def test_layers_of_two_towers_are_named_together() -> None:

@@ -140,6 +140,24 @@ def attention_whose_last_product_has_three_factors() -> Built:
     return nn.Sequential(nn.LayerNorm(48), Attention(48, 4, 1.0), nn.Linear(48, 5)), x(8, 16, 48)
 
 
+@clean
+def latents_that_start_narrow() -> Built:
+    class Variational(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(64, 64), nn.Linear(8, 64)
+            self.mean, self.log_variance = nn.Linear(64, 8), nn.Linear(64, 8)
+            nn.init.constant_(self.log_variance.bias, -3.0)
+
+        def forward(self, v):
+            h = F.gelu(self.encoder(v))
+            mean, log_variance = self.mean(h), self.log_variance(h)
+            noise = torch.randn_like(mean)
+            return self.decoder(mean + (log_variance / 2).exp() * noise), mean, log_variance
+
+    return Variational(), x(32, 64)
+
+
 # --- faulty
 
 
@@ -332,3 +350,76 @@ def two_towers_of_one_small_scale() -> Built:
             return tuple(tower(v) for tower in self.towers)
 
     return Towers(), x()
+
+
+@fault("framework-default-left", "gain-mismatch", at=("body.2", "body.6"))
+def layers_that_the_initialiser_missed() -> Built:
+    class Own(nn.Module):
+        def __init__(self, d):
+            super().__init__()
+            self.weight = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(d, d), a=5**0.5))
+            self.bias = nn.Parameter(torch.zeros(d))
+
+        def forward(self, v):
+            return F.linear(v, self.weight, self.bias)
+
+    class Net(nn.Module):
+        def __init__(self, d=64):
+            super().__init__()
+            pairs = [(nn.Linear(d, d), nn.ReLU(), Own(d), nn.ReLU()) for _ in range(4)]
+            self.body = nn.Sequential(*(part for pair in pairs for part in pair))
+            self.head = nn.Linear(d, 10)
+            for layer in self.body:
+                if isinstance(layer, nn.Linear):
+                    nn.init.kaiming_normal_(layer.weight)
+                    nn.init.zeros_(layer.bias)
+            nn.init.normal_(self.head.weight, std=0.1)
+
+        def forward(self, v):
+            return self.head(self.body(v))
+
+    return Net(), x(32, 64)
+
+
+@fault("unit-cannot-fire", at=("tower.0",))
+def siamese_tower_dead_from_its_bias() -> Built:
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tower = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16))
+            nn.init.constant_(self.tower[0].bias, -8.0)
+
+        def forward(self, first, second):
+            return F.cosine_similarity(self.tower(first), self.tower(second))
+
+    return Siamese(), (torch.randn(16, 20), torch.randn(16, 20))
+
+
+@fault("gate-order", at=("cell",))
+def cell_whose_one_is_in_the_output_gate() -> Built:
+    class Loop(nn.Module):
+        def __init__(self, h=32):
+            super().__init__()
+            self.cell, self.out = nn.LSTMCell(6, h), nn.Linear(h, 4)
+            nn.init.zeros_(self.cell.bias_ih)
+            nn.init.zeros_(self.cell.bias_hh)
+            self.cell.bias_ih.data[3 * h :] = 1.0
+            for gate in self.cell.weight_hh.data.chunk(4):
+                nn.init.orthogonal_(gate)
+
+        def forward(self, v):
+            h = c = torch.zeros(v.shape[0], 32)
+            for step in v.unbind(1):
+                h, c = self.cell(step, (h, c))
+            return self.out(h)
+
+    return Loop(), x(8, 30, 6)
+
+
+@fault("saturation", at=("1", "0"))
+def tanh_behind_a_bias_of_thirty() -> Built:
+    net = nn.Sequential(
+        nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 5)
+    )
+    nn.init.constant_(net[0].bias, 30.0)
+    return net, x()

@@ -19,6 +19,9 @@ SCATTER = 0.2
 """Part of the largest share below which others are not counted: draws scatter, and many layers'
 scatter would add up to something."""
 
+CALL = re.compile(r"#\d+$")
+"""What the name of a layer ends in that is a further call of a module, or of a function."""
+
 LISTED = 5
 """Consequences that a finding's evidence lists."""
 
@@ -193,7 +196,7 @@ def fold(
 
 def _likeness(finding: Finding) -> tuple[object, ...]:
     """Equal for findings of one rule on the same layers of different blocks, with the same cure."""
-    names = (re.sub(r"\d+", "#", key) for key in finding.layers)
+    names = (re.sub(r"\d+", "#", CALL.sub("", key)) for key in finding.layers)
     param = re.sub(r"\d+", "#", finding.param or "")
     cure = (finding.fix.scheme, *sorted(finding.fix.arguments.items())) if finding.fix else None
     layers = tuple(dict.fromkeys(names))
@@ -213,7 +216,19 @@ def merge_alike(findings: Sequence[Finding]) -> list[Finding]:
     return [_merged(group) for group in groups.values()]
 
 
+def _one_per_parameter(group: Sequence[Finding]) -> Sequence[Finding]:
+    """Without those about further calls of one module, which its parameter tells."""
+    kept: dict[str, Finding] = {}
+    for number, finding in enumerate(group):
+        first = kept.setdefault(finding.param or f"{number}", finding)
+        if first is not finding:
+            both = tuple(dict.fromkeys((*first.culprits, *finding.culprits)))
+            kept[finding.param or f"{number}"] = replace(first, culprits=both)
+    return list(kept.values())
+
+
 def _merged(group: Sequence[Finding]) -> Finding:
+    group = _one_per_parameter(group)
     first, others = group[0], len(group) - 1
     if not others:
         return first

@@ -23,6 +23,11 @@ from initlint.api import (
 LARGEST_EXPONENT = 60.0
 """exp of more is far beyond any float16 number; the divergence is said to be at least this."""
 
+NARROWEST = -5.0
+"""Mean of v down to which a narrow start is a choice (a bias of -2 to -5 makes the first samples
+nearly their means): the divergence is linear there, its gradient at most 1/2 per unit, and 2 nats.
+What spreads around the mean counts all the same."""
+
 
 class LatentVariance(Rule):
     """The log-variance of a latent Gaussian starts so wide that the divergence dominates the loss.
@@ -41,12 +46,14 @@ class LatentVariance(Rule):
     How it decides
     --------------
     Expected nats per latent unit for a Gaussian v with the measured mean m and standard deviation
-    s: (exp(m + s^2/2) - 1 - m)/2. Above 0.5 info, 1 warning, 3 error.
+    s: (exp(m + s^2/2) - 1 - m)/2, without what a mean from -5 to 0 costs by itself: a narrow start.
+    Above 0.5 info, 1 warning, 3 error.
 
     What it does not flag
     ---------------------
-    Heads near zero, deterministic autoencoders, exponentials that do not scale noise, a learned
-    log-standard-deviation without an input, trained models.
+    Heads near zero, biases that start the latents narrow (down to -5), deterministic autoencoders,
+    exponentials that do not scale noise, a learned log-standard-deviation without an input, trained
+    models.
 
     Example
     -------
@@ -120,11 +127,17 @@ class LatentVariance(Rule):
             stats = context.probe.outputs.get(head.id) if head is not None else None
             if head is None or stats is None or stats.non_finite:
                 continue
-            exponent = min(stats.mean + 0.5 * stats.std**2, LARGEST_EXPONENT)
-            nats = 0.5 * (exp(exponent) - 1.0 - stats.mean)
+            nats = _nats(stats.mean, stats.std)
             severity = severity_of(excess_loss_harm(nats))
             if severity is not None:
                 yield _finding(head, stats.mean, stats.std, nats, severity)
+
+
+def _nats(mean: float, std: float) -> float:
+    """Divergence per unit that is no choice of a narrow start."""
+    spread = exp(min(mean + 0.5 * std**2, LARGEST_EXPONENT))
+    chosen = exp(mean) if NARROWEST <= mean <= 0.0 else 1.0 + mean
+    return 0.5 * (spread - chosen)
 
 
 def _log_variance(graph: LayerGraph, root: Layer) -> Layer | None:

@@ -154,7 +154,14 @@ class FrameworkDefaultLeft(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH})
     optional = frozenset({Need.THEORY, Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("inconsistent-siblings",)
+    local = True
+    folds = (
+        "inconsistent-siblings",
+        "gain-mismatch",
+        "forward-drift",
+        "backward-drift",
+        "variance-profile",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per kind of layer and custom scheme."""

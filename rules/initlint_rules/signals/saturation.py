@@ -16,6 +16,7 @@ from initlint.api import (
     Need,
     Op,
     OutputStats,
+    Param,
     Rule,
     Severity,
     Stage,
@@ -30,6 +31,9 @@ UNIT_RMS = 1.5
 """Rms of an input up to which a layer's own weights and biases are what saturates: data and bounded
 activations have about 1, and a signal that grew upstream passes 2 before it saturates."""
 
+
+BY_BIAS = 0.5
+"""Share of an output's power from which the bias makes more of it than the weights do."""
 
 BOUNDED = SATURATING | {Op.RELU6}
 """Activations with a flat end that they reach by too much signal."""
@@ -138,14 +142,17 @@ class Saturation(Rule):
             lost > LOST or is_spared(context, [item[2].id for item in found])
         ):
             severity = Severity.WARNING
-        feeding = [maker.id for maker in _makers(context.model.graph, layer)]
+        feeding = _makers(context.model.graph, layer)
+        biases = [maker.bias for maker in feeding if _by_bias(context, maker)]
+        cause = f" by {biases[0].name}" if biases and biases[0] else ""
         makers = (maker.id for item in found for maker in _makers(context.model.graph, item[2]))
         others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
             layer=layer.id,
             layers=tuple(dict.fromkeys((*(item[2].id for item in found), *makers))),
-            message=f"{share:.0%} of the {layer.op} outputs of {layer.id} are saturated{others}",
+            message=f"{share:.0%} of the {layer.op} outputs of {layer.id} are saturated{cause}"
+            f"{others}",
             evidence={
                 "saturated_share": share,
                 "slope_decades": lost,
@@ -155,13 +162,27 @@ class Saturation(Rule):
             why="where the activation is flat its gradient is near zero: these units hardly learn",
             measured=f"{share:.0%} of elements with slope below 6 % of the peak",
             expected="below 30 %",
-            fix=Fix(
-                "rescale",
-                code=f"scale the weights of {', '.join(feeding) or layer.id} to "
-                f"torch.nn.init.calculate_gain('{layer.op}') / sqrt(fan_in)",
-            ),
+            fix=_fix(layer, feeding, [bias for bias in biases if bias is not None]),
             shares=_own_shares(context, [item[2] for item in found]),
         )
+
+
+def _by_bias(context: Context, maker: Layer) -> bool:
+    """True when a layer's bias makes most of the power of its output."""
+    stats = context.probe.outputs.get(maker.id) if context.probe else None
+    moments = context.measures.moments(maker.bias) if maker.bias is not None else None
+    return bool(stats and moments and moments.second_moment > BY_BIAS * stats.rms**2)
+
+
+def _fix(layer: Layer, feeding: Sequence[Layer], biases: Sequence[Param]) -> Fix:
+    if biases:
+        params = tuple(bias.key for bias in biases)
+        return Fix("zeros", params=params, code=f"torch.nn.init.zeros_({biases[0].name})")
+    return Fix(
+        "rescale",
+        code=f"scale the weights of {', '.join(maker.id for maker in feeding) or layer.id} to "
+        f"torch.nn.init.calculate_gain('{layer.op}') / sqrt(fan_in)",
+    )
 
 
 def _makers(graph: LayerGraph, layer: Layer) -> list[Layer]:
