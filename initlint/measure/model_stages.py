@@ -177,7 +177,8 @@ class ModelStages:
             for layer, param in self._model.graph.params
             if param.role in WEIGHT_ROLES and param.trainable and len(param.shape) > 1
         ]
-        held = [param.size for param in weights if odd(param)]
+        known = (param for param in weights if self._numbers.moments(param) is not None)
+        held = [param.size for param in known if odd(param)]
         return len(weights) > 1 and sum(held) >= MOSTLY * sum(param.size for param in weights)
 
     def _is_constant(self, param: Param) -> bool:
