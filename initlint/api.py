@@ -53,7 +53,7 @@ from initlint.model.structure import (
     post_dominators,
     residual_branches,
 )
-from initlint.model.unrolled import Unrolled, unrolled_recurrences
+from initlint.model.unrolled import Unrolled, reads_all_steps, unrolled_recurrences
 from initlint.model.written_cells import KeepingGate, keeping_gates
 from initlint.probe.profile import (
     hidden_layers,
@@ -173,6 +173,7 @@ __all__ = [
     "median",
     "on_branches",
     "post_dominators",
+    "reads_all_steps",
     "recurrent_harm",
     "recurrent_weights",
     "residual_branches",

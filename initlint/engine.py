@@ -18,8 +18,8 @@ from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import Draws, Kind, Layer, LoadError, Model, Param, Where, fans
 from initlint.model.collector import collector_paused
-from initlint.probe.result import Activations, ProbeStatus
-from initlint.risk import risk
+from initlint.probe.result import Activations, ProbeStatus, Response
+from initlint.risk import Risk, risk
 from initlint.selection import choose
 from initlint.theory.result import Prediction
 
@@ -371,6 +371,19 @@ def catalogue() -> list[Record]:
     ]
 
 
+def predicted_risk(model: Model, settings: Settings, evidence: Evidence) -> Risk | None:
+    """The risk of a fresh model, with the tangent kernel estimated where it was not measured."""
+    probe, theory, measures = evidence.probe, evidence.theory, evidence.measures
+
+    def estimate() -> Response | None:
+        from initlint.estimate import local_response
+
+        steps = _sequence_length(model, settings)[0]
+        return None if probe is None else local_response(model, probe, theory, measures, steps)
+
+    return risk(model.graph, probe, theory, estimate)
+
+
 def _record(
     model: Model,
     settings: Settings,
@@ -386,7 +399,7 @@ def _record(
         counts[finding.severity.value] += 1
     judged = None
     if evidence.stage is Stage.FRESH and evidence.probe is not None:
-        judged = risk(model.graph, evidence.probe, evidence.theory)
+        judged = predicted_risk(model, settings, evidence)
     record: Record = {
         "target": model.target,
         "kind": model.kind.value,

@@ -8,7 +8,7 @@ weight is positive, so that more harm never lowers the risk. `WEIGHTS` and `OFFS
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
@@ -146,14 +146,24 @@ class Risk:
 
 
 def risk(
-    graph: LayerGraph, probe: Activations | None, theory: Prediction | None = None
+    graph: LayerGraph,
+    probe: Activations | None,
+    theory: Prediction | None = None,
+    estimate: Callable[[], Response | None] | None = None,
 ) -> Risk | None:
-    """The risk of a fresh model; None without a probe that ran to its end."""
+    """The risk of a fresh model; None without a probe that ran to its end.
+
+    Args:
+        graph: its layers.
+        probe: what running it measured.
+        theory: what is predicted of it.
+        estimate: works out the tangent kernel layer by layer, where none was measured.
+    """
     if probe is None or probe.status is not ProbeStatus.OK or not probe.outputs:
         return None
     if any(stats.non_finite for key, stats in probe.outputs.items() if graph[key].op is Op.OUTPUT):
         return Risk(1.0, {"not finite": inf}, "one forward pass")
-    looks, basis = evidence(graph, probe, theory)
+    looks, basis = evidence(graph, probe, theory, estimate)
     if not looks:
         return None
     return score(looks, basis)
@@ -175,7 +185,10 @@ def score(looks: tuple[Mapping[str, float], ...], basis: str = "") -> Risk:
 
 
 def evidence(
-    graph: LayerGraph, probe: Activations, theory: Prediction | None = None
+    graph: LayerGraph,
+    probe: Activations,
+    theory: Prediction | None = None,
+    estimate: Callable[[], Response | None] | None = None,
 ) -> tuple[tuple[Mapping[str, float], ...], str]:
     """The terms of every look, unweighted, and in words what they rest on.
 
@@ -191,11 +204,14 @@ def evidence(
             for look in probe.responses
         )
         return looks, "tangent kernel at the start and after two small steps"
-    contrast = _head_contrast(graph, probe)
-    if contrast is None:
-        return (), ""
     ratio = _depth_ratio(graph, probe, theory)
-    if isnan(ratio):  # nothing is known of the gradient
+    local = estimate() if estimate is not None and not probe.backward else None
+    if local is not None:
+        more = {"steep": _steep(local), "sensitive": _sensitive(local)}
+        look = {**common, **_terms(local, ratio), **more}
+        return (look,), "one forward pass and the gradient predicted layer by layer"
+    contrast = _head_contrast(graph, probe)
+    if contrast is None or isnan(ratio):  # nothing is known of the gradient
         return (), ""
     look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio, _repeats(graph))}
     if probe.backward:

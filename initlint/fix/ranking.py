@@ -19,7 +19,6 @@ from initlint.model import RECURRENT, WEIGHTED, Layer, Model, Op
 from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
-from initlint.risk import risk
 from initlint.theory.harm import (
     Harm,
     backward_harm,
@@ -170,8 +169,8 @@ def _trial(model: Model, settings: Settings) -> Trial:
     seen = engine.run_probe(model, settings, Stage.FRESH)
     if seen.status is not ProbeStatus.OK:
         return replace(trial, reason=f"the network was not run: {seen.detail}")
-    theory = engine.gather(model, static, frozenset({Need.THEORY})).theory
-    predicted = risk(model.graph, seen, theory)
+    gathered = engine.gather(model, static, frozenset({Need.THEORY}))
+    predicted = engine.predicted_risk(model, static, replace(gathered, probe=seen))
     if predicted is not None:
         trial = replace(trial, risk=predicted.value)
     return _measured(model, static, seen, trial)

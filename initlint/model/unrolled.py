@@ -118,3 +118,36 @@ def _behind(graph: LayerGraph, key: str) -> str:
     while layer.op in TRANSPARENT and not layer.params and graph.inputs(layer.id):
         layer = graph[graph.inputs(layer.id)[0].source]
     return layer.id
+
+
+_STATE_READERS = frozenset({Op.GATHER, Op.SLICE, Op.SPLIT})
+"""What takes single steps out of a sequence of states."""
+
+_CELLS = frozenset({Op.RNN, Op.LSTM, Op.GRU})
+
+
+def reads_all_steps(graph: LayerGraph, layer: Layer) -> bool:
+    """True when the states of all steps go on, at the latest from a recurrent layer behind."""
+    return _goes_on(graph, [edge.target for edge in graph.outputs(layer.id) if edge.output == 0])
+
+
+def reads_between(graph: LayerGraph, recurrence: Unrolled) -> bool:
+    """The same of a recurrence written out: a state in the middle is read by more than its step."""
+    inside = {*recurrence.steps, *recurrence.others}
+    readers = (edge.target for key in recurrence.others for edge in graph.outputs(key))
+    return _goes_on(graph, [key for key in readers if key not in inside])
+
+
+def _goes_on(graph: LayerGraph, readers: list[str]) -> bool:
+    while readers:
+        reader = graph[readers.pop()]
+        if reader.op in _STATE_READERS:
+            continue
+        if reader.op in _CELLS:
+            if reads_all_steps(graph, reader):
+                return True
+        elif reader.op is not Op.CONCAT and (reader.op not in TRANSPARENT or reader.params):
+            return True
+        else:
+            readers.extend(edge.target for edge in graph.outputs(reader.id))
+    return False

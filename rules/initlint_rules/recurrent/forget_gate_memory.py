@@ -10,7 +10,6 @@ from math import exp, log, log1p
 import numpy as np
 
 from initlint.api import (
-    TRANSPARENT,
     Confidence,
     Context,
     Finding,
@@ -27,6 +26,7 @@ from initlint.api import (
     Severity,
     Stage,
     keeping_gates,
+    reads_all_steps,
 )
 
 KEEPING = {Op.LSTM: "forget", Op.GRU: "update"}
@@ -42,9 +42,6 @@ INFO_DECADES = -4.2
 ONE_STEP = 1.0
 """Memory in steps below which a layer is no recurrence: half of the state and more is gone at the
 next step, whatever is read later."""
-
-_STATE_READERS = frozenset({Op.GATHER, Op.SLICE, Op.SPLIT})
-"""Operators that may take single steps out of a sequence of states."""
 
 LONGEST = 95
 """Percentile of the units' biases that is judged: a cell remembers if some of its units do."""
@@ -134,7 +131,7 @@ class ForgetGateMemory(Rule):
         cells = list(_in_cells(context, steps)) if steps >= least else []
         if cells:
             known = context.sequence_length_known
-            last = any(not _reads_all_steps(context.model.graph, item.layer) for item in cells)
+            last = any(not reads_all_steps(context.model.graph, item.layer) for item in cells)
             yield _finding(steps, cells, known=known, last=last)
         for gate in keeping_gates(context.model.graph):
             memory = _written(context, gate) if gate.steps >= least else None
@@ -231,23 +228,6 @@ def _bias(context: Context, layer: Layer, direction: int) -> tuple[float, Param]
     if not np.isfinite(total).all():
         return None
     return float(np.clip(np.percentile(total, LONGEST), -700, 700)), biases[0]
-
-
-def _reads_all_steps(graph: LayerGraph, layer: Layer) -> bool:
-    """True when the states of all steps go on, at the latest from a recurrent layer behind."""
-    edges = [edge for edge in graph.outputs(layer.id) if edge.output == 0]
-    while edges:
-        edge = edges.pop()
-        reader = graph[edge.target]
-        if reader.op in _STATE_READERS:
-            continue
-        if reader.op in KEEPING:
-            if _reads_all_steps(graph, reader):
-                return True
-        elif reader.op not in TRANSPARENT or reader.params:
-            return True
-        edges.extend(graph.outputs(reader.id) if reader.op in TRANSPARENT else ())
-    return False
 
 
 def _finding(steps: int, found: list[_Memory], *, known: bool, last: bool) -> Finding:
