@@ -14,6 +14,7 @@ from math import exp, isfinite, nan, sqrt
 from initlint.measure.measures import Measures
 from initlint.model import RECURRENT, Layer, LayerGraph, Model, Op, Role
 from initlint.model.bypass import is_bypassed
+from initlint.model.structure import before_averaging
 from initlint.model.unrolled import reads_all_steps, reads_between, unrolled_recurrences
 from initlint.probe.result import Activations, OutputStats, Response
 from initlint.theory.partition import SymmetricGroup, symmetric_units
@@ -157,9 +158,11 @@ def _entering(graph: LayerGraph, probe: Activations, layer: Layer) -> tuple[floa
     """Rms of what a layer reads, and of the part that differs between samples."""
     for edge in graph.inputs(layer.id):
         stats = probe.outputs.get(edge.source)
-        if stats is not None and isfinite(stats.rms):
-            differs = stats.row_std if isfinite(stats.row_std) else stats.rms
-            return stats.rms, min(differs, stats.rms)
+        before = probe.outputs.get(before_averaging(graph, edge.source)) or stats
+        if stats is not None and before is not None and isfinite(stats.rms):
+            known = isfinite(before.row_std) and before.rms > 0.0
+            share = min(before.row_std / before.rms, 1.0) if known else 1.0
+            return stats.rms, stats.rms * share
     return 1.0, 1.0
 
 

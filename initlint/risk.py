@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf, isfinite, isnan, log10, nan
 
-from initlint.model import RECURRENT, TRANSPARENT, Layer, LayerGraph, Op, Role
+from initlint.model import RECURRENT, Layer, LayerGraph, Op, Role
 from initlint.model.bypass import is_bypassed
 from initlint.model.masks import masked
-from initlint.model.structure import gates, residual_branches
+from initlint.model.structure import before_averaging, gates, residual_branches
 from initlint.probe.result import Activations, ProbeStatus, Response
 from initlint.theory.result import Prediction
 
@@ -84,9 +84,6 @@ _RECIPROCAL = frozenset({Op.RECIPROCAL, Op.RECIPROCAL_SQRT})
 _PICKING = frozenset({Op.GATHER, Op.REDUCE, Op.COMPARE})
 """What takes single shares of a softmax, as a router does whose other experts are masked: they
 weigh nothing together."""
-
-_AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
-"""What averages positions, and what may stand around that."""
 
 WEIGHTS: Mapping[str, float] = {
     "alike": 1.1,
@@ -352,24 +349,13 @@ def _head_contrast(graph: LayerGraph, probe: Activations) -> float | None:
             continue
         bias = 1.0 if layer.with_role(Role.BIAS) else 0.0
         for edge in graph.inputs(layer.id):
-            stats = probe.outputs.get(_before_averaging(graph, edge.source))
+            stats = probe.outputs.get(before_averaging(graph, edge.source))
             if stats is None or not isfinite(stats.row_std):
                 continue
             units = 1 if layer.op in (Op.CONV, Op.CONV_TRANSPOSE) else max(stats.units, 1)
             power = units * stats.rms**2 + bias
             return units * stats.row_std**2 / power if power > 0.0 else 0.0
     return None
-
-
-def _before_averaging(graph: LayerGraph, name: str) -> str:
-    """The layer whose positions are averaged before the head.
-
-    Averages over independent positions of noise are alike whatever the network; those of data,
-    whose positions belong together, are not.
-    """
-    while graph[name].op in _AVERAGING and len(graph.inputs(name)) == 1:
-        name = graph.inputs(name)[0].source
-    return name
 
 
 def _depth_ratio(graph: LayerGraph, probe: Activations, theory: Prediction | None) -> float:

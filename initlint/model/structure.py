@@ -396,3 +396,18 @@ def _signature(content: list[tuple[str, Layer]]) -> tuple[object, ...]:
             for path, layer in content
         )
     )
+
+
+_AVERAGING = frozenset({Op.POOL, Op.REDUCE, Op.DROPOUT}) | TRANSPARENT
+"""What averages positions, and what may stand around that."""
+
+
+def before_averaging(graph: LayerGraph, name: str) -> str:
+    """The layer whose positions are averaged before the head.
+
+    Averages over independent positions of noise are alike whatever the network; those of data,
+    whose positions belong together, are not.
+    """
+    while graph[name].op in _AVERAGING and len(graph.inputs(name)) == 1:
+        name = graph.inputs(name)[0].source
+    return name
