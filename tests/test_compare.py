@@ -80,3 +80,21 @@ def test_inputs_are_compared_before_their_positions_are_averaged():
     # a ReLU of independent inputs of cosine 0 leaves 1 - 1/pi = 0.68; the mean over 576 positions
     # would leave about 0.001
     assert row["distance"] == pytest.approx(0.68, abs=0.1)
+
+
+def test_a_gate_on_an_empty_state_is_no_gradient_that_vanished():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reset, self.new, self.head = (nn.Linear(24, n) for n in (16, 16, 4))
+
+        def forward(self, x):
+            state = x.new_zeros(x.shape[0], 16)
+            for step in x.unbind(1):
+                reset = torch.sigmoid(self.reset(torch.cat([step, state], -1)))
+                state = torch.tanh(self.new(torch.cat([step, reset * state], -1)))
+            return self.head(torch.cat([state, step], -1))
+
+    torch.manual_seed(0)
+    record = compare(capture(Cell(), torch.randn(16, 4, 8)), SETTINGS, ("orthogonal",), 1)
+    assert all(abs(row["backward_decades"]) < 5 for row in record["schemes"])

@@ -158,3 +158,28 @@ def test_a_layer_that_no_longer_fires_is_told_where_networks_run(tmp_path):
     assert found["layer"] == "2"
     assert found["evidence"]["dead"] == 32
     assert "units-silenced" not in names(diff(net(0.0), net(0.1)))
+
+
+def test_a_block_that_a_module_reads_is_compared_with_the_whole_that_a_file_holds(tmp_path):
+    torch = pytest.importorskip("torch")
+    from initlint.load.torch_module import capture
+
+    class Stacked(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.randn(16, 16))
+            self.offsets = torch.nn.Parameter(torch.randn(4, 16))
+
+        def forward(self, x):
+            for offset in self.offsets:
+                x = torch.relu(torch.nn.functional.linear(x, self.weight, offset))
+            return x
+
+    net = Stacked()
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    path = tmp_path / "after.safetensors"
+    moved = trained(state, 0.5)
+    pack_safetensors(path, {k: ("float32", v.shape, v.tobytes()) for k, v in moved.items()})
+    record = diff(capture(net, torch.randn(4, 16)), load(str(path)))
+    assert "shape-changed" not in names(record)
+    assert {tuple(row["shape"]) for row in record["params"]} == {(16, 16), (4, 16)}

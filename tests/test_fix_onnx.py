@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from fixtures.onnx_models import MODELS
 from initlint.engine import Settings, lint
 from initlint.fix.jobs import fix
-from initlint.fix.onnx_bytes import locate, replaced
+from initlint.fix.onnx_bytes import locate, relocated, replaced
 from initlint.load.onnx import load_onnx
 from initlint.model import LoadError
 
@@ -176,13 +176,27 @@ def test_external_data_is_patched_and_keeps_its_name(tmp_path):
     assert not lint(load_onnx(str(target / "model.onnx")), SELECTED)["findings"]
 
 
-def test_a_second_model_never_takes_over_external_data(tmp_path):
-    source = external_model(tmp_path)
-    data = (tmp_path / "weights.bin").read_bytes()
-    with pytest.raises(LoadError, match="another folder"):
-        fix(load_onnx(str(source)), SELECTED, {"out": str(tmp_path / "other.onnx")})
+def test_a_second_model_gets_external_data_of_its_own(tmp_path):
+    source, out = external_model(tmp_path), tmp_path / "fixed.onnx"
+    before, data = source.read_bytes(), (tmp_path / "weights.bin").read_bytes()
+    for _ in range(2):  # also over an older version of itself
+        record = fix(load_onnx(str(source)), SELECTED, {"out": str(out)})
+        assert record["written"] == [str(out), str(tmp_path / "fixed.onnx.data")]
+    assert source.read_bytes() == before
     assert (tmp_path / "weights.bin").read_bytes() == data
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "weights.bin"]
+    names = ["fixed.onnx", "fixed.onnx.data", "model.onnx", "weights.bin"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert not lint(load_onnx(str(out)), SELECTED)["findings"]
+    onnx.checker.check_model(str(out), full_check=True)
+    assert relocated(out.read_bytes(), {"fixed.onnx.data": "weights.bin"}) == before
+
+
+def test_data_of_another_model_are_not_replaced_by_those_of_a_second(tmp_path):
+    source = external_model(tmp_path)
+    (tmp_path / "fixed.onnx.data").write_bytes(b"somebody's")
+    with pytest.raises(LoadError, match="belongs to another model"):
+        fix(load_onnx(str(source)), SELECTED, {"out": str(tmp_path / "fixed.onnx")})
+    assert (tmp_path / "fixed.onnx.data").read_bytes() == b"somebody's"
 
 
 def test_data_of_another_model_in_the_new_folder_stay(tmp_path):

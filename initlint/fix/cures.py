@@ -79,7 +79,8 @@ def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
     There the Gaussian law's singular values, between 0 and 2, spread the gradient over decades
     within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017): see `_to_std`.
     """
-    for layer, param in planner.targets(finding, *WEIGHT_ROLES):
+    named = list(planner.targets(finding, *WEIGHT_ROLES))
+    for layer, param in (*named, *planner.overlooked(named)):
         if param.role not in WEIGHT_ROLES:
             planner.draw(finding, layer, param, "constant", value=default_value(param.role))
         elif param.role is Role.RECURRENT_WEIGHT:
@@ -103,7 +104,8 @@ def drawn_as(scheme: str) -> Cure:
 
     def cure(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
         known = {key: arguments[key] for key in arguments if key in SCHEMES[name].arguments}
-        for layer, param in planner.targets(finding, *WEIGHT_ROLES):
+        named = list(planner.targets(finding, *WEIGHT_ROLES))
+        for layer, param in (*named, *planner.overlooked(named)):
             if scalable:
                 _to_std(planner, finding, layer, param, name, **known)
             else:

@@ -90,6 +90,8 @@ def diff(before: Model, after: Model, steps: int | None = None) -> Record:
         if key not in old:
             continue
         was = old[key][1]
+        if was.shape != param.shape:  # one side may see the block that a layer reads
+            was, param = _stored(was), _stored(param)
         if was.shape != param.shape:
             findings.append(_reshaped(layer, was, param))
         elif (move := _move(was, layer, param)) is not None:
@@ -127,6 +129,14 @@ def _params(model: Model) -> dict[str, tuple[Layer, Param]]:
             layer = Layer(param.name, Op.OTHER)
             found.setdefault(param.key.removeprefix(prefix), (layer, param))
     return found
+
+
+def _stored(param: Param) -> Param:
+    """The whole tensor that holds a parameter block."""
+    tensor = param.tensor
+    if tensor is None or not tensor.views:
+        return param
+    return replace(param, shape=tensor.stored_shape, tensor=replace(tensor, views=()))
 
 
 def _move(was: Param, layer: Layer, param: Param) -> Move | None:

@@ -9,7 +9,7 @@ onnx/onnx.proto) and overwritten. Elements that fields of another width hold (ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from initlint.model import LoadError
@@ -182,34 +182,84 @@ def replaced(data: bytes, values: Mapping[str, bytes]) -> bytes:
     return _resized(view, out, stored, resized) if resized else bytes(out)
 
 
+def relocated(data: bytes, places: Mapping[str, str]) -> bytes:
+    """The file with external elements looked for in other files; nothing else changes.
+
+    Args:
+        data: the file.
+        places: new names of files by the old ones.
+
+    Raises:
+        LoadError: the file holds its graph in pieces.
+    """
+    view, stored = memoryview(data), locate(data)
+
+    def moved(tensor: Field) -> bytes:
+        body = b""
+        for part in fields(view, tensor.value, tensor.stop):
+            key, value = _entry(view, part) if part.number == _EXTERNAL else ("", "")
+            if key == "location" and value in places:
+                texts = ((_KEY, key), (_VALUE, places[value]))
+                entry = b"".join(_message(number, text.encode()) for number, text in texts)
+                body += _message(_EXTERNAL, entry)
+            else:
+                body += view[part.start : part.stop]
+        return body
+
+    names = [name for name, item in stored.items() if item.external.get("location") in places]
+    return _rebuilt(view, data, stored, dict.fromkeys(names, moved)) if names else data
+
+
 def _resized(
     view: memoryview, out: bytearray, stored: Mapping[str, Stored], values: Mapping[str, bytes]
 ) -> bytes:
     """Replace whole tensors by ones with ``raw_data``, and the lengths of what is around them."""
+
+    def with_raw(name: str) -> Callable[[Field], bytes]:
+        dropped = {element.start for element in stored[name].elements}
+
+        def rewritten(tensor: Field) -> bytes:
+            kept = [
+                bytes(out[part.start : part.stop])
+                for part in fields(view, tensor.value, tensor.stop)
+                if part.start not in dropped
+            ]
+            return b"".join(kept) + _message(_RAW, values[name])
+
+        return rewritten
+
+    return _rebuilt(view, out, stored, {name: with_raw(name) for name in values})
+
+
+def _rebuilt(
+    view: memoryview,
+    out: bytes | bytearray,
+    stored: Mapping[str, Stored],
+    bodies: Mapping[str, Callable[[Field], bytes]],
+) -> bytes:
+    """The file with the bodies of some tensors made anew, and the lengths of what is around them.
+
+    Args:
+        view: the file as it was located.
+        out: what is copied, of the same layout.
+        stored: its tensors.
+        bodies: what makes the body of each tensor to be replaced.
+    """
     if len(_graphs(view)) != 1:
         raise LoadError(f"the protobuf holds {len(_graphs(view))} graphs in pieces")
-    tensors = {stored[name].message.start: name for name in values}
-    around = {message.start for name in values for message in stored[name].around}
+    tensors = {stored[name].message.start: make for name, make in bodies.items()}
+    around = {message.start for name in bodies for message in stored[name].around}
 
     def copied(start: int, stop: int) -> bytes:
         body = bytearray()
         for item in fields(view, start, stop):
             if item.start in tensors:
-                body += _message(item.number, rewritten(item, tensors[item.start]))
+                body += _message(item.number, tensors[item.start](item))
             elif item.start in around:
                 body += _message(item.number, copied(item.value, item.stop))
             else:
                 body += out[item.start : item.stop]
         return bytes(body)
-
-    def rewritten(item: Field, name: str) -> bytes:
-        dropped = {element.start for element in stored[name].elements}
-        kept = [
-            bytes(out[part.start : part.stop])
-            for part in fields(view, item.value, item.stop)
-            if part.start not in dropped
-        ]
-        return b"".join(kept) + _message(_RAW, values[name])
 
     return copied(0, len(view))
 

@@ -156,17 +156,33 @@ class Planner:
         One in a thousand draws fails a test of its family. Training would have changed its scale,
         or the other as well.
         """
-        own = self.measures.effective_std(param)
-        if not own or self.measures.model_stage is not Stage.FRESH:
+        if self.measures.model_stage is not Stage.FRESH:
             return False
-        noise = SAME_DRAW / math.sqrt(2 * param.size)
-        for _, other in self.model.graph.params:
-            if other.role is not param.role or other.key == param.key:
+        return any(
+            other.key != param.key
+            and self.measures.stage(other) is Stage.FRESH
+            and self._is_of_one_draw(param, other)
+            for _, other in self.model.graph.params
+        )
+
+    def _is_of_one_draw(self, param: Param, other: Param) -> bool:
+        own, std = self.measures.effective_std(param), self.measures.effective_std(other)
+        if not own or not std or other.role is not param.role:
+            return False
+        return abs(own / std - 1) < SAME_DRAW / math.sqrt(2 * param.size)
+
+    def overlooked(self, named: Sequence[tuple[Layer, Param]]) -> Iterator[tuple[Layer, Param]]:
+        """Weights of the scale of named ones that no rule speaks of, for they look trained."""
+        known = {param.key for _, param in named}
+        for layer in self.model.graph.weighted:
+            param = layer.weight
+            if param is None or param.key in known or not param.trainable:
                 continue
-            std = self.measures.effective_std(other)
-            if std and self.measures.stage(other) is Stage.FRESH and abs(own / std - 1) < noise:
-                return True
-        return False
+            if self.measures.stage(param) is not Stage.TRAINED:
+                continue
+            if any(self._is_of_one_draw(param, other) for _, other in named):
+                known.add(param.key)
+                yield from self._owner(layer, param)
 
     def add(
         self,

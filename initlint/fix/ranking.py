@@ -15,7 +15,7 @@ from initlint.fix.confirm import confirm
 from initlint.fix.repair import FixOptions, imposed
 from initlint.lint.rule import Need
 from initlint.measure.result import Stage
-from initlint.model import RECURRENT, WEIGHTED, Layer, Model, Op
+from initlint.model import RECURRENT, WEIGHTED, Layer, LayerGraph, Model, Op
 from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
@@ -249,7 +249,7 @@ def _backward(
 ) -> float | None:
     """Decades from the last hidden layer's gradient to the one that is furthest from it."""
     gradients: Mapping[str, float] = {
-        key: _log(value) for key, value in seen.backward.items() if key in set(hidden)
+        key: _log(value) for key, value in _reached(model.graph, seen.backward, hidden).items()
     }
     if not gradients:
         evidence = engine.gather(model, settings, frozenset({Need.THEORY}))
@@ -257,6 +257,25 @@ def _backward(
         gradients = {key: found[key] / 2 / 2.302585 for key in hidden if key in found}
     order = [gradients[key] for key in hidden if key in gradients]
     return max((value - order[-1] for value in order), key=abs) if len(order) > 1 else None
+
+
+def _reached(
+    graph: LayerGraph, backward: Mapping[str, float], hidden: Sequence[str]
+) -> Mapping[str, float]:
+    """Gradients by layer, without zeros behind a layer that has one or of a weight that has one.
+
+    What vanishes on its way is zero from there to the first layer; elsewhere a zero is a side
+    branch at rest, such as a gate on the empty state of a first step.
+    """
+    found = {key: backward[key] for key in hidden if key in backward}
+    weights = {key: weight.key for key in found if (weight := graph[key].weight) is not None}
+    moving = {weights[key] for key, size in found.items() if size > 0.0 and key in weights}
+    heard = False
+    for key in tuple(found):
+        heard = heard or found[key] > 0.0
+        if not found[key] > 0.0 and (heard or weights.get(key) in moving):
+            del found[key]
+    return found
 
 
 def _log(value: float) -> float:

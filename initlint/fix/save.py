@@ -11,6 +11,7 @@ from initlint import engine
 from initlint.engine import Settings
 from initlint.fix.canonical import Array, NotInvertible, encode
 from initlint.fix.changes import Change, merged, set_module
+from initlint.fix.onnx_bytes import relocated
 from initlint.fix.writing import (
     exact_bytes,
     external_files,
@@ -89,10 +90,7 @@ def _onnx(
     with workshop(out) as folder:
         external = write_onnx(source, folder, out.name, arrays, dtypes)
         if external and not in_place and _same_folder(source, out):
-            raise LoadError(
-                f"{out}: the model keeps weights in {external[0]}, which a second model in this "
-                "folder would share; write to another folder"
-            )
+            external = _apart(folder, out.name, external)
         if external and not in_place:
             _require_own(out, external)
         found = engine.lint(load_onnx(str(folder / out.name)), settings)
@@ -101,6 +99,20 @@ def _onnx(
             target.parent.mkdir(parents=True, exist_ok=True)
         move_into_place({**files, out: folder / out.name})
     return [str(out), *(str(target) for target in files)], found
+
+
+def _apart(folder: Path, name: str, external: Sequence[str]) -> list[str]:
+    """Give a model files of its own, beside those of the model that it was made from.
+
+    Returns:
+        Their names: that of the model and ``.data``, numbered where there are several.
+    """
+    numbers = ("" if len(external) == 1 else f".{number}" for number in range(len(external)))
+    places = {old: f"{name}{number}.data" for old, number in zip(external, numbers, strict=True)}
+    for old, new in places.items():
+        (folder / old).rename(folder / new)
+    (folder / name).write_bytes(relocated((folder / name).read_bytes(), places))
+    return list(places.values())
 
 
 def _same_folder(source: Path, out: Path) -> bool:

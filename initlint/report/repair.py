@@ -79,14 +79,23 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
         lines.append(f"  {Untrusted(way)}")
         for item in items[:_MOST]:
             sides = "x".join(map(str, item["shape"]))
-            before, after = item["before"]["std"], item["after"]["std"]
             lines.append(
                 f"    {Untrusted(item['key'])}  {item['dtype']}[{sides}]  "
-                f"std {_number(before)} -> {_number(after)}, {item['elements']:,} values"
+                f"{_moved(item['before'], item['after'])}, {plural(item['elements'], 'value')}"
             )
         if len(items) > _MOST:
             lines.append(f"    and {len(items) - _MOST} more")
     return [*lines, ""]
+
+
+def _moved(before: Mapping[str, float | None], after: Mapping[str, float | None]) -> str:
+    """What became of a tensor: its spread; of constants the value, of what is off centre both."""
+    told = []
+    if any(abs(side["mean"] or 0.0) > (side["std"] or 0.0) for side in (before, after)):
+        told.append("mean")
+    if before["std"] or after["std"] or not told:
+        told.append("std")
+    return ", ".join(f"{key} {_number(before[key])} -> {_number(after[key])}" for key in told)
 
 
 def grouped(changes: Sequence[Record]) -> list[tuple[str, list[Record]]]:
@@ -100,6 +109,8 @@ def grouped(changes: Sequence[Record]) -> list[tuple[str, list[Record]]]:
 def _way(change: Record) -> str:
     """How a change was made: with one scheme, every layer needs a factor of its own."""
     arguments = change["arguments"]
+    if arguments.get("to") == "scale_preserving":
+        return f"{change['scheme']} to the scale that keeps the signal"
     if arguments.get("to"):
         return f"{change['scheme']} to the scale of {arguments['to']}"
     told = ", ".join(

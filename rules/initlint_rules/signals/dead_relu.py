@@ -132,7 +132,8 @@ class DeadRelu(Rule):
         chance = 0.0 if isnan(stats.dead_chance) else stats.dead_chance
         feeding = [maker.id for maker in _makers(context, layer)]
         makers = (maker.id for item in found for maker in _makers(context, item[2]))
-        others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
+        more = f"{len(found) - 1} more layer{'s' * (len(found) > 2)}"
+        others = f" (and {more})" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
             layer=layer.id,

@@ -146,7 +146,8 @@ class Saturation(Rule):
         biases = [maker.bias for maker in feeding if _by_bias(context, maker)]
         cause = f" by {biases[0].name}" if biases and biases[0] else ""
         makers = (maker.id for item in found for maker in _makers(context.model.graph, item[2]))
-        others = f" (and {len(found) - 1} more layers)" if len(found) > 1 else ""
+        more = f"{len(found) - 1} more layer{'s' * (len(found) > 2)}"
+        others = f" (and {more})" if len(found) > 1 else ""
         yield Finding(
             severity=severity,
             layer=layer.id,
