@@ -178,3 +178,17 @@ def test_an_info_that_the_cure_of_an_info_uncovers_is_cured_as_well():
     cures = {rule for change in report.changes for rule in change["cures"]}
     assert cures == {"gain-mismatch", "head-excess-loss"}
     assert not initlint.check(net, x).findings
+
+
+def test_gates_that_read_the_same_step_are_taken_back_with_the_candidate():
+    from tests.test_written_cells import WrittenGru
+
+    net = WrittenGru(bias=0.0)
+    wanted = {name: float(value.std()) for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        for layer in (net.update, net.reset, net.candidate):
+            layer.weight.mul_(25.0)
+    report = initlint.fix(net, torch.randn(16, 20, 8))
+    assert report.status == "fixed"
+    for name in ("update.weight", "reset.weight", "candidate.weight"):
+        assert net.state_dict()[name].std().item() < 2 * wanted[name]

@@ -126,3 +126,26 @@ def test_the_gate_of_a_written_cell_loses_no_signal():
     assert all(
         "update" not in layer for _, layers in said(net, x, "forward-drift") for layer in layers
     )
+
+
+class Dueling(nn.Module):
+    """A value, and advantages without their mean."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.value, self.advantage = nn.Linear(32, 1), nn.Linear(32, 10)
+        for layer in (self.body[0], self.body[2]):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.normal_(self.advantage.weight, std=scale / 32**0.5)
+
+    def forward(self, x):
+        x = self.body(x)
+        advantage = self.advantage(x)
+        return self.value(x) + advantage - advantage.mean(-1, keepdim=True)
+
+
+def test_of_several_heads_the_one_that_grows_is_measured_and_named():
+    x = torch.randn(32, 16)
+    assert said(Dueling(80.0), x, "forward-drift") == [("warning", ["advantage"])]
+    assert not said(Dueling(1.0), x, "forward-drift")

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.computed import FAR, open_factor, rescale_codes
+from initlint.fix.computed import open_factor
 from initlint.fix.lsuv import SCALED
 from initlint.fix.plan import Planner, Record
 from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
-from initlint.fix.slot import WEIGHT_ROLES, Slot, written_gain
+from initlint.fix.slot import WEIGHT_ROLES, Slot
 from initlint.fix.textbook import SHORT, is_gate, sine_frequencies, written_memory
-from initlint.model import NORMALISERS, Layer, Op, Param, Role
+from initlint.model import NORMALISERS, Layer, LayerGraph, Op, Param, Role
 
 SINE_BAND = 1.5
 """Factor by which the first layer of a network of sines may differ from U(±1/fan_in) (Sitzmann et
@@ -28,6 +28,10 @@ the largest (torch.nn.Embedding). What such a table would have to keep up with i
 SIBLING = 1.5
 """Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
 hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
+
+FAR = 3.0
+"""Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
+schemes in use differ by less (He and PyTorch's default by 2.4)."""
 
 SAME = 2.0
 """Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
@@ -50,8 +54,6 @@ def _to_std(
             if bias.trainable and held and not is_gate(planner.network, layer):
                 planner.draw(finding, layer, bias, "zeros")
         return
-    if written_gain(planner.network.graph, layer.id) != 1.0:
-        rescale_codes(planner, finding, layer)
     slot = planner.network.slot(layer, param)
     if planner.usable(param) and not planner.thorough:
         rms = planner.measures.effective_std(param)
@@ -234,18 +236,32 @@ def _beside(
     what is taken off them has to be taken off it; its own gain is nobody's but the user's.
     """
     graph, known = planner.model.graph, {layer.id for layer, _ in named}
+    held = {param.key for _, param in named}
     for layer, param in named:
         excess = _excess(planner, layer, param)
-        for edge in graph.inputs(layer.id):
-            for other in graph.effective_consumers(edge.source):
-                weight = other.weight
-                if other.id in known or other.op not in SCALED or weight is None:
-                    continue
-                if abs(excess) < math.log(FAR) or not weight.trainable or weight.tied_to:
-                    continue
-                if abs(_excess(planner, other, weight) - excess) < math.log(SAME):
-                    known.add(other.id)
-                    yield other, weight, math.exp(excess)
+        for other in _reading_the_same(graph, layer) if abs(excess) >= math.log(FAR) else ():
+            weight = other.weight
+            if other.id in known or other.op not in SCALED or weight is None:
+                continue
+            if not weight.trainable or weight.tied_to or weight.key in held:
+                continue
+            if abs(_excess(planner, other, weight) - excess) < math.log(SAME):
+                known.add(other.id)
+                held.add(weight.key)
+                yield other, weight, math.exp(excess)
+
+
+def _reading_the_same(graph: LayerGraph, layer: Layer) -> Iterator[Layer]:
+    """What reads a tensor that a layer reads, joined with others or by itself."""
+    sources = [edge.source for edge in graph.inputs(layer.id)]
+    joined = [key for key in sources if graph[key].op is Op.CONCAT]
+    sources += [edge.source for key in joined for edge in graph.inputs(key)]
+    for source in sources:
+        for other in graph.effective_consumers(source):
+            if other.op is Op.CONCAT:
+                yield from graph.effective_consumers(other.id)
+            else:
+                yield other
 
 
 def _excess(planner: Planner, layer: Layer, param: Param) -> float:

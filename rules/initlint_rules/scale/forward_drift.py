@@ -11,7 +11,11 @@ from initlint.api import (
     Context,
     Finding,
     Fix,
+    LayerGraph,
     Need,
+    Op,
+    Param,
+    Role,
     Rule,
     Segment,
     Severity,
@@ -38,6 +42,12 @@ MIN_LAYERS = 2
 GUILTY = 0.2
 """Part of the largest contribution from which a layer is named: layers of one law differ by their
 widths and by scatter, never by a factor of five."""
+
+OFF_SCALE = 0.5
+"""Decades from which the scale of a learned table is a mistake and no choice: a factor of three."""
+
+SAME_SCALE = 0.05
+"""Decades within which tables are off by one factor."""
 
 BY_BIAS = 0.5
 """Share of a layer's power from which its bias makes more of it than its weights do."""
@@ -145,7 +155,7 @@ class ForwardDrift(Rule):
             return None
         layers = segment_makers(segment)
         severity = drift_severity(segment.drift, segment.band, segment.sink, layers)
-        if severity is Severity.ERROR and _is_of_its_head(segment):
+        if severity is Severity.ERROR and _is_of_its_head(context.model.graph, segment):
             severity = Severity.WARNING
         if severity is None or context.probe is None:
             return severity
@@ -167,6 +177,7 @@ class ForwardDrift(Rule):
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
         gating = {gate.source for gate in gates(context.model.graph)}
+        tables = _tables(context, culprits, sign)
         biased = [k for k in culprits if (sign > 0 or k in gating) and _by_bias(context, k)]
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
@@ -176,11 +187,13 @@ class ForwardDrift(Rule):
         if biased:
             more = f" and {len(biased) - 1} more" if len(biased) > 1 else ""
             drawn = f" (by the bias of {biased[0]}{more})"
+        if tables:
+            drawn = f" (by the scale of {', '.join(param.name for _, param, _ in tables)})"
         return Finding(
             severity=severity,
             confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
-            layer=culprits[0],
-            layers=culprits,
+            layer=tables[0][0] if tables else culprits[0],
+            layers=(*(key for key, _, _ in tables), *culprits),
             culprits=(*culprits, *(key for key in same_way if key not in guilty)),
             message=f"signal {word}: 10^{segment.drift:+.1f} times its scale after "
             f"{len(segment.layers)} layers{drawn}",
@@ -201,7 +214,11 @@ class ForwardDrift(Rule):
             measured=f"{segment.drift:+.1f} decades predicted"
             + (f", {measured:+.1f} measured" if measured is not None else ""),
             expected="within -0.7 and +0.3 decades",
-            fix=_zero_biases(context, biased) if biased else _fix(context, culprits),
+            fix=_unit_tables(tables)
+            if tables
+            else _zero_biases(context, biased)
+            if biased
+            else _fix(context, culprits),
             shares={(key,): sign * value for key, value in segment.contributions.items()},
         )
 
@@ -220,9 +237,18 @@ def _by_gates(context: Context, segment: Segment, kept: Collection[str]) -> bool
     return segment.drift < 0 and lost < segment.drift / 2
 
 
-def _is_of_its_head(segment: Segment) -> bool:
+def _head(graph: LayerGraph, segment: Segment) -> str:
+    """The last layer; of several heads side by side the one that does most to the signal."""
+    sign = -1 if segment.drift < 0 else 1
+    several = [key for key in segment.layers if graph.is_head(key)]
+    if len(several) < 2 or segment.layers[-1] not in several:
+        return segment.layers[-1]
+    return max(several, key=lambda key: sign * segment.contributions.get(key, 0.0))
+
+
+def _is_of_its_head(graph: LayerGraph, segment: Segment) -> bool:
     """True when the last layer makes most of a growth: its own first steps take that back."""
-    return 0.0 < segment.drift < 2.0 * segment.contributions.get(segment.layers[-1], 0.0)
+    return 0.0 < segment.drift < 2.0 * segment.contributions.get(_head(graph, segment), 0.0)
 
 
 def _measured(context: Context, segment: Segment) -> float | None:
@@ -232,8 +258,11 @@ def _measured(context: Context, segment: Segment) -> float | None:
     """
     if context.probe is None:
         return None
-    graph, last = context.model.graph, segment.layers[-1]
-    drift = measured_drift(segment.layers, graph, context.probe)
+    graph = context.model.graph
+    last = _head(graph, segment)
+    beside = {key for key in segment.layers if graph.is_head(key)} if graph.is_head(last) else set()
+    before = tuple(key for key in segment.layers if key != last and key not in beside)
+    drift = measured_drift((*before, last), graph, context.probe)
     if drift is None or min(segment.drift, segment.contributions.get(last, 0.0)) <= 0:
         return drift  # a head's bias makes up for nothing that was lost before
     entering, leaving = input_rms(last, graph, context.probe), context.probe.outputs.get(last)
@@ -250,6 +279,36 @@ def _by_bias(context: Context, key: str) -> bool:
     if moments is None or signal is None or not moments.second_moment > 0:
         return False
     return log(moments.second_moment) > signal.log_q + log(BY_BIAS)
+
+
+def _tables(context: Context, keys: Sequence[str], sign: int) -> list[tuple[str, Param, float]]:
+    """Learned tables that alone feed layers (a hypernetwork's codes), where their scale is off.
+
+    Each with its standard deviation. A layer keeps the scale of what it reads, and where that is no
+    data it is nobody's but the table's.
+    """
+    graph, found = context.model.graph, {}
+    for key in keys:
+        above = graph.upstream((key,))
+        if any(graph[name].op is Op.INPUT for name in above):
+            continue
+        for name in above:
+            for param in graph[name].with_role(Role.TABLE):
+                std = context.measures.effective_std(param) if param.trainable else None
+                if std and sign * log10(std) > OFF_SCALE:
+                    found[name] = (name, param, std)
+    return list(found.values())
+
+
+def _unit_tables(tables: Sequence[tuple[str, Param, float]]) -> Fix:
+    _, param, std = tables[0]
+    same = all(abs(log10(other / std)) < SAME_SCALE for _, _, other in tables)
+    return Fix(
+        "rescale",
+        params=tuple(item.key for _, item, _ in tables) if same else (param.key,),
+        code=f"torch.nn.init.normal_({param.name})",
+        arguments={"factor": 1 / std},
+    )
 
 
 def _zero_biases(context: Context, keys: Sequence[str]) -> Fix:
