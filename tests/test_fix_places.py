@@ -105,6 +105,8 @@ def test_written_weights_are_cured_where_they_are_written():
 
 def test_tiny_codes_are_cured_and_not_what_reads_them():
     net = Hyper(codes=0.01)
+    (found,) = initlint.check(net, torch.randn(32, 32), select=["forward-drift"]).findings
+    assert (found["layer"], found["layers"]) == ("codes", ["codes", "writer2"])
     report = initlint.fix(net, torch.randn(32, 32))
     assert report.status == "fixed"
     assert [change["param"] for change in report.changes] == ["codes"]
