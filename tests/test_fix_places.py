@@ -194,3 +194,10 @@ def test_gates_that_read_the_same_step_are_taken_back_with_the_candidate():
     assert report.status == "fixed"
     for name in ("update.weight", "reset.weight", "candidate.weight"):
         assert net.state_dict()[name].std().item() < 2 * wanted[name]
+
+
+def test_the_report_tells_the_value_of_what_was_and_is_constant():
+    net = nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 5))
+    nn.init.constant_(net[0].bias, -40.0)
+    text = str(initlint.fix(net, torch.randn(32, 16)))
+    assert "0.bias  float32[24]  mean -40 -> 0, 24 values" in text

@@ -81,7 +81,8 @@ def _changes(changes: Sequence[Record], *, planned: bool) -> list[str]:
             sides = "x".join(map(str, item["shape"]))
             lines.append(
                 f"    {Untrusted(item['key'])}  {item['dtype']}[{sides}]  "
-                f"{_moved(item['before'], item['after'])}, {plural(item['elements'], 'value')}"
+                f"{_moved(item['before'], item['after'])}, {item['elements']:,} "
+                f"value{'s' * (item['elements'] != 1)}"
             )
         if len(items) > _MOST:
             lines.append(f"    and {len(items) - _MOST} more")
