@@ -205,7 +205,7 @@ def evidence(
     local = estimate() if estimate is not None and not probe.backward else None
     if local is not None:
         more = {"steep": _steep(local), "sensitive": _sensitive(local)}
-        look = {**common, **_terms(local, ratio), **more}
+        look = {**common, **_terms(local, ratio, _repeats(graph)), **more}
         return (look,), "one forward pass and the gradient predicted layer by layer"
     contrast = _head_contrast(graph, probe)
     if contrast is None or isnan(ratio):  # nothing is known of the gradient
