@@ -7,9 +7,7 @@ overlap. A wrong guess costs nothing but the process.
 from __future__ import annotations
 
 import os
-from _thread import start_new_thread
 from collections.abc import Sequence
-from contextlib import suppress
 
 from initlint.cli import COMMANDS
 from initlint.process import Process, spawn, worker_command, worker_environment
@@ -27,10 +25,6 @@ _GRAPH_PRELOAD = (
 _PYTHON_PRELOAD = ("torch", *PRELOAD, "initlint.load.torch_spec", "initlint.probe.torch")
 
 _LINTING = ("check", "describe")
-
-AHEAD = 1 << 28
-"""Bytes of a file that the system is asked to read while the worker imports: what a disk gives in
-that time, and little beside the memory of any machine."""
 
 
 def preload_for(target: str, *, probe: bool = True) -> tuple[str, ...]:
@@ -60,20 +54,7 @@ def start_early(arguments: Sequence[str]) -> tuple[Process, bool] | None:
     if not files or "--model" in arguments:
         return None
     preload = preload_for(files[0], probe="--no-probe" not in arguments)
-    process = spawn(worker_command(preload, python=False), worker_environment(python=False))
-    if hasattr(os, "posix_fadvise"):
-        start_new_thread(_read_ahead, (files[0],))
-    return process, False
-
-
-def _read_ahead(path: str) -> None:
-    """Have the beginning of a file read from disk before anybody asks for it."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            os.posix_fadvise(descriptor, 0, AHEAD, os.POSIX_FADV_WILLNEED)
-        finally:
-            os.close(descriptor)
+    return spawn(worker_command(preload, python=False), worker_environment(python=False)), False
 
 
 def _looks_like_spec(word: str) -> bool:

@@ -78,6 +78,7 @@ class ModelStages:
         self._unmoved = False
         self._stages: dict[int, tuple[Param, Stage]] = {}
         self._computed: dict[Any, Stage] = {}
+        self._copies: dict[int, tuple[Param, bool]] = {}
 
     def of(self, param: Param) -> Stage:
         """Stage of one tensor, in the light of its model.
@@ -211,6 +212,12 @@ class ModelStages:
 
         Their draws decide nothing.
         """
+        held = self._copies.get(id(param))
+        if held is None:
+            held = self._copies[id(param)] = param, self._find_copies(param)
+        return held[1]
+
+    def _find_copies(self, param: Param) -> bool:
         if self._numbers.identify(param).family is not Family.UNKNOWN or len(param.shape) < 2:
             return False
         copies = sum(len(group) - 1 for group in self._numbers.duplicates(param))

@@ -46,13 +46,12 @@ def untrained_weights(context: Context) -> list[Untrained]:
     None where all that is trained is frozen: what trains there (adapters, a new decoder) is at its
     first step, and not one optimizer step has been taken that a weight could have missed.
     """
-    if not _has_stepped(context):
-        return []
-    return [
-        found
+    found = [
+        weight
         for layer, param in context.model.graph.params
-        if (found := _untrained(context, layer, param)) is not None
+        if (weight := _untrained(context, layer, param)) is not None
     ]
+    return found if found and _has_stepped(context) else []
 
 
 def _has_stepped(context: Context) -> bool:
