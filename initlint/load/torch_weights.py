@@ -225,10 +225,15 @@ def view_of(tensor: Any, base: Any) -> tuple[View, ...] | None:
 
 
 def _is_exponential(tensor: Any, base: Any) -> bool:
-    """True for a parameter that is stored as its logarithm (a temperature, a rate)."""
+    """True for a parameter that is stored as its logarithm (a temperature, a rate).
+
+    Zeros do not tell: their exponential is also their sum with one, as in a gain of 1 + w.
+    """
     if tensor.device.type == "meta" or tensor.shape != base.shape or tensor.dtype != base.dtype:
         return False
-    return bool(base.is_floating_point() and torch.equal(tensor.detach(), base.detach().exp()))
+    if not base.is_floating_point() or not base.any():
+        return False
+    return bool(torch.equal(tensor.detach(), base.detach().exp()))
 
 
 def handle(names: Names, static: Static, name: str) -> tuple[Tensor | None, str, str]:

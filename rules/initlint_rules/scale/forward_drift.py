@@ -287,17 +287,17 @@ def _tables(context: Context, keys: Sequence[str], sign: int) -> list[tuple[str,
     Each with its standard deviation. A layer keeps the scale of what it reads, and where that is no
     data it is nobody's but the table's.
     """
-    graph, found = context.model.graph, {}
-    for key in keys:
-        above = graph.upstream((key,))
-        if any(graph[name].op is Op.INPUT for name in above):
-            continue
-        for name in above:
-            for param in graph[name].with_role(Role.TABLE):
-                std = context.measures.effective_std(param) if param.trainable else None
-                if std and sign * log10(std) > OFF_SCALE:
-                    found[name] = (name, param, std)
-    return list(found.values())
+    graph = context.model.graph
+    inputs = [layer.id for layer in graph if layer.op is Op.INPUT]
+    fed = graph.downstream(inputs)
+    above = graph.upstream(key for key in keys if key not in fed)
+    found = []
+    for name in sorted(above, key=graph.position.__getitem__):
+        for param in graph[name].with_role(Role.TABLE):
+            std = context.measures.effective_std(param) if param.trainable else None
+            if std and sign * log10(std) > OFF_SCALE:
+                found.append((name, param, std))
+    return found
 
 
 def _unit_tables(tables: Sequence[tuple[str, Param, float]]) -> Fix:
