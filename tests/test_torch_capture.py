@@ -50,7 +50,7 @@ def test_every_parameter_of_an_architecture_is_found_with_its_values(function: A
         assert array.shape == param.shape == param.tensor.shape
         whole = stored[param.stored_name].detach()
         if any(view.kind == "exp" for view in param.tensor.views):  # stored as its logarithm
-            whole = torch.from_numpy(np.exp(whole.numpy()))
+            whole = torch.from_numpy(np.asarray(np.exp(whole.numpy())))
         if param.packed == 1:
             ours, theirs = np.sort(array, axis=None), np.sort(whole.numpy(), axis=None)
             np.testing.assert_array_equal(ours, theirs)
