@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import initlint
-from benchmarks.unseen.faulty import FAULTS
+from benchmarks.unseen.collection import FAULTS
 from initlint.model import Op
 from initlint.testing import Network, full, he_normal, normal, ones, zeros
 from initlint.theory.partition import symmetric_units

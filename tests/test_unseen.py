@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 from benchmarks.unseen.__main__ import findings, is_right, loud
-from benchmarks.unseen.fourth import CLEAN, FAULTS
+from benchmarks.unseen.collection import CLEAN, FAULTS
 
 HEALTHY = (
     "trxl_gated_residual",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.unseen.faulty import Decoder, Residual, Tagger, plain
+from benchmarks.unseen.parts import Decoder, Residual, Tagger, plain
 
 Built = tuple[nn.Module, tuple[Tensor, ...]]
 

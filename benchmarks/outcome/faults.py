@@ -124,6 +124,26 @@ def own(name: str, draw: Callable[[Tensor], object]) -> Change:
     return change
 
 
+def filled(name: str, value: float) -> Change:
+    """One tensor of one value."""
+    return own(name, lambda tensor: tensor.fill_(value))
+
+
+def redrawn(name: str, std: float) -> Change:
+    """One tensor drawn from N(0, std²)."""
+    return own(name, lambda tensor: tensor.normal_(0.0, std))
+
+
+def grown(name: str, factor: float) -> Change:
+    """One tensor multiplied."""
+    return own(name, lambda tensor: tensor.mul_(factor))
+
+
+def gate_filled(name: str, gates: int, gate: int, value: float) -> Change:
+    """One gate's part of a packed tensor, or one half of it, of one value."""
+    return own(name, lambda tensor: tensor.chunk(gates)[gate].fill_(value))
+
+
 def recurrent(draw: Callable[[Tensor], object]) -> Change:
     """The recurrent matrices, gate by gate."""
 

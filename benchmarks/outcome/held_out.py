@@ -19,19 +19,11 @@ from benchmarks.outcome import tasks
 from benchmarks.outcome.models import (
     KNOWN,
     Architecture,
-    Variant,
+    fault,
+    unusual,
 )
 from benchmarks.outcome.nets import Plain, each, he, lecun
 from benchmarks.outcome.tasks import TASKS, Task
-
-
-def _fault(*changes: tuple[str, f.Change], blamed: tuple[str, ...] = ()) -> Variant:
-    return Variant("fault", changes, blamed)
-
-
-def _unusual(*changes: tuple[str, f.Change]) -> Variant:
-    return Variant("unusual", changes)
-
 
 # tasks
 
@@ -430,14 +422,6 @@ class Pooled(nn.Module):
         return self.head(torch.relu(self.hidden(mixed.flatten(1))))
 
 
-def _constant_parameter(name: str, value: float) -> f.Change:
-    return f.own(name, lambda tensor: tensor.fill_(value))
-
-
-def _scaled_parameter(name: str, factor: float) -> f.Change:
-    return f.own(name, lambda tensor: tensor.mul_(factor))
-
-
 def _plain(depth: int, activation: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
     return partial(Plain, depth, 40, activation, lecun)
 
@@ -449,49 +433,49 @@ HELD_OUT: dict[str, Architecture] = {
         partial(Separable, True),
         "digit-pictures",
         {
-            "default": _unusual(("depthwise.*", f.default), ("pointwise.*", f.default)),
-            "point-0.01": _unusual(("pointwise.*", f.normal(0.01))),
-            "zero-head": _unusual(("head", f.zeros)),
-            "depth-zero": _fault(("depthwise.2", f.zeros)),
-            "gamma-0": _fault(("norms.1", f.gamma(0.0))),
+            "default": unusual(("depthwise.*", f.default), ("pointwise.*", f.default)),
+            "point-0.01": unusual(("pointwise.*", f.normal(0.01))),
+            "zero-head": unusual(("head", f.zeros)),
+            "depth-zero": fault(("depthwise.2", f.zeros)),
+            "gamma-0": fault(("norms.1", f.gamma(0.0))),
         },
     ),
     "separable": Architecture(
         partial(Separable, False, 6),
         "digit-pictures",
         {
-            "default": _fault(("depthwise.*", f.default), ("pointwise.*", f.default)),
-            "he-everywhere": _unusual(("depthwise.*", f.he)),
-            "fan-of-all": _fault(("depthwise.*", f.fan_from_everything)),
-            "times-5": _fault(("depthwise.*", f.scaled(5.0))),
+            "default": fault(("depthwise.*", f.default), ("pointwise.*", f.default)),
+            "he-everywhere": unusual(("depthwise.*", f.he)),
+            "fan-of-all": fault(("depthwise.*", f.fan_from_everything)),
+            "times-5": fault(("depthwise.*", f.scaled(5.0))),
         },
     ),
     "decoder": Architecture(
         Decoder,
         "earlier",
         {
-            "normal-0.02": _unusual(
+            "normal-0.02": unusual(
                 ("blocks.*.*", f.normal(0.02)),
                 ("tokens", f.normal(0.02)),
                 ("places", f.normal(0.02)),
             ),
-            "zero-out": _unusual(("blocks.*.out", f.zeros), ("blocks.*.down", f.zeros)),
-            "tokens-0": _fault(("tokens", f.zeros)),
-            "packed-20": _fault(("blocks.*.packed", f.scaled(20.0))),
-            "head-50": _fault(("head", f.scaled(50.0))),
-            "out-100": _fault(("blocks.*.out", f.scaled(100.0)), ("blocks.*.down", f.scaled(100))),
+            "zero-out": unusual(("blocks.*.out", f.zeros), ("blocks.*.down", f.zeros)),
+            "tokens-0": fault(("tokens", f.zeros)),
+            "packed-20": fault(("blocks.*.packed", f.scaled(20.0))),
+            "head-50": fault(("head", f.scaled(50.0))),
+            "out-100": fault(("blocks.*.out", f.scaled(100.0)), ("blocks.*.down", f.scaled(100))),
         },
     ),
     "sequence-autoencoder": Architecture(
         SequenceAutoencoder,
         "rows",
         {
-            "default": _unusual(("reader", f.default), ("writer", f.default)),
-            "recurrent-zero": _unusual(
+            "default": unusual(("reader", f.default), ("writer", f.default)),
+            "recurrent-zero": unusual(
                 ("reader", f.recurrent(init.zeros_)), ("writer", f.recurrent(init.zeros_))
             ),
-            "times-20": _fault(("reader", f.scaled(20.0)), ("writer", f.scaled(20.0))),
-            "input-gate-closed": _fault(
+            "times-20": fault(("reader", f.scaled(20.0)), ("writer", f.scaled(20.0))),
+            "input-gate-closed": fault(
                 ("writer", f.own("bias_ih_l0", lambda b: b.chunk(4)[0].fill_(-12.0)))
             ),
         },
@@ -500,122 +484,122 @@ HELD_OUT: dict[str, Architecture] = {
         GatedMlp,
         "digit-patches",
         {
-            "mix-random": _unusual(("gates.*.mix", f.normal(0.05))),
-            "mix-closed": _fault(("gates.*.mix", f.zeros)),
-            "leave-zero": _unusual(("leave.*", f.zeros)),
-            "enter-constant": _fault(("enter.*", f.constant(0.05)), ("leave.*", f.constant(0.05))),
-            "leave-200": _fault(("leave.*", f.scaled(200.0))),
+            "mix-random": unusual(("gates.*.mix", f.normal(0.05))),
+            "mix-closed": fault(("gates.*.mix", f.zeros)),
+            "leave-zero": unusual(("leave.*", f.zeros)),
+            "enter-constant": fault(("enter.*", f.constant(0.05)), ("leave.*", f.constant(0.05))),
+            "leave-200": fault(("leave.*", f.scaled(200.0))),
         },
     ),
     "variational": Architecture(
         Variational,
         "reconstruct",
         {
-            "spread-0": _unusual(("spread", f.zeros)),
-            "default": _unusual(
+            "spread-0": unusual(("spread", f.zeros)),
+            "default": unusual(
                 ("enter", f.default), ("middle", f.default), ("up", f.default), ("leave", f.default)
             ),
-            "code-tiny": _fault(("mean", f.normal(1e-4)), ("up", f.normal(1e-4))),
-            "spread-30": _fault(("spread", f.bias(12.0))),
-            "doubled": _fault(("[emul]*", f.scaled(6.0))),
+            "code-tiny": fault(("mean", f.normal(1e-4)), ("up", f.normal(1e-4))),
+            "spread-30": fault(("spread", f.bias(12.0))),
+            "doubled": fault(("[emul]*", f.scaled(6.0))),
         },
     ),
     "siamese": Architecture(
         Siamese,
         "pairs",
         {
-            "default": _unusual((_LIN, f.default)),
-            "dead": _fault(("layers.2", f.bias(-15.0))),
-            "constant": _fault((_LIN, f.constant(0.03))),
-            "times-30": _fault((_LIN, f.scaled(30.0))),
+            "default": unusual((_LIN, f.default)),
+            "dead": fault(("layers.2", f.bias(-15.0))),
+            "constant": fault((_LIN, f.constant(0.03))),
+            "times-30": fault((_LIN, f.scaled(30.0))),
         },
     ),
     "dense-norm": Architecture(
         partial(Dense, True),
         "digit-pictures",
         {
-            "default": _unusual(("convs.*", f.default)),
-            "tiny": _unusual(("convs.*", f.normal(1e-3))),
-            "conv-zero": _unusual(("convs.3", f.zeros)),
-            "stem-zero": _fault(("stem", f.zeros)),
+            "default": unusual(("convs.*", f.default)),
+            "tiny": unusual(("convs.*", f.normal(1e-3))),
+            "conv-zero": unusual(("convs.3", f.zeros)),
+            "stem-zero": fault(("stem", f.zeros)),
         },
     ),
     "dense": Architecture(
         partial(Dense, False),
         "digit-pictures",
         {
-            "default": _unusual(("convs.*", f.default)),
-            "times-4": _fault(("convs.*", f.scaled(4.0))),
-            "stem-tiny": _fault(("stem", f.normal(1e-5)), ("convs.*", f.normal(1e-3))),
+            "default": unusual(("convs.*", f.default)),
+            "times-4": fault(("convs.*", f.scaled(4.0))),
+            "stem-tiny": fault(("stem", f.normal(1e-5)), ("convs.*", f.normal(1e-3))),
         },
     ),
     "graph": Architecture(
         GraphConvolution,
         "digit-rows",
         {
-            "default": _fault((_LIN, f.default), ("enter", f.default)),
-            "orthogonal": _unusual((_LIN, f.drawn(lambda w: init.orthogonal_(w, math.sqrt(2))))),
-            "summed": _fault((_LIN, f.scaled(3.0))),
-            "equal": _fault((_LIN, f.copied_rows(1))),
+            "default": fault((_LIN, f.default), ("enter", f.default)),
+            "orthogonal": unusual((_LIN, f.drawn(lambda w: init.orthogonal_(w, math.sqrt(2))))),
+            "summed": fault((_LIN, f.scaled(3.0))),
+            "equal": fault((_LIN, f.copied_rows(1))),
         },
     ),
     "fourier": Architecture(
         Fourier,
         "picture",
         {
-            "default": _unusual((_LIN, f.default)),
-            "normal-0.005": _fault((_LIN, f.normal(0.005))),
-            "times-6": _fault((_LIN, f.scaled(6.0))),
-            "zero-head": _unusual(("head", f.zeros)),
+            "default": unusual((_LIN, f.default)),
+            "normal-0.005": fault((_LIN, f.normal(0.005))),
+            "times-6": fault((_LIN, f.scaled(6.0))),
+            "zero-head": unusual(("head", f.zeros)),
         },
     ),
     "highway": Architecture(
         Highway,
         "digits",
         {
-            "bias-0": _unusual(("gates.*", f.bias(0.0))),
-            "closed": _unusual(("gates.*", f.bias(-10.0))),
-            "open": _fault(("gates.*", f.bias(10.0)), (_LIN, f.normal(0.02))),
-            "layers-10": _fault((_LIN, f.scaled(10.0)), ("gates.*", f.scaled(10.0))),
+            "bias-0": unusual(("gates.*", f.bias(0.0))),
+            "closed": unusual(("gates.*", f.bias(-10.0))),
+            "open": fault(("gates.*", f.bias(10.0)), (_LIN, f.normal(0.02))),
+            "layers-10": fault((_LIN, f.scaled(10.0)), ("gates.*", f.scaled(10.0))),
         },
     ),
     "experts": Architecture(
         Experts,
         "digits",
         {
-            "router-zero": _unusual(("router", f.zeros)),
-            "router-100": _fault(("router", f.scaled(100.0))),
-            "cloned": _fault(("", f.cloned("up")), ("", f.cloned("down")), blamed=("up.*",)),
-            "down-zero": _unusual(("down.*", f.zeros)),
-            "up-and-down-zero": _fault(("up.*", f.zeros), ("down.*", f.zeros)),
+            "router-zero": unusual(("router", f.zeros)),
+            "router-100": fault(("router", f.scaled(100.0))),
+            "cloned": fault(("", f.cloned("up")), ("", f.cloned("down")), blamed=("up.*",)),
+            "down-zero": unusual(("down.*", f.zeros)),
+            "up-and-down-zero": fault(("up.*", f.zeros), ("down.*", f.zeros)),
         },
     ),
     "dilated": Architecture(
         Dilated,
         "sum-16",
         {
-            "default": _unusual(("convs.*", f.default)),
-            "tiny": _fault(("convs.*", f.normal(0.003))),
-            "one-channel": _fault(("convs.*", f.copied_rows(1))),
+            "default": unusual(("convs.*", f.default)),
+            "tiny": fault(("convs.*", f.normal(0.003))),
+            "one-channel": fault(("convs.*", f.copied_rows(1))),
         },
     ),
     "pooled": Architecture(
         Pooled,
         "digit-rows",
         {
-            "query-zero": _unusual(("", _constant_parameter("query", 0.0))),
-            "query-300": _fault(("", _scaled_parameter("query", 300.0)), blamed=("key",)),
-            "value-zero": _fault(("value", f.zeros)),
-            "places-50": _fault(("", _scaled_parameter("places", 50.0)), blamed=("embed",)),
+            "query-zero": unusual(("", f.filled("query", 0.0))),
+            "query-300": fault(("", f.grown("query", 300.0)), blamed=("key",)),
+            "value-zero": fault(("value", f.zeros)),
+            "places-50": fault(("", f.grown("places", 50.0)), blamed=("embed",)),
         },
     ),
     "softplus": Architecture(
         _plain(5, lambda x: functional.softplus(x) - math.log(2.0)),
         "digits",
         {
-            "default": _fault((_LIN, f.default)),
-            "he": _unusual((_LIN, f.he)),
-            "doubled": _fault((_LIN, f.scaled(5.0))),
+            "default": fault((_LIN, f.default)),
+            "he": unusual((_LIN, f.he)),
+            "doubled": fault((_LIN, f.scaled(5.0))),
         },
     ),
 }

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 import initlint
-from benchmarks.unseen.faulty import Fault
-from benchmarks.unseen.fourth import CLEAN, FAULTS
+from benchmarks.unseen.collection import CLEAN, FAULTS
+from benchmarks.unseen.parts import Fault
 
 ROADS = ("module", "onnx")
 

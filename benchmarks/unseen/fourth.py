@@ -9,11 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.unseen.clean import clean
-from benchmarks.unseen.faulty import Built, fault, ids, plain, x
-from benchmarks.unseen.later import CLEAN, FAULTS
-
-__all__ = ["CLEAN", "FAULTS"]
+from benchmarks.unseen.parts import Built, clean, fault, ids, plain, x
 
 
 class RootMeanSquare(nn.Module):

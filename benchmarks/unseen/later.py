@@ -9,10 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.unseen.clean import CLEAN, clean
-from benchmarks.unseen.faulty import FAULTS, Built, fault, plain, x
-
-__all__ = ["CLEAN", "FAULTS"]
+from benchmarks.unseen.parts import Built, clean, fault, plain, x
 
 # --- healthy
 
