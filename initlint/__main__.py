@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, supervisor.Interrupted):
         print("initlint: interrupted", file=sys.stderr)
         return 2
-    except Exception as error:
+    except Exception as error:  # whatever it is, one line and exit code 2, as for bad input
         return _report_defect(error)
     finally:
         workers.stop_all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, isfinite, nan, sqrt
+from math import exp, isfinite, isnan, nan, sqrt
 
 from initlint.measure.measures import Measures
 from initlint.model import RECURRENT, Layer, LayerGraph, Model, Op, Role
@@ -34,13 +34,18 @@ _ENOUGH = 2.0
 many there are no layer alone can tell."""
 
 KNOWN = 0.5
-"""Share of the elements of weights whose gradient theory must know."""
+"""Share of the elements of weights whose gradient theory must know. The rest can then double the
+kernel if it is like what is known: a third of a decade, where limits are decades apart."""
 
 STEPS = 1
 """First steps after which a parameter must have a gradient: one factor may be zero, two not."""
 
 WIDEST = 1024
-"""Hidden units up to which a recurrence is simulated: about a tenth of a second each."""
+"""Hidden units up to which a recurrence is simulated; the simulation keeps to a tenth of a second
+by taking fewer sequences, and takes two at the least."""
+
+MOST_LOG = 600.0
+"""Logarithm beyond which a second moment is as good as infinite: float64 ends at exp(709)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +68,23 @@ def local_response(
 ) -> Response | None:
     """How the outputs answer to small changes of the weights, from statistics of single layers.
 
+    For y = W x the gradient of W is the outer product of the one behind y and x (backpropagation),
+    so its squared length is the product of theirs, and the tangent kernel (Jacot et al. 2018) sums
+    that over layers and positions. A random change of the elements by their root mean square s
+    moves the output by s times its length.
+
     Args:
         model: the fresh model.
         probe: its forward pass.
-        theory: the predicted gradient.
+        theory: the predicted gradient, per element, of outputs of unit variance.
         measures: of its parameters.
         steps: length of sequences where the graph does not tell it.
 
     Returns:
-        None where theory reaches no weight, or the outputs were not observed.
+        None where theory knows too little of the gradient (`KNOWN`), or no output was observed.
+
+    Raises:
+        LoadError: the file does not hold what its header says.
     """
     outputs = list(_outputs(model.graph, probe))
     elements = sum(stats.count / max(stats.samples, 1) for stats in outputs)
@@ -141,7 +154,7 @@ def _parts(
             continue
         moments = measures.moments(weight)
         power = 0.0 if moments is None else moments.second_moment
-        gradient = exp(min(behind, 600.0)) * seen.count / max(seen.samples, 1)
+        gradient = exp(min(behind, MOST_LOG)) * seen.count / max(seen.samples, 1)
         gradient *= layer.id in heard
         if layer.op is Op.EMBEDDING:  # each position reads a row of its own
             yield _Part(gradient, 1.0, power)
@@ -174,9 +187,8 @@ def _copied(model: Model, measures: Measures) -> list[SymmetricGroup]:
 
 def _rank(graph: LayerGraph, groups: list[SymmetricGroup]) -> float:
     """One where all that inputs differ in passes through units that are copies of one."""
-    narrow = [group for group in groups if group.size - group.lost < _ENOUGH]
-    through = any(not is_bypassed(graph, group.layers) for group in narrow)
-    return 1.0 if through else _ENOUGH
+    narrow = {key for group in groups if group.size - group.lost < _ENOUGH for key in group.layers}
+    return _ENOUGH if not narrow or is_bypassed(graph, narrow) else 1.0
 
 
 def _rows(model: Model, groups: list[SymmetricGroup]) -> float:
@@ -223,4 +235,4 @@ def _decades(weights: RecurrentWeights | None, steps: int) -> list[float]:
     if not any(block.any() for block in weights.recurrent.values()):
         return []  # the first steps end that
     decades = min(simulate(weights, steps).decades_at(steps), 0.0)
-    return [decades] if decades == decades else []
+    return [] if isnan(decades) else [decades]

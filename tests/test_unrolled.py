@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 import initlint
 from initlint.load.torch_module import capture
+from initlint.model import Edge, Layer, LayerGraph
 from initlint.model.op import Op
-from initlint.model.unrolled import unrolled_recurrences
+from initlint.model.unrolled import reads_all_steps, unrolled_recurrences
 
 
 class Loop(nn.Module):
@@ -107,3 +110,22 @@ def test_a_cell_is_named_once_with_as_many_steps_as_calls(kind):
     ((name, finding),) = loud(Cells(cell), 24)
     assert (name, finding["evidence"]["steps"]) == ("recurrent-not-orthogonal", 24)
     assert finding["layers"] == ["cell"]
+
+
+def stack(depth: int, last: Op) -> LayerGraph:
+    """Recurrent layers on top of each other, and what reads the last one's states."""
+    names = [f"cell{number}" for number in range(depth)]
+    layers = [Layer("input", Op.INPUT), *(Layer(name, Op.LSTM) for name in names)]
+    layers += [Layer("reader", last), Layer("output", Op.OUTPUT)]
+    chain = [layer.id for layer in layers]
+    return LayerGraph(layers, [Edge(a, b) for a, b in pairwise(chain)])
+
+
+def test_a_last_state_is_told_through_a_deep_stack() -> None:
+    graph = stack(3000, Op.SLICE)
+    assert not reads_all_steps(graph, graph["cell0"])
+
+
+def test_a_mean_reads_all_states() -> None:
+    graph = stack(3, Op.REDUCE)
+    assert all(reads_all_steps(graph, graph[f"cell{number}"]) for number in range(3))

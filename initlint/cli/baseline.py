@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -69,7 +69,7 @@ def write(
 @baseline.command(cls=GroupedCommand)
 def prune(
     targets: Annotated[
-        Optional[list[str]],  # noqa: UP045 - Typer reads annotations at run time
+        list[str] | None,
         typer.Argument(
             metavar="[TARGET]...", help="Models to look at [default: those in the baseline]."
         ),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from initlint.cli.help import paragraphs
 from initlint.report.formats import FORMATS
 
+# The names stand with the formats; mypy wants to see them here.
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)  # type: ignore[misc]
 
 
@@ -78,7 +79,7 @@ TargetsArgument = Annotated[
     ),
 ]
 ConfigOption = Annotated[
-    Optional[Path],  # noqa: UP045 - Typer reads annotations at run time, on Python 3.10 too
+    Path | None,
     typer.Option(
         "--config",
         metavar="FILE",
@@ -87,11 +88,11 @@ ConfigOption = Annotated[
         "initlint.toml].",
     ),
 ]
-TextOption = Optional[str]  # noqa: UP045
-NumberOption = Optional[float]  # noqa: UP045
-CountOption = Optional[int]  # noqa: UP045
-ListOption = Optional[list[str]]  # noqa: UP045
-FlagOption = Optional[bool]  # noqa: UP045
+TextOption = str | None
+NumberOption = float | None
+CountOption = int | None
+ListOption = list[str] | None
+FlagOption = bool | None
 
 
 def check(
@@ -139,19 +140,19 @@ def check(
         ),
     ] = None,
     fail_on: Annotated[
-        Optional[FailOn],  # noqa: UP045
+        FailOn | None,
         typer.Option(
             rich_help_panel=RUN, help="Exit with 1 from this severity on [default: error]."
         ),
     ] = None,
     min_severity: Annotated[
-        Optional[MinSeverity],  # noqa: UP045
+        MinSeverity | None,
         typer.Option(
             rich_help_panel=REPORT, help="Show findings from this severity on [default: info]."
         ),
     ] = None,
     format: Annotated[
-        Optional[Format],  # noqa: UP045
+        Format | None,
         typer.Option(rich_help_panel=REPORT, help="Format on standard output [default: full]."),
     ] = None,
     report: Annotated[
@@ -246,7 +247,7 @@ def check(
         ),
     ] = None,
     stage: Annotated[
-        Optional[StageOption],  # noqa: UP045
+        StageOption | None,
         typer.Option(
             rich_help_panel=MODEL, help="Take the weights as fresh or trained [default: auto]."
         ),
@@ -306,7 +307,7 @@ def check(
         ),
     ] = None,
     via: Annotated[
-        Optional[Via],  # noqa: UP045
+        Via | None,
         typer.Option(
             rich_help_panel=MODEL, help="Lint the module's export in this format [default: none]."
         ),
@@ -337,7 +338,7 @@ def check(
         ),
     ] = None,
     loss: Annotated[
-        Optional[LossOption],  # noqa: UP045
+        LossOption | None,
         typer.Option(
             rich_help_panel=PROBE,
             help="Loss for the module's backward pass [default: the module's own, else by what "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -59,7 +59,7 @@ def describe(
         typer.Option(metavar="N", min=0, rich_help_panel=MODEL, help="Seed for building it."),
     ] = None,
     timeout: Annotated[
-        Optional[float],  # noqa: UP045 - Typer reads annotations at run time
+        float | None,
         typer.Option(metavar="S", min=0.1, help="Seconds for one model."),
     ] = None,
     config: ConfigOption = None,

@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,7 +70,7 @@ def report(
         typer.Option("--quiet", "-q", rich_help_panel=REPORT, help="Findings only, no summary."),
     ] = False,
     fail_on: Annotated[
-        Optional[FailOn],  # noqa: UP045 - Typer reads annotations at run time
+        FailOn | None,
         typer.Option(
             rich_help_panel=RUN, help="Exit with 1 from this severity on [default: error]."
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,7 +26,7 @@ def rules(
         CatalogueFormat, typer.Option(help="Format of the list.")
     ] = CatalogueFormat.TEXT,
     output: Annotated[
-        Optional[Path],  # noqa: UP045 - Typer reads annotations at run time, on Python 3.10 too
+        Path | None,
         typer.Option(
             "--output",
             "-o",

@@ -21,7 +21,9 @@ FEW_VALUES = 257
 """An 8-bit grid holds at most 256 levels (and perhaps an extra zero)."""
 
 SAMPLE = 1 << 14
+
 HEAD = 16
+"""Values that are looked at first: one float32 number in 2^13 is a half one as well."""
 
 
 def unit_roundoff(dtype: str) -> float:

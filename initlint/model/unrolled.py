@@ -139,15 +139,16 @@ def reads_between(graph: LayerGraph, recurrence: Unrolled) -> bool:
 
 
 def _goes_on(graph: LayerGraph, readers: list[str]) -> bool:
+    """True when something reads a sequence of states other than to take single ones."""
+    seen: set[str] = set()
     while readers:
         reader = graph[readers.pop()]
-        if reader.op in _STATE_READERS:
+        passes = reader.op is Op.CONCAT or (reader.op in TRANSPARENT and not reader.params)
+        if reader.op in _STATE_READERS or reader.id in seen:
             continue
-        if reader.op in _CELLS:
-            if reads_all_steps(graph, reader):
-                return True
-        elif reader.op is not Op.CONCAT and (reader.op not in TRANSPARENT or reader.params):
+        seen.add(reader.id)
+        if not passes and reader.op not in _CELLS:
             return True
-        else:
-            readers.extend(edge.target for edge in graph.outputs(reader.id))
+        after = graph.outputs(reader.id)
+        readers.extend(edge.target for edge in after if passes or edge.output == 0)
     return False

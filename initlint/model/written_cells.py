@@ -62,9 +62,7 @@ def _next_state(graph: LayerGraph, gate: Gate) -> str | None:
     if graph[gate.activation].op not in _SQUASHING or not _is_sum(graph, gate.value):
         return None
     readers = [edge.target for edge in graph.outputs(gate.product)]
-    while (
-        len(readers) == 1 and graph[readers[0]].op in TRANSPARENT and not graph[readers[0]].params
-    ):
+    while len(readers) == 1 and _passes_on(graph[readers[0]]):
         readers = [edge.target for edge in graph.outputs(readers[0])]
     return readers[0] if len(readers) == 1 and _is_sum(graph, readers[0]) else None
 
