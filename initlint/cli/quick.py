@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from inspect import signature
 from pathlib import Path
+from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import typer
@@ -87,7 +88,7 @@ def _value(hint: Any, given: Any) -> Any:
     plain = _PLAIN[type(info)]
     if any(vars(info)[name] != plain[name] for name in plain if name not in _HARMLESS):
         raise _DoubtError
-    if get_origin(kind) is Union:
+    if get_origin(kind) in (Union, UnionType):
         kind = next(member for member in get_args(kind) if member is not type(None))
     if get_origin(kind) is list:
         return [_single(get_args(kind)[0], info, item) for item in given]
