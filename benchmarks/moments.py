@@ -37,6 +37,12 @@ def stored(dtype: str, size: int) -> NDArray[np.generic]:
     return values.astype(dtype)
 
 
+def tensor_over(dtype: str, array: NDArray[np.generic]) -> Tensor:
+    """A tensor over an array's own memory: reading it copies nothing."""
+    source = BytesSource(memoryview(array).cast("B"), dtype, array.size)
+    return Tensor("weight", dtype, array.shape, source)
+
+
 def measured(tensor: Tensor, native: object) -> Callable[[], object]:
     """The moments of a tensor, with the compiled module or without."""
 
@@ -59,9 +65,7 @@ def main() -> None:
     for dtype in ("float32", "bfloat16", "float16", "int8", "uint8", "float64"):
         width = {"float32": 4, "float64": 8, "int8": 1, "uint8": 1}.get(dtype, 2)
         array = stored(dtype, (given.mebibytes << 20) // width)
-        # A tensor over the array's own memory: reading it copies nothing.
-        source = BytesSource(memoryview(array).cast("B"), dtype, array.size)
-        tensor = Tensor("weight", dtype, array.shape, source)
+        tensor = tensor_over(dtype, array)
         if dtype != "bfloat16":
             runs[f"numpy.sum {dtype}"] = array.nbytes, array.sum
         if module._native is not None:

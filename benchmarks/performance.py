@@ -1,12 +1,13 @@
 """Every speed ratio in one table, from one run: against the bare minimum, and against peers.
 
 ``python benchmarks/performance.py [--rounds N] [--seconds S] [--only TEXT] [--peers PYTHON]
-[--write]``
+[--gigabytes G] [--write]``
 
 Each row is two whole processes on the same input, ours and another, run in turn after one round
 that is not counted; the table shows the ratio of their median times, and the greatest resident
 memory of either (of the largest process of its tree). A row that has taken ``--seconds`` ends with
-the rounds it has, one at least. Peers have an environment of their own (``benchmarks/peers.txt``).
+the rounds it has, one at least. A sharded checkpoint of ``--gigabytes`` (20; 0 for none) is written
+to the temporary folder. Peers have an environment of their own (``benchmarks/peers.txt``).
 ``--write`` puts the table into ``docs/performance.md``.
 """
 
@@ -74,15 +75,45 @@ loss.backward()
 
 READ = """
 import sys
-with open(sys.argv[1], "rb", buffering=0) as stream:
-    while stream.read(1 << 23):
-        pass
+buffer = bytearray(1 << 22)
+for name in sys.argv[1:]:
+    with open(name, "rb", buffering=0) as stream:
+        while stream.readinto(buffer):
+            pass
 """
 
 SUM = """
 import sys, numpy
 numpy.fromfile(sys.argv[1], numpy.float32, offset=1 << 12).sum()
 """
+
+ELEMENTS = 1 << 26
+"""Elements of a tensor whose moments are taken: 256 MB of float32."""
+
+MOMENTS = f"""
+import sys
+from time import perf_counter
+from benchmarks.moments import measured, module, stored, tensor_over
+run = measured(tensor_over(sys.argv[1], stored(sys.argv[1], {ELEMENTS})), module._native)
+run()
+started = perf_counter()
+for _ in range(5):
+    run()
+print(perf_counter() - started)
+"""
+
+SUM_ALONE = f"""
+import sys
+from time import perf_counter
+from benchmarks.moments import stored
+array = stored("float32", {ELEMENTS} * int(sys.argv[1]) // 4)
+array.sum()
+started = perf_counter()
+for _ in range(5):
+    array.sum()
+print(perf_counter() - started)
+"""
+"""``numpy.sum`` over float32 of as many stored bytes as the element type's width asks for."""
 
 RESNET_OF_PEERS = """
 import torch
@@ -124,7 +155,8 @@ class Pair:
         bar: greatest ratio allowed; None where there is no bar.
         limit: seconds that ours may take; None where there is no such bar.
         told: ours prints the seconds that count.
-        cold: a file that is dropped from the page cache before every run.
+        both_told: the other does, too.
+        cold: what is dropped from the page cache before every run: a file, or those of a folder.
     """
 
     what: str
@@ -134,6 +166,7 @@ class Pair:
     bar: float | None = None
     limit: float | None = None
     told: bool = False
+    both_told: bool = False
     cold: Path | None = None
 
 
@@ -164,9 +197,10 @@ def bare(folder: Path) -> Iterator[Pair]:
         yield Pair(f"probe alone, {PROBED[name]}", probe, run, against, 1.5, told=True)
     checkpoint = (*INITLINT, str(weights), "--exit-zero")
     read = python(READ, str(weights))
-    yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from disk", 1.3, cold=weights)
+    yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from disk", cold=weights)
     yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from memory")
     yield Pair("checkpoint of 1 GB", checkpoint, python(SUM, str(weights)), "numpy.sum of it")
+    yield from moments()
     module = (*INITLINT, RESNET, "--input-shape", ",".join(map(str, SHAPE)), "--exit-zero")
     yield Pair("ResNet-50, module", module, python(BARE_TRAINING), "forward and backward", 1.5)
     sizes = {size: folder / f"nodes{size}.onnx" for size in NODES}
@@ -181,6 +215,34 @@ def bare(folder: Path) -> Iterator[Pair]:
     }
     named = f"{lot:,} nodes, {2 * lot // 5:,} fresh matrices"
     yield Pair(named, fresh[lot], fresh[few], f"{few:,} nodes, {2 * few // 5:,}", lot / few)
+
+
+def moments() -> Iterator[Pair]:
+    """All moments of a tensor in memory, beside its bytes' sum."""
+    for dtype, width, share in (
+        ("float32", 4, 0.6),
+        ("bfloat16", 2, 0.4),
+        ("float16", 2, 0.4),
+        ("int8", 1, 0.4),
+    ):
+        yield Pair(
+            f"moments of {ELEMENTS * width >> 20} MB of {dtype}",
+            python(MOMENTS, dtype),
+            python(SUM_ALONE, str(width)),
+            "numpy.sum over as many bytes of float32",
+            round(1 / share, 2),
+            told=True,
+            both_told=True,
+        )
+
+
+def big(folder: Path, gigabytes: float) -> Iterator[Pair]:
+    """A sharded checkpoint that no memory holds."""
+    index = folder / "big" / "model.safetensors.index.json"
+    lint = (*INITLINT, str(index), "--exit-zero")
+    read = python(READ, *map(str, sorted(index.parent.glob("*.safetensors"))))
+    what = f"sharded checkpoint of {gigabytes:g} GB"
+    yield Pair(what, lint, read, "reading it from disk", 1.3, cold=index.parent)
 
 
 def peers(folder: Path, executable: str) -> Iterator[Pair]:
@@ -207,10 +269,11 @@ def peers(folder: Path, executable: str) -> Iterator[Pair]:
         yield Pair(what, ours, other, name)
 
 
-def write_inputs(folder: Path) -> None:
+def write_inputs(folder: Path, gigabytes: float) -> None:
     """The files that the rows read."""
     import numpy as np
 
+    from benchmarks.big_checkpoint import generate
     from benchmarks.growth_networks import residual
     from benchmarks.startup import example
 
@@ -239,6 +302,9 @@ def write_inputs(folder: Path) -> None:
             values = rng.standard_normal(side * side, dtype=np.float32) * np.float32(side**-0.5)
             stream.write(values.tobytes())
     subprocess.run([sys.executable, "-c", PICKLE, str(folder / "weights.pt")], cwd=ROOT, check=True)
+    if gigabytes:
+        (folder / "big").mkdir()
+        generate(folder / "big", int(gigabytes * 1e9), as_trained=False)
 
 
 def write_probed(folder: Path) -> None:
@@ -306,7 +372,11 @@ def run(command: Sequence[str], found: Measured, *, told: bool, cold: Path | Non
 
 
 def evict(path: Path) -> None:
-    """Drop a file from the page cache; it is on disk already."""
+    """Drop a file, or those of a folder, from the page cache; they are on disk already."""
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            evict(file)
+        return
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -322,7 +392,7 @@ def rows(pairs: Sequence[Pair], rounds: int, seconds: float) -> Iterator[str]:
         started = time.perf_counter()
         for number in range(rounds + 1):
             run(pair.ours, ours, told=pair.told, cold=pair.cold)
-            run(pair.other, other, told=False, cold=pair.cold)
+            run(pair.other, other, told=pair.both_told, cold=pair.cold)
             if number and time.perf_counter() - started > seconds:
                 break
         ours_s, other_s = median(ours.seconds[1:]), median(other.seconds[1:])
@@ -376,12 +446,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="a row's time, about")
     parser.add_argument("--only", default="", help="rows whose first two columns hold this text")
     parser.add_argument("--peers", help="Python of the environment that holds the peers")
+    parser.add_argument("--gigabytes", type=float, default=20.0, help="of the large checkpoint")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.inputs:
         sys.path[:0] = [str(ROOT)]
-        write_inputs(given.inputs)
+        write_inputs(given.inputs, given.gigabytes)
         return
     started = time.perf_counter()
     # As an installer leaves it: what has changed since would be compiled at every start.
@@ -390,8 +461,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # In a process of its own: a child counts what its parent held when it was started.
-        subprocess.run([sys.executable, __file__, "--inputs", scratch], cwd=ROOT, check=True)
+        size = ["--gigabytes", str(given.gigabytes)]
+        subprocess.run([sys.executable, __file__, "--inputs", scratch, *size], cwd=ROOT, check=True)
         pairs = list(bare(folder))
+        if given.gigabytes:
+            pairs += big(folder, given.gigabytes)
         if given.peers:
             pairs += peers(folder, given.peers)
         pairs = [pair for pair in pairs if given.only in f"{pair.what} {pair.against}"]
