@@ -274,7 +274,7 @@ def _preferred_size(module: Any) -> int:
         elif isinstance(child, (nn.MaxPool2d, nn.AvgPool2d)):
             stride = child.stride if child.stride is not None else child.kernel_size
             total *= max(stride) if isinstance(stride, tuple) else int(stride)
-    return 224 if total >= 32 else 128 if total >= 16 else 64 if total >= 8 else 32
+    return 224 if total > 32 else 128 if total >= 16 else 64 if total >= 8 else 32
 
 
 def _vectors() -> Iterator[Shape]:
