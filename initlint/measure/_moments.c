@@ -1,6 +1,6 @@
 /* Moments of stored elements in one pass over memory: the compiled twin of moments.py.
  *
- * Blocks of 1024 elements, which stay in the nearest cache, are decoded to single precision, scanned
+ * Blocks of 2048 elements, which stay in the nearest cache, are decoded to single precision, scanned
  * for sum, extremes and smallest magnitude, and summed in powers about their own mean. Blocks merge
  * in double precision (Pebay 2008, SAND2008-6212, eqs. 2.1, 3.1), in order. Nothing is cancelled
  * away: within a block the deviations are at most the spread of the block. Blocks whose powers
@@ -24,14 +24,14 @@
 #error "stored elements are little-endian; initlint uses NumPy instead"
 #endif
 
-#define WIDTH 8
 #define LANES 16
-#define BLOCK 1024      /* elements summed in single precision at once */
+#define BLOCK 2048      /* elements summed in single precision at once, 128 in each lane */
 #define BYTES 4096      /* bytes summed in lanes of 32 bits at once */
 #define EXACT (1 << 22) /* bytes whose sums of powers times their number cubed fit 128 bits */
 #define SHORT 4096      /* elements below which double precision costs nothing */
 
-typedef float floats __attribute__((vector_size(4 * WIDTH)));
+typedef float eight_floats __attribute__((vector_size(32)));
+typedef float sixteen_floats __attribute__((vector_size(64)));
 typedef __int128 wide;
 
 struct scan {
@@ -41,6 +41,7 @@ struct scan {
 
 #define NAME(x) plain_##x
 #define TARGET
+#define FLOATS eight_floats
 #include "_moments_kernel.h"
 
 #if defined(__x86_64__)
@@ -48,9 +49,21 @@ struct scan {
 #include <immintrin.h>
 #define NAME(x) avx2_##x
 #define TARGET __attribute__((target("avx2,f16c")))
+#define FLOATS eight_floats
 #define AVX2
 #include "_moments_kernel.h"
 #undef AVX2
+#define NAME(x) avx512_##x
+#if defined(__clang__)
+#define WHOLE
+#else
+#define WHOLE ",prefer-vector-width=512"
+#endif
+#define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" WHOLE)))
+#define FLOATS sixteen_floats
+#define AVX512
+#include "_moments_kernel.h"
+#undef AVX512
 #endif
 
 static struct {
@@ -74,13 +87,19 @@ static struct {
         kernel.extremes = set##_extremes;                                                          \
     } while (0)
 
-static int choose(int plain)
+/* The widest set that the processor has, up to a given one: 0 is the common one. */
+static int choose(int widest)
 {
     CHOOSE(plain);
 #if defined(__x86_64__)
     unsigned a, b, c, d;
     __builtin_cpu_init();
-    if (!plain && __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) &&
+    if (widest > 1 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni")) {
+        CHOOSE(avx512);
+        return 2;
+    }
+    if (widest > 0 && __builtin_cpu_supports("avx2") && __get_cpuid(1, &a, &b, &c, &d) &&
         (c & bit_F16C)) {
         CHOOSE(avx2);
         return 1;
@@ -311,17 +330,18 @@ static PyObject *sums(PyObject *module, PyObject *args)
                          (long long)t.inf);
 }
 
-static PyObject *use_vectors(PyObject *module, PyObject *wanted)
+static PyObject *use_vectors(PyObject *module, PyObject *widest)
 {
     (void)module;
-    int truth = PyObject_IsTrue(wanted);
-    return truth < 0 ? NULL : PyBool_FromLong(choose(!truth));
+    long set = PyLong_AsLong(widest);
+    return set == -1 && PyErr_Occurred() ? NULL : PyLong_FromLong(choose(set > 2 ? 2 : (int)set));
 }
 
 static PyMethodDef methods[] = {
     {"sums", sums, METH_VARARGS,
      "sums(data, dtype, tiny): n, mean, m2, m3, m4, min, max, zeros, subnormals, nan, inf."},
-    {"use_vectors", use_vectors, METH_O, "Use the widest vectors there are, or the common ones."},
+    {"use_vectors", use_vectors, METH_O,
+     "use_vectors(widest): 0 common vectors, 1 AVX2, 2 AVX-512 at most; returns what it took."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -332,6 +352,6 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__moments(void)
 {
-    choose(0);
+    choose(2);
     return PyModule_Create(&definition);
 }

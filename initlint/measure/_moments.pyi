@@ -20,8 +20,11 @@ def sums(data: Any, dtype: str, tiny: float, /) -> Sums:
         ValueError: unknown dtype, a part of an element, or unaligned elements.
     """
 
-def use_vectors(wanted: bool, /) -> bool:
-    """Choose the widest vector instructions or the common ones; True when wide ones are used.
+def use_vectors(widest: int, /) -> int:
+    """Choose vector instructions: 0 the common ones, 1 AVX2, 2 AVX-512, or the widest below.
 
     For tests: the results are the same bits.
+
+    Returns:
+        What is used from now on.
     """

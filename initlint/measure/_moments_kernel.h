@@ -1,6 +1,7 @@
 /* Vector code of one instruction set; included once per set by _moments.c, which defines
  *   NAME(x)  the function's name for the set,
- *   TARGET   the attribute that selects the set.
+ *   TARGET   the attribute that selects the set,
+ *   FLOATS   its vector of floats, which divides the sixteen lanes.
  *
  * Sixteen lanes whatever the width of a register, and no fused multiply-add: every set adds the
  * same numbers in the same order, so that all give the same bits.
@@ -41,18 +42,19 @@ TARGET static void NAME(scan)(const float *x, size_t count, struct scan *out)
 /* Sums of the first four powers of x - centre, count a multiple of LANES. */
 TARGET static void NAME(powers)(const float *x, size_t count, float centre, double out[4])
 {
-    floats s1[2] = {{0}, {0}}, s2[2] = {{0}, {0}}, s3[2] = {{0}, {0}}, s4[2] = {{0}, {0}};
+    enum { WIDTH = sizeof(FLOATS) / sizeof(float), PARTS = LANES / WIDTH };
+    FLOATS s1[PARTS] = {{0}}, s2[PARTS] = {{0}}, s3[PARTS] = {{0}}, s4[PARTS] = {{0}};
 
     for (size_t i = 0; i < count; i += LANES)
-        for (int half = 0; half < 2; half++) {
-            floats d;
-            memcpy(&d, x + i + half * WIDTH, sizeof d);
+        for (int part = 0; part < PARTS; part++) {
+            FLOATS d;
+            memcpy(&d, x + i + part * WIDTH, sizeof d);
             d -= centre;
-            floats square = d * d;
-            s1[half] += d;
-            s2[half] += square;
-            s3[half] += square * d;
-            s4[half] += square * square;
+            FLOATS square = d * d;
+            s1[part] += d;
+            s2[part] += square;
+            s3[part] += square * d;
+            s4[part] += square * square;
         }
     for (int power = 0; power < 4; power++)
         out[power] = 0.0;
@@ -92,7 +94,10 @@ TARGET static void NAME(from_bfloat16)(const uint16_t *x, size_t count, uint32_t
 TARGET static void NAME(from_float16)(const uint16_t *x, size_t count, float *out)
 {
     size_t i = 0;
-#ifdef AVX2
+#if defined(AVX512)
+    for (; i + 16 <= count; i += 16)
+        _mm512_storeu_ps(out + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(x + i))));
+#elif defined(AVX2)
     for (; i + 8 <= count; i += 8)
         _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(x + i))));
 #endif
@@ -119,11 +124,32 @@ TARGET static void NAME(from_float16)(const uint16_t *x, size_t count, float *ou
 TARGET static void NAME(integers)(const int8_t *x, size_t count, int64_t out[4])
 {
     int64_t s1 = 0, s2 = 0, s3 = 0, hh = 0, hl = 0, ll = 0;
+    int32_t lanes[6][LANES] = {{0}};
     size_t i = 0;
-#ifdef AVX2
+#if defined(AVX512)
+    const __m512i one = _mm512_set1_epi16(1), mask = _mm512_set1_epi16(127);
+    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a, e = a, f = a;
+
+    for (; i + 32 <= count; i += 32) {
+        __m512i v = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(x + i)));
+        __m512i q = _mm512_mullo_epi16(v, v);
+        __m512i h = _mm512_srli_epi16(q, 7), l = _mm512_and_si512(q, mask);
+        a = _mm512_dpwssd_epi32(a, v, one);
+        b = _mm512_dpwssd_epi32(b, v, v);
+        c = _mm512_dpwssd_epi32(c, q, v);
+        d = _mm512_dpwssd_epi32(d, h, h);
+        e = _mm512_dpwssd_epi32(e, h, l);
+        f = _mm512_dpwssd_epi32(f, l, l);
+    }
+    _mm512_storeu_si512(lanes[0], a);
+    _mm512_storeu_si512(lanes[1], b);
+    _mm512_storeu_si512(lanes[2], c);
+    _mm512_storeu_si512(lanes[3], d);
+    _mm512_storeu_si512(lanes[4], e);
+    _mm512_storeu_si512(lanes[5], f);
+#elif defined(AVX2)
     const __m256i one = _mm256_set1_epi16(1), mask = _mm256_set1_epi16(127);
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, e = a, f = a;
-    int32_t lanes[6][8];
 
     for (; i + 16 <= count; i += 16) {
         __m256i v = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(x + i)));
@@ -142,7 +168,8 @@ TARGET static void NAME(integers)(const int8_t *x, size_t count, int64_t out[4])
     _mm256_storeu_si256((__m256i *)lanes[3], d);
     _mm256_storeu_si256((__m256i *)lanes[4], e);
     _mm256_storeu_si256((__m256i *)lanes[5], f);
-    for (int lane = 0; lane < 8; lane++) {
+#endif
+    for (int lane = 0; lane < LANES; lane++) {
         s1 += lanes[0][lane];
         s2 += lanes[1][lane];
         s3 += lanes[2][lane];
@@ -150,7 +177,6 @@ TARGET static void NAME(integers)(const int8_t *x, size_t count, int64_t out[4])
         hl += lanes[4][lane];
         ll += lanes[5][lane];
     }
-#endif
     for (; i < count; i++) {
         int32_t v = x[i], q = v * v, h = q >> 7, l = q & 127;
         s1 += v;
@@ -199,3 +225,4 @@ TARGET static void NAME(extremes)(const int8_t *x, size_t count, int8_t value, i
 
 #undef NAME
 #undef TARGET
+#undef FLOATS

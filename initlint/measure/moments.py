@@ -3,7 +3,7 @@
 A small compiled module, `_moments`, reads each element once, as it is stored. Where no compiler was
 there when initlint was installed, NumPy makes several passes over pieces that stay in the cache.
 Counts and extremes are the same; means and standard deviations agree to 1e-6 of the standard
-deviation, skew and kurtosis to 1e-4, which is what sums of 2¹⁰ products in single precision leave.
+deviation, skew and kurtosis to 1e-4, as sums of some 2¹⁰ products in single precision leave.
 """
 
 from __future__ import annotations
