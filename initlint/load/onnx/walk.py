@@ -117,7 +117,7 @@ class Walk:
             if proto.name in scope and any(proto.name == name for name, _ in read):
                 raise LoadError(f"initializer {shown(proto.name)!r} is stored twice")
             fixed = stored_constant(self._reader.tensor(proto), proto.name)
-            fixed = replace(fixed, parameter=computed.get(proto.name))
+            fixed.parameter = computed.get(proto.name)
             scope[proto.name] = fixed
             read.append((proto.name, fixed))
         for proto in graph.sparse_initializer:
