@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initlint.engine import Record, Settings, lint
+from initlint.engine import Settings, lint
 from initlint.lint.finding import Severity
 from initlint.model import Draws, Model
+from initlint.rows import Record
 
 ONE_DRAW = "--seeds: the target is built once and then shared, so there is only one draw to lint"
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.engine import Settings, lint, location_record, run_probe
+from initlint.engine import Settings, lint, run_probe
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import BUFFERS, RELU_FAMILY, Kind, Layer, Model, Op, Param, Role
 from initlint.probe.result import ProbeStatus
+from initlint.rows import location_record
 
 Array = NDArray[Any]
 Record = dict[str, Any]

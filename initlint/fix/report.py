@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from initlint.engine import location_record
 from initlint.fix.changes import Change
 from initlint.fix.repair import Repair, wanted
 from initlint.fix.search import RISKY
 from initlint.fix.torch_code import code_for
 from initlint.model import WEIGHTED, Model
 from initlint.probe.result import Activations
+from initlint.rows import location_record
 
 Record = dict[str, Any]
 

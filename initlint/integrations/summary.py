@@ -21,8 +21,8 @@ def report(record: dict[str, Any] | None, problem: str, name: str, history: Hist
         name: of the model's class.
         history: what was seen.
     """
-    from initlint.engine import finding_record
     from initlint.linting import Report
+    from initlint.rows import finding_record
 
     target = dict(record) if record is not None else _bare(name, problem)
     found = judge(history)
