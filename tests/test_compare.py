@@ -98,3 +98,15 @@ def test_a_gate_on_an_empty_state_is_no_gradient_that_vanished():
     torch.manual_seed(0)
     record = compare(capture(Cell(), torch.randn(16, 4, 8)), SETTINGS, ("orthogonal",), 1)
     assert all(abs(row["backward_decades"]) < 5 for row in record["schemes"])
+
+
+def test_what_costs_nothing_more_is_as_good_and_a_name_counts_once():
+    model = capture(
+        nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 4)), torch.randn(64, 32)
+    )
+    record = compare(model, SETTINGS, ("he_normal", "he_uniform", "he_normal"), 2)
+    assert [row["scheme"] for row in record["schemes"]].count("he_normal") == 1
+    assert {record["best"], *record["as_good"]} >= {"he_normal", "he_uniform"}
+    assert "as good, for the differences cost nothing" in render(record, Style())
+    assert "2 draws of each" in render(record, Style())
+    assert "1 draw of each" in render(compare(model, SETTINGS, ("he_normal",), 1), Style())

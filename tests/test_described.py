@@ -10,7 +10,10 @@ from initlint.described import RecordError, are_records, compare
 from initlint.engine import Settings, describe
 from initlint.load.torch_module import capture
 from initlint.model import Draws
+from initlint.records import Target
 from initlint.report.json import dump
+from initlint.report.layers import as_text
+from initlint.report.style import Style
 
 torch = pytest.importorskip("torch")
 nn = torch.nn
@@ -99,3 +102,13 @@ def test_files_that_are_no_record(tmp_path):
     path.write_text("{")
     with pytest.raises(RecordError, match=r"x\.json"):
         compare(str(path), str(path))
+
+
+def test_a_narrow_table_names_every_block_and_cuts_no_scheme():
+    told = record(nn.LSTM(32, 24))
+    text = as_text(Target.parse(told), Style())
+    assert max(map(len, text.splitlines())) <= 80
+    for gate in ("input", "forget", "cell", "output"):
+        assert f"weight_ih_l0 [{gate}]" in text
+        assert f"weight_hh_l0 [{gate}]" in text
+    assert "torch_default | he_uniform(a=sqrt(5))" in text

@@ -10,6 +10,8 @@ import pytest
 from initlint.fix.diff import diff
 from initlint.fix.writing import pack_safetensors
 from initlint.load import load
+from initlint.report.difference import render
+from initlint.report.style import Style
 
 State = dict[str, np.ndarray]
 
@@ -183,3 +185,12 @@ def test_a_block_that_a_module_reads_is_compared_with_the_whole_that_a_file_hold
     record = diff(capture(net, torch.randn(4, 16)), load(str(path)))
     assert "shape-changed" not in names(record)
     assert {tuple(row["shape"]) for row in record["params"]} == {(16, 16), (4, 16)}
+
+
+def test_what_moved_away_from_zero_has_a_line_of_its_own(tmp_path, fresh):
+    after = trained(fresh)
+    after["layers.2.bias"] = np.zeros(48, np.float32)
+    text = render(compared(tmp_path, fresh, after), Style())
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if "layers." in line}
+    assert rows["layers.1.bias"] == ["from", "0", "-"]
+    assert rows["layers.2.bias"] == ["0", "-"]

@@ -201,3 +201,73 @@ def test_the_report_tells_the_value_of_what_was_and_is_constant():
     nn.init.constant_(net[0].bias, -40.0)
     text = str(initlint.fix(net, torch.randn(32, 16)))
     assert "0.bias  float32[24]  mean -40 -> 0, 24 values" in text
+
+
+class Faint(nn.Module):
+    def __init__(self, std, gate=None):
+        super().__init__()
+        self.norm = nn.LayerNorm(32)
+        self.fc1, self.fc2 = nn.Linear(32, 64), nn.Linear(64, 32)
+        nn.init.normal_(self.fc1.weight, std=std)
+        nn.init.normal_(self.fc2.weight, std=std)
+        self.gate = None if gate is None else nn.Parameter(torch.tensor(gate))
+
+    def forward(self, x):
+        y = self.fc2(torch.relu(self.fc1(x if self.gate is not None else self.norm(x))))
+        return x + (y if self.gate is None else self.gate * y)
+
+
+def test_branches_that_start_faint_in_two_layers_are_opened():
+    net = nn.Sequential(nn.Linear(16, 32), *(Faint(0.01) for _ in range(4)), nn.Linear(32, 4))
+    report = initlint.fix(net, torch.randn(64, 16))
+    assert report.verified
+    assert float(net[1].fc1.weight.std()) == pytest.approx(sqrt(2 / 32), rel=0.01)
+    assert float(net[1].fc2.weight.std()) == pytest.approx(sqrt(1 / 64) / 2, rel=0.01)
+
+
+def test_a_multiplier_that_opens_its_branch_too_wide_is_what_is_scaled():
+    blocks = [Faint(0.2, gate=4.0) for _ in range(10)]
+    net = nn.Sequential(nn.Linear(16, 32), *blocks, nn.Linear(32, 4))
+    report = initlint.fix(net, torch.randn(64, 16))
+    assert report.verified
+    assert {change["param"] for change in report.changes} >= {f"{n}.gate" for n in range(1, 11)}
+    assert float(net[1].fc2.weight.std()) == pytest.approx(0.2, rel=0.05)
+
+
+class Latent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.up = nn.Linear(32, 48), nn.Linear(8, 32)
+        self.mean, self.log_variance = nn.Linear(48, 8), nn.Linear(48, 8)
+        nn.init.constant_(self.log_variance.bias, 8.0)
+
+    def forward(self, x):
+        hidden = torch.relu(self.enter(x))
+        mean, spread = self.mean(hidden), torch.exp(0.5 * self.log_variance(hidden))
+        return self.up(mean + spread * torch.randn_like(mean))
+
+
+def test_a_log_variance_that_its_bias_makes_wide_loses_the_bias():
+    net = Latent()
+    report = initlint.fix(net, torch.randn(64, 32))
+    assert report.verified
+    assert [change["param"] for change in report.changes] == ["log_variance.bias"]
+
+
+def test_copied_units_of_a_cell_are_drawn_in_every_gate():
+    net = Words(nn.GRU(16, 24, batch_first=True))
+    for value in net.rnn.parameters():
+        nn.init.constant_(value, 0.1)
+    report = initlint.fix(net, torch.randn(8, 12, 16))
+    assert report.verified
+    for block in (*net.rnn.weight_ih_l0.chunk(3), *net.rnn.weight_hh_l0.chunk(3)):
+        assert len(torch.unique(block.detach(), dim=0)) == 24
+
+
+class Words(nn.Module):
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn, self.head = rnn, nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])

@@ -382,3 +382,74 @@ def test_the_first_of_many_sines_is_mended_with_the_others_where_it_is_off(first
     initlint.fix(net, torch.rand(64, 2) * 2 - 1)
     assert float(net.layers[1].weight.detach().abs().max()) < 1.2 * sqrt(6 / 64) / 12
     assert torch.equal(net.layers[0].weight, before) != moved
+
+
+class Words(nn.Module):
+    def __init__(self, tied):
+        super().__init__()
+        self.table = nn.Embedding(60, 24)
+        self.rnn = nn.LSTM(24, 24, batch_first=True)
+        self.head = nn.Linear(24, 60, bias=False)
+        if tied:
+            self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(self.rnn(self.table(ids))[0])
+
+
+@pytest.mark.parametrize(("tied", "std"), [(False, 1.0), (True, 24**-0.5)])
+def test_the_textbook_gives_a_table_that_weights_read_unit_scale(tied, std):
+    values = imposed(Words(tied), torch.randint(0, 60, (4, 12)), "textbook")
+    assert float(values["table.weight", None].std()) == pytest.approx(std, rel=0.1)
+
+
+class Linked(nn.Module):
+    """Sums of encoder and decoder; every convolution is normalised."""
+
+    def __init__(self):
+        super().__init__()
+
+        def part():
+            return nn.Sequential(nn.Linear(24, 24, bias=False), nn.BatchNorm1d(24), nn.ReLU())
+
+        self.enter, self.low, self.up = nn.Linear(16, 24), part(), part()
+        self.out = nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.enter(x)
+        return self.out(x + self.up(x + self.low(x)))
+
+
+def test_the_textbook_never_gives_a_normaliser_zeros_to_divide():
+    values = imposed(Linked(), torch.randn(16, 16), "textbook")
+    assert values["low.0.weight", None].any()
+    assert values["up.0.weight", None].any()
+
+
+def test_what_the_textbook_finds_in_place_is_no_change():
+    net = Linked()
+    result = repair(capture(net, torch.randn(16, 16)), Settings(), FixOptions(scheme="textbook"))
+    changed = {change.param.name for change in result.changes}
+    assert "low.0.weight" in changed
+    assert not changed & {"low.1.weight", "low.1.bias"}  # ones and zeros already
+
+
+def test_data_that_the_module_does_not_take(tmp_path):
+    model = capture(Words(False), torch.randint(0, 60, (4, 12)))
+    np.savez(tmp_path / "d.npz", x=np.zeros((8, 12), np.float32), y=np.zeros((8, 12), np.int64))
+    with pytest.raises(LoadError, match="--data does not fit the module"):
+        confirm(model, Settings(), {"as given": ()}, 2, str(tmp_path / "d.npz"))
+
+
+def test_numbers_in_double_precision_and_batches_that_can_be_read_once(tmp_path, monkeypatch):
+    model = capture(stack(2, nn.ReLU), torch.randn(16, 32))
+    np.savez(tmp_path / "d.npz", x=np.zeros((8, 32)), y=np.zeros(8, np.int64))
+    schemes = {"as given": (), "again": ()}
+    told = confirm(model, Settings(), schemes, 2, str(tmp_path / "d.npz"))
+    assert told["losses"]["as given"] == told["losses"]["again"]
+    (tmp_path / "feed.py").write_text(
+        "import torch\nbatches = ((torch.randn(4, 32), torch.zeros(4).long()) for _ in range(9))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    told = confirm(model, Settings(), schemes, 3, "feed.py:batches")
+    assert told["losses"]["as given"] == told["losses"]["again"]

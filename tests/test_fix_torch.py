@@ -472,3 +472,40 @@ def test_every_scheme_can_be_imposed_and_is_the_same_for_the_same_seed():
         first, second = drawn(net, name, 3), drawn(net, name, 3)
         assert all((first[key] == second[key]).all() for key in first), name
         assert all(np.isfinite(value).all() for value in first.values()), name
+
+
+def test_equal_layers_are_multiplied_in_one_loop():
+    net = residual(12)
+    for block in net[1:-1]:
+        nn.init.kaiming_normal_(block.fc2.weight, nonlinearity="relu")
+        nn.init.kaiming_normal_(block.fc1.weight, nonlinearity="relu")
+    report = initlint.fix(net, torch.randn(64, 16))
+    lines = [line for entry in report.record["code"] for line in entry["code"]]
+    assert [line for line in lines if "fc2" in line and line.startswith("for i in range(1, 13)")]
+    assert len(lines) <= 4
+
+
+class Scored(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(32, 96), nn.Linear(32, 32), nn.Linear(32, 4)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        scores = torch.softmax(q @ k.transpose(-2, -1) / sqrt(32), -1)
+        return self.head(torch.tanh(x + self.out(scores @ v)).mean(1))
+
+
+def test_rows_of_a_packed_matrix_are_pasted_as_such():
+    def net() -> object:
+        torch.manual_seed(0)
+        made = Scored()
+        made.qkv.weight.data[:64].mul_(60.0)
+        return made
+
+    repaired, again = net(), net()
+    report = initlint.fix(repaired, torch.randn(16, 12, 32), select=("attention-logit-scale",))
+    assert report.changes
+    pasted(report, again)
+    for one, other in zip(repaired.qkv.weight.chunk(3), again.qkv.weight.chunk(3), strict=True):
+        assert float(other.std()) == pytest.approx(float(one.std()), rel=0.1)

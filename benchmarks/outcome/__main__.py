@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "judge", "fit", "evaluate", "held-out"))
     parser.add_argument("--only", default="", help="part of the names of the architectures")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
-    parser.add_argument("--set", type=int, choices=(1, 2, 3), default=1, help="held-out set")
+    parser.add_argument("--set", type=int, choices=(1, 2, 3, 4), default=1, help="held-out set")
     parser.add_argument("--road", choices=judging.ROADS, default="module")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -35,9 +35,13 @@ def held_out_set(number: int) -> HeldOutSet:
         from benchmarks.outcome.held_out_two import HELD_OUT_TWO
 
         return _kept(HELD_OUT_TWO, "held_out_two")
-    from benchmarks.outcome.held_out_three import HELD_OUT_THREE
+    if number == 3:
+        from benchmarks.outcome.held_out_three import HELD_OUT_THREE
 
-    return _kept(HELD_OUT_THREE, "held_out_three")
+        return _kept(HELD_OUT_THREE, "held_out_three")
+    from benchmarks.outcome.held_out_four import HELD_OUT_FOUR
+
+    return _kept(HELD_OUT_FOUR, "held_out_four")
 
 
 def _kept(architectures: Mapping[str, Architecture], stem: str) -> HeldOutSet:

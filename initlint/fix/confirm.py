@@ -62,7 +62,7 @@ def confirm(
     """
     if model.kind is not Kind.TORCH or model.runnable is None:
         raise LoadError("--train-steps needs a PyTorch module as the target")
-    batches = _batches(model, data, settings.seed)
+    batches = _batches(model, data, settings.seed, steps)
     starts: dict[str, float] = {}
     losses: dict[str, float | None] = {}
     for name, changes in schemes.items():
@@ -105,7 +105,11 @@ def _train(
     torch.manual_seed(seed)
     curve: list[float] = []
     for args, kwargs, target in itertools.islice(batches(), steps):
-        loss = _loss(module(*args, **kwargs), target)
+        try:
+            loss = _loss(module(*args, **kwargs), target)
+        except (RuntimeError, TypeError, IndexError) as error:
+            first_line = str(error).strip().split("\n")[0]
+            raise LoadError(f"--data does not fit the module: {first_line}") from error
         curve.append(float(loss.detach()))
         if not isfinite(curve[-1]):
             break
@@ -142,13 +146,15 @@ def _loss(result: Any, target: Any) -> Any:
     raise LoadError(f"targets {list(target.shape)} do not fit outputs {list(output.shape)}")
 
 
-def _batches(model: Model, data: str, seed: int) -> Batches:
+def _batches(model: Model, data: str, seed: int, steps: int) -> Batches:
     if data.endswith(".npz"):
         return _from_file(model, data, seed)
     from initlint.load.torch_inputs import from_value
     from initlint.load.torch_spec import attribute
 
     held = attribute(data)
+    if isinstance(held, Iterator):  # every run needs the same batches, and it can be read but once
+        held = list(itertools.islice(held, steps))
 
     def batches() -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any], Any]]:
         while True:
@@ -168,10 +174,17 @@ def _batches(model: Model, data: str, seed: int) -> Batches:
 def _from_file(model: Model, path: str, seed: int) -> Batches:
     import torch
 
+    from initlint.load.torch_inputs import float_dtype
+
     module = model.runnable.module
+    dtype = float_dtype(module)
     try:
         with np.load(path, allow_pickle=False) as held:
-            found = {name: torch.from_numpy(held[name]) for name in held.files}
+            arrays = ((name, torch.from_numpy(held[name])) for name in held.files)
+            found = {
+                name: value.to(dtype) if value.is_floating_point() else value
+                for name, value in arrays
+            }
     except (OSError, ValueError) as error:
         raise LoadError(f"--data {path}: not an .npz of plain arrays ({error})") from error
     key = next((name for name in TARGETS if name in found), None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from initlint.fix.branches import FAR, open_branches, residual_scaling
 from initlint.fix.computed import open_factor
 from initlint.fix.lsuv import SCALED
 from initlint.fix.plan import Planner, Record
@@ -21,17 +22,13 @@ SINE_BAND = 1.5
 al. 2020). Over two coordinates a framework's ±1/√fan_in is 1.4 times as wide and trained like the
 paper's; 1.7 times too narrow and 6 times too wide did not (benchmarks/outcome: siren)."""
 
+SINE_NARROW = 1.25
+"""The same where it is too narrow, behind which frequencies are missing: a first layer 1.44 times
+too narrow left 0.80 of the paper's progress (benchmarks/outcome: implicit)."""
+
 HUGE_TABLE = 3.0
 """Standard deviation of an embedding's elements that no framework or paper starts from: N(0, 1) is
 the largest (torch.nn.Embedding). What such a table would have to keep up with is at fault."""
-
-SIBLING = 1.5
-"""Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
-hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
-
-FAR = 3.0
-"""Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
-schemes in use differ by less (He and PyTorch's default by 2.4)."""
 
 SAME = 2.0
 """Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
@@ -118,50 +115,6 @@ def drawn_as(scheme: str) -> Cure:
     return cure
 
 
-def _residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
-    """The last layer of each branch, and of equal branches that one batch showed as quiet.
-
-    Layers of the branches that are far too wide by themselves are brought to their scale first: no
-    depth makes up for those.
-    """
-    factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
-    named = list(planner.targets(finding, Role.WEIGHT))
-    _narrow_branches(planner, finding, {layer.id for layer, _ in named}, factor)
-    for layer, param in (*named, *_siblings(planner, named)):
-        planner.rescale(finding, layer, param, factor**2 if planner.thorough else factor)
-
-
-def _narrow_branches(
-    planner: Planner, finding: Record, writers: Collection[str], factor: float
-) -> None:
-    network = planner.network
-    inside = [branch for branch in network.residuals if {*branch.writers} & {*writers}]
-    for key in dict.fromkeys(key for branch in inside for key in branch.layers):
-        layer = network.graph[key]
-        weight = layer.weight
-        std = planner.measures.effective_std(weight) if weight is not None else None
-        if weight is None or not std or weight.role not in WEIGHT_ROLES or not weight.trainable:
-            continue
-        wanted = preserving_std(network.slot(layer, weight)) * (factor if key in writers else 1.0)
-        if layer.op in SCALED and std > FAR * wanted:
-            planner.rescale(finding, layer, weight, wanted / std)
-
-
-def _siblings(
-    planner: Planner, named: Sequence[tuple[Layer, Param]]
-) -> Iterator[tuple[Layer, Param]]:
-    """Last layers of other branches, of the same shape and scale as some of those named."""
-    network, known = planner.network, {param.key for _, param in named}
-    scales = {param.shape: planner.measures.effective_std(param) for _, param in named}
-    for key in dict.fromkeys(key for branch in network.residuals for key in branch.writers):
-        param = network.graph[key].weight
-        if param is None or param.key in known or not param.trainable or param.tied_to is not None:
-            continue
-        own, other = planner.measures.effective_std(param), scales.get(param.shape)
-        if own and other and abs(math.log(own / other)) < math.log(SIBLING):
-            yield network.graph[key], param
-
-
 def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Draw all but the first of each group of equal units, at the scale of the others."""
     for layer, param in planner.targets(finding, *WEIGHT_ROLES):
@@ -172,7 +125,10 @@ def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
         _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         copied = np.flatnonzero(first[group.reshape(-1)] != np.arange(len(rows)))
         if not copied.size or 2 * copied.size >= len(rows):  # little is left that was drawn
-            planner.redraw(finding, layer, param)
+            if param.role is Role.RECURRENT_WEIGHT:
+                planner.draw(finding, layer, param, "orthogonal", gain=1.0)
+            else:
+                planner.redraw(finding, layer, param)
             continue
         drawn = planner.network.draw("scale_preserving", layer, param).values
         scale = _spread(rows[np.sort(first)])
@@ -306,7 +262,7 @@ def _first_of_sines(planner: Planner, finding: Record) -> None:
         if weight is None or not std:
             continue
         factor = 1 / (math.sqrt(3) * planner.network.slot(layer, weight).fan_in * std)
-        if abs(math.log(factor)) > math.log(SINE_BAND):
+        if factor > SINE_NARROW or factor < 1 / SINE_BAND:
             planner.rescale(finding, layer, weight, factor, "siren_first")
 
 
@@ -386,7 +342,8 @@ def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
 
 CURES: dict[str, Cure] = {
     "scale_preserving": _preserving,
-    "residual_scaling": _residual_scaling,
+    "residual_scaling": residual_scaling,
+    "open_branches": open_branches,
     "redraw_duplicates": _copies,
     "zeros": _zeros,
     "rescale": _rescale,

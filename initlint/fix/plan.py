@@ -12,13 +12,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from initlint.fix.changes import Change, Untouched, unwritable
 from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import UnknownSchemeError, find
-from initlint.fix.textbook import recurrent
+from initlint.fix.textbook import recurrent, weight
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
-from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Param, Role
+from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Op, Param, Role
 
 Record = Mapping[str, Any]
 
@@ -95,9 +97,14 @@ class Planner:
     def impose(self, drawn: Sequence[Any], name: str) -> Plan:
         """The changes that put every parameter of the network under one scheme."""
         for item in drawn:
-            if self.may_change(item.param):
+            if not self._holds(item) and self.may_change(item.param):
                 self.add(item.layer, item.param, item.values, item.scheme, item.arguments, name)
         return Plan(tuple(self._changes.values()), (), tuple(self._untouched.values()))
+
+    def _holds(self, drawn: Any) -> bool:
+        """True where a parameter has these values already."""
+        values = self.measures.read(drawn.param)
+        return values is not None and bool(np.array_equal(values, drawn.values))
 
     def _cure(self, finding: Record) -> None:
         from initlint.fix.cures import CURES, drawn_as
@@ -317,7 +324,9 @@ class Planner:
     def redraw(self, finding: Record, layer: Layer, param: Param) -> None:
         """Draw a weight again for the place where it stands."""
         deep = self.network.deep_gain(layer, param)
-        if deep is None:
+        if layer.op is Op.EMBEDDING:
+            self.keep(finding, weight(self.network, layer, param))
+        elif deep is None:
             self.draw(finding, layer, param, "scale_preserving")
         else:
             self.draw(finding, layer, param, "orthogonal", gain=deep)

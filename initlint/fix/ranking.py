@@ -20,6 +20,7 @@ from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.theory.harm import (
+    VANISHING,
     Harm,
     backward_harm,
     correlation_harm,
@@ -134,7 +135,7 @@ def compare(
     """
     first: dict[str, Sequence[Any]] = {AS_GIVEN: ()}
     rows = [_row(AS_GIVEN, [_trial(model, settings)])]
-    for name in schemes or default_schemes(model):
+    for name in dict.fromkeys(schemes or default_schemes(model)):
         trials = []
         for seed in range(settings.seed, settings.seed + seeds):
             options = FixOptions(scheme=name, seed=seed, include_trained=True)
@@ -145,20 +146,27 @@ def compare(
             trials.append(replace(trial, reason=trial.reason or "; ".join(notes)))
         rows.append(_row(name, trials))
     rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["scheme"]))
-    best = next((row["scheme"] for row in rows if row["score"] is not None), None)
+    ranked = [row for row in rows if row["score"] is not None]
+    best = ranked[0]["scheme"] if ranked else None
     training = None
     if train_steps:
-        order = {row["scheme"]: first[row["scheme"]] for row in rows if row["score"] is not None}
+        order = {row["scheme"]: first[row["scheme"]] for row in ranked}
         training = confirm(model, settings, order, train_steps, data)
     return {
         "schema": 1,
         "target": model.target,
         "seeds": seeds,
         "best": best,
+        "as_good": [row["scheme"] for row in ranked[1:] if _costs_nothing(row, ranked[0])],
         "training": training,
         "layers": [layer.id for layer in model.graph.weighted],
         "schemes": rows,
     }
+
+
+def _costs_nothing(row: Record, best: Record) -> bool:
+    """True where the difference to the best is below the least drift that is worth a word."""
+    return float(row["score"] - best["score"]) < -VANISHING[0]
 
 
 def _trial(model: Model, settings: Settings) -> Trial:

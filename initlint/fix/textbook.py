@@ -69,6 +69,8 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
     """One weight, for the activation behind it and the depth it stands in."""
     slot = network.slot(layer, param)
     if layer.op is Op.EMBEDDING:
+        if _is_read_by_weights(network, layer, param):
+            return network.draw("normal", layer, param, std=1.0)
         return network.draw("embedding_scaled", layer, param)
     if param.role is Role.RECURRENT_WEIGHT:
         return recurrent(network, layer, param)
@@ -82,6 +84,19 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
     if deep is not None:
         return network.draw("orthogonal", layer, param, gain=deep)
     return network.draw("scale_preserving", layer, param)
+
+
+def _is_read_by_weights(network: Network, layer: Layer, param: Param) -> bool:
+    """True for a table of its own whose vectors go into weights as they are: unit scale.
+
+    Weights are drawn for inputs of that scale. A table that is the head as well, or joins a
+    stream of sums, has to fit what it meets there.
+    """
+    names = (param.key, param.name)
+    if param.tied_to or any(other.tied_to in names for _, other in network.graph.params):
+        return False
+    readers = network.graph.effective_consumers(layer.id)
+    return bool(readers) and all(item.op in WEIGHTED for item in readers)
 
 
 def recurrent(network: Network, layer: Layer, param: Param) -> Drawn:
@@ -147,10 +162,18 @@ def silent_writers(network: Network) -> frozenset[str]:
             found.update(
                 key
                 for key in branch.writers
-                if network.graph[key].op in WRITING and not _is_stuck(network, key)
+                if network.graph[key].op in WRITING
+                and not _is_stuck(network, key)
+                and not _is_normalised(network, key)
             )
     kept = {key for branch in network.residuals for key in (branch.projection,) if key}
     return frozenset(found - kept - network.heads)
+
+
+def _is_normalised(network: Network, key: str) -> bool:
+    """True where a normaliser reads a layer, whatever stands behind it before the sum."""
+    readers = network.graph.effective_consumers(key)
+    return any(reader.op in NORMALISERS for reader in readers)
 
 
 def _is_stuck(network: Network, key: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import isclose, log, sqrt
+from math import exp, isclose, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def code_for(model: Model, changes: Sequence[Change]) -> list[Record]:
     if model.kind is not Kind.TORCH:
         return []
     entries: dict[tuple[Any, ...], Record] = {}
-    for stored, blocks in by_stored_name(changes).items():
+    for stored, blocks in by_stored_name(_evened(model, changes)).items():
         where = model.graph[blocks[0].layer].where
         for line in _lines(model, stored, blocks):
             key = (where.file, where.line, line.replace(expression(stored), "{}"))
@@ -49,6 +49,32 @@ def code_for(model: Model, changes: Sequence[Change]) -> list[Record]:
     for entry in entries.values():
         entry["code"] = rolled(entry["code"])
     return list(entries.values())
+
+
+def _evened(model: Model, changes: Sequence[Change]) -> list[Change]:
+    """The changes with one factor for equal layers of one construction site.
+
+    Each factor undoes what its own sample happened to be; what will be drawn in its place is
+    another sample.
+    """
+    groups: dict[tuple[Any, ...], list[float]] = {}
+    for change in filter(_multiplied, changes):
+        groups.setdefault(_site(model, change), []).append(float(change.arguments["factor"]))
+    found = []
+    for change in changes:
+        factors = groups.get(_site(model, change), ()) if _multiplied(change) else ()
+        if len(factors) > 1 and max(factors) < (1 + ALIKE) * min(factors):
+            factor = exp(sum(map(log, factors)) / len(factors))
+            change = replace(change, arguments={**change.arguments, "factor": factor})
+        found.append(change)
+    return found
+
+
+def _site(model: Model, change: Change) -> tuple[Any, ...]:
+    """Where a layer is built, with its parameter's name without numbers and its shape."""
+    where = model.graph[change.layer].where
+    plain = re.sub(r"(^|\.)\d+(?=\.|$)", "", change.param.name)
+    return where.file, where.line, plain, change.param.shape
 
 
 def expression(stored: str) -> str:
@@ -67,10 +93,30 @@ def _lines(model: Model, stored: str, blocks: Sequence[Change]) -> list[str]:
         parts = f"{place}.data.chunk({first.param.packed})"
         calls = (_call(model, block, f"{parts}[{_position(model, block)}]") for block in blocks)
         return ["; ".join(calls)]
-    rows: dict[str, list[str]] = {}
-    for block in blocks:  # where the rows of a block stand differs from model to model
-        rows.setdefault(_call(model, block, place), []).append(block.param.gate or "")
-    return [f"{call}  # the {', '.join(names)} rows alone" for call, names in rows.items()]
+    lines = []
+    for block in blocks:
+        part = _part(place, block)
+        call = _call(model, block, part or place)
+        lines.append(call if part else f"{call}  # the {block.param.gate} rows alone")
+    return lines
+
+
+def _part(place: str, change: Change) -> str | None:
+    """The rows of a packed tensor that a block stands in; None where they are no plain part."""
+    views = change.param.tensor.views if change.param.tensor is not None else ()
+    last = max((number for number, view in enumerate(views) if view.kind == "slice"), default=-1)
+    found = place
+    for view in views[: last + 1]:
+        if view.kind == "slice":
+            axis, start, stop = view.argument
+            found += f"[{':, ' * axis}{start}:{stop}]"
+        elif view.kind == "reshape":
+            found += f".view{tuple(view.argument)}"
+        elif view.kind == "transpose":
+            found += f".permute{tuple(view.argument)}"
+        else:
+            return None
+    return found if last >= 0 else None
 
 
 def _whole(model: Model, place: str, blocks: Sequence[Change]) -> str | None:
@@ -121,14 +167,13 @@ def _rms(change: Change) -> float:
     return float(np.sqrt(np.mean(np.square(change.values, dtype=np.float64))))
 
 
+_SIGNS = {"forget": 1, "update": 1, "input": -1}
+"""Sign of the logarithm of a time scale in a gate's bias."""
+
+
 def _chrono(place: str, blocks: Sequence[Change]) -> str:
     """Gate by gate: the logarithm of a time scale, its negative, or zero."""
-    signs = [
-        {"forget": 1, "update": 1, "input": -1}.get(block.param.gate or "", 0)
-        if block.values.any()
-        else 0
-        for block in blocks
-    ]
+    signs = [_SIGNS.get(block.param.gate or "", 0) if block.values.any() else 0 for block in blocks]
     longest = max((block.arguments for block in blocks), key=lambda item: item.get("steps", 2))
     return (
         f"for gate, sign in zip({place}.data.chunk({len(blocks)}), {tuple(signs)}): "
@@ -159,7 +204,10 @@ def _call(model: Model, change: Change, place: str) -> str:
         weight = f"{place.removesuffix('bias')}weight"
         return f"{place}.data.copy_(-0.5 * {weight}.data.flatten(1).sum(1))"
     if change.scheme == "chrono":
-        return f"{place}.data{_time_scales(arguments)}.mul_({arguments.get('opening') or 1:g})"
+        if not change.values.any():
+            return f"torch.nn.init.zeros_({place})"
+        sign = arguments.get("opening") or _SIGNS.get(param.gate or "", 1)
+        return f"{place}.data{_time_scales(arguments)}.mul_({sign:g})"
     if change.scheme in ("zeros", "zero_gamma", "rezero"):
         return f"torch.nn.init.zeros_({place})"
     if change.scheme == "ones":

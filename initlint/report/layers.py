@@ -16,10 +16,10 @@ _HEADINGS = ("parameter", "shape", "fan", "std", "gain", "stage", "seed", "hash"
 _INDENT = "  "
 _GAP = "  "
 
-_NARROW = (14, 10, 7, 7, 5, 7)
+_NARROW = (12, 9, 8, 6, 7)
 _WIDE = (44, 16, 11, 9, 7, 7, 12, 16)
-"""Columns of all cells but the last; the scheme takes what the terminal leaves. A narrow table has
-dependence on the seed and hash on a line of their own."""
+"""Columns of all cells but one: the scheme of a wide table, the name in a narrow one, which take
+what the terminal leaves. A narrow table has scheme, seed and hash on a line of their own."""
 
 _WIDE_FROM = 130
 
@@ -52,30 +52,33 @@ class _Row:
             self.scheme,
         )
 
-    def lines(self, widths: tuple[int, ...], *, wide: bool) -> list[str]:
+    def lines(self, widths: tuple[int, ...], style: Style, *, wide: bool) -> list[str]:
         """The row of a text table."""
         if wide:
             return [_INDENT + _cells(self.cells, widths)]
-        told = [f"seed {self.seed}" if self.seed else "", f"hash {self.hash}" if self.hash else ""]
-        more = ", ".join(part for part in told if part)
-        row = _INDENT + _cells((*self.cells[:6], self.scheme), widths)
-        return [row, *([_INDENT * 2 + more] if more else [])]
+        label = "scheme " if self.scheme == "unknown" else ""
+        told = {"seed ": self.seed, "hash ": self.hash, label: self.scheme}
+        more = ", ".join(f"{head}{value}" for head, value in told.items() if value)
+        below = style.wrap(more, first=_INDENT * 2) if more else []
+        return [_INDENT + _cells(self.cells[: len(widths)], widths), *below]
 
 
 def as_text(target: Target, style: Style) -> str:
     """The table as text: a line per layer with what it feeds, below it a line per parameter."""
     wide = style.table_width >= _WIDE_FROM
-    first = _WIDE if wide else _NARROW
-    taken = len(_INDENT) + sum(first) + len(_GAP) * len(first)
-    widths = (*first, max(style.table_width - taken, 8))
+    fixed = _WIDE if wide else _NARROW
+    taken = len(_INDENT) + sum(fixed) + len(_GAP) * len(fixed)
+    rest = max(style.table_width - taken, 8)
+    widths = (*fixed, rest) if wide else (rest, *fixed)
     lines = [style.paint(_title(target), "bold"), *_hash(target), ""]
-    headings = _HEADINGS if wide else (*_HEADINGS[:6], _HEADINGS[-1])
-    lines.append(style.paint(_INDENT + _cells(headings, widths), "dim"))
+    lines.append(style.paint(_INDENT + _cells(_HEADINGS[: len(widths)], widths), "dim"))
+    if not wide:
+        lines.append(style.paint(_INDENT * 2 + ", ".join(_HEADINGS[-3:]), "dim"))
     for layer in target.layers:
         head = f"{_name(layer)}  {_operator(layer)}{_feeds(layer)}"
         lines.extend(style.wrap(head, rest="    ") if not wide else [head])
         for row in _rows(layer):
-            lines.extend(row.lines(widths, wide=wide))
+            lines.extend(row.lines(widths, style, wide=wide))
     lines.extend(f"- {notice}" for notice in target.notices)
     return "".join(f"{inert(line.rstrip())}\n" for line in lines)
 
@@ -125,10 +128,18 @@ def _feeds(layer: Mapping[str, Any]) -> str:
     return " -> " + ", ".join(_show(op, 40) for op in operators[:4]) if operators else ""
 
 
+def _owner(layer: Mapping[str, Any]) -> str:
+    """What a layer's parameters share of their names: the module that holds them all."""
+    names = [str(param.get("name") or "") for param in layer.get("params") or []]
+    owners = {name.rpartition(".")[0] for name in names}
+    return f"{owners.pop()}." if len(owners) == 1 else f"{layer.get('id')}."
+
+
 def _rows(layer: Mapping[str, Any]) -> Iterator[_Row]:
+    owner = _owner(layer)
     for param in layer.get("params") or []:
         gate = param.get("gate")
-        short = str(param.get("name") or "").removeprefix(f"{layer.get('id')}.")
+        short = str(param.get("name") or "").removeprefix(owner)
         fans = (param.get("fan_in"), param.get("fan_out"))
         yield _Row(
             name=_show(f"{short} [{gate}]" if gate else short),

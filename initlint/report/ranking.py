@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from initlint.report.style import Style
+from initlint.report.summary import plural
 from initlint.report.text import Untrusted, inert
 
 _SHADES = " .:-=+*#%@"
@@ -19,17 +20,20 @@ def render(record: Mapping[str, Any], style: Style) -> str:
     width = max([17, *map(len, names)]) + 1
     lines = [
         style.paint(str(Untrusted(record["target"])), "bold"),
-        f"{record['seeds']} draws of each scheme, best first; decades of rms, 0 is ideal",
+        f"{plural(record['seeds'], 'draw')} of each scheme, best first; decades of rms, 0 is ideal",
         "",
         f"  {'scheme':<{width}}{'signal':>9}{'spread':>8}{'gradient':>10}{'dead':>7}{'satur.':>8}"
         f"{'1-cos':>9}{'risk':>7}",
     ]
     for row in record["schemes"]:
         lines.append(_row(row, width))
-    lines += ["", *_chart(record["schemes"], width)]
+    if chart := _chart(record["schemes"], width):
+        lines += ["", *chart]
     if record["best"] is not None:
         best = style.paint(str(Untrusted(record["best"])), "good")
         lines += ["", f"best for this network: {best}"]
+        if equal := ", ".join(str(Untrusted(name)) for name in record["as_good"]):
+            lines += style.wrap(f"as good, for the differences cost nothing: {equal}")
     if record.get("training"):
         lines += ["", *_training(record["training"], record["best"], width)]
     return "".join(f"{inert(line.rstrip())}\n" for line in lines)

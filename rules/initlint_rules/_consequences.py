@@ -9,6 +9,7 @@ SIGNALS = (
     "gradient-profile",
     "correlation-collapse",
     "head-excess-loss",
+    "output-scale",
     "saturation",
     "dead-relu",
     "unit-cannot-fire",

@@ -194,10 +194,17 @@ def _finding(head: Layer, mean: float, std: float, nats: float, severity: Severi
         why="the divergence grows with exp of the log-variance and dominates the first steps",
         measured=f"log-variance {mean:.2f} +- {std:.2f}",
         expected="0 +- 0.5",
-        fix=Fix(
-            "rescale",
-            params=(weight.key,) if weight is not None else (),
-            code="zero the head's bias and scale its weights by 0.1",
-            arguments={"factor": 0.1},
-        ),
+        fix=_fix(head, by_bias=abs(mean) > std),
+    )
+
+
+def _fix(head: Layer, *, by_bias: bool) -> Fix:
+    weight, bias = head.weight, head.bias
+    if by_bias and bias is not None:
+        return Fix("zeros", params=(bias.key,), code=f"torch.nn.init.zeros_({bias.name})")
+    return Fix(
+        "rescale",
+        params=(weight.key,) if weight is not None else (),
+        code="zero the head's bias and scale its weights by 0.1",
+        arguments={"factor": 0.1},
     )

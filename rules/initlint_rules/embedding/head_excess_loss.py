@@ -152,7 +152,7 @@ class HeadExcessLoss(Rule):
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
     local = True
-    folds = ("forward-drift", "variance-profile")
+    folds = ("forward-drift", "variance-profile", "output-scale")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per output whose logits are too wide."""

@@ -15,7 +15,9 @@ from initlint.api import (
     Fix,
     LayerGraph,
     Need,
+    Param,
     ResidualBranch,
+    Role,
     Rule,
     Severity,
     Sink,
@@ -26,6 +28,10 @@ from initlint.api import (
 
 MIN_GAIN = 1e-3
 """Branches below this share of the trunk's power add less than 0.05 % to its rms: not counted."""
+
+WIDE_OPEN = 2.0
+"""Power of a branch over its trunk from which a multiplier at its end closes nothing: without one a
+branch of He weights has 1, and the stream grows by 10^0.24 a block."""
 
 GUILTY = 0.2
 """Part of the largest share of the growth from which a branch is named: branches of one law differ
@@ -58,10 +64,11 @@ class ResidualBranchUnscaled(Rule):
     How it decides
     --------------
     Growth D = sum of 0.5 log10(1 + r) over the additions of one stream, from one normaliser on it
-    to the next, whose branch has no normaliser and no closing gain. D of 0.7 decades at the outputs
-    is a warning, 1.5 an error. Where a normaliser stands before the outputs, D of 3.5 decades is a
-    warning and 1.5 an info. The probe's measured rms at the additions replaces the prediction
-    where it ran.
+    to the next, whose branch has no normaliser and no closing gain (one that leaves it twice the
+    trunk's power closes nothing, and is what to scale). D of 0.7 decades at the outputs is a
+    warning, 1.5 an error. Where a normaliser stands before the outputs, D of 3.5 decades is a
+    warning and 1.5 an info. The probe's measured rms at the additions replaces the prediction where
+    it ran.
 
     What it does not flag
     ---------------------
@@ -141,16 +148,17 @@ class ResidualBranchUnscaled(Rule):
         if context.theory is None:
             return
         skips = {item.add: item.skip for item in residual_branches(context.model.graph)}
+        gates = {item.add: item.gate for item in residual_branches(context.model.graph)}
         loose = [
             (branch, gain)
             for branch in context.theory.residuals
-            if not (branch.normalised or branch.gated or branch.post_norm)
+            if not (branch.normalised or branch.post_norm)
             and not _resets(context, skips.get(branch.add, ()))
             and not _bounded(context, branch)
             and branch.last is not None
             and _fresh(context, branch)
             and (gain := _gain(context, branch, plain=skips.get(branch.add) == ())) is not None
-            and gain > MIN_GAIN
+            and gain > (WIDE_OPEN if branch.gated else MIN_GAIN)
         ]
         by_addition = {branch.add: (branch, gain) for branch, gain in loose}
         stream = _stream(context.model.graph, by_addition)
@@ -166,8 +174,12 @@ class ResidualBranchUnscaled(Rule):
         blocks = len(loose)
         few = f"{len(named)} of " if len(named) < blocks else ""
         params = tuple(
-            weight.key for key in lasts if (weight := context.model.graph[key].weight) is not None
+            param.key
+            for branch in named
+            if (param := _closing(context, branch, gates.get(branch.add))) is not None
         )
+        gated = all(branch.gated for branch in named)
+        factor = 1 / sqrt(blocks * (max(gains[blocks // 2], 1.0) if gated else 1.0))
         first = context.model.graph[lasts[0]].weight
         yield Finding(
             severity=severity,
@@ -196,7 +208,7 @@ class ResidualBranchUnscaled(Rule):
             fix=Fix(
                 "residual_scaling",
                 params=params,
-                arguments={"factor": 1 / sqrt(blocks)},
+                arguments={"factor": factor},
                 code=f"multiply the last layer of each branch by 1/sqrt({blocks}), or start it at "
                 "zero (Fixup)",
             ),
@@ -259,6 +271,16 @@ def _bounded(context: Context, branch: ResidualBranch) -> bool:
     """The sum is squashed at once, so that nothing grows from one addition to the next."""
     activation = context.model.graph.activation(branch.add)
     return activation is not None and activation.op in SATURATING
+
+
+def _closing(context: Context, branch: ResidualBranch, gate: str | None) -> Param | None:
+    """What to scale: the multiplier that closes a branch, else its last weight."""
+    graph = context.model.graph
+    if branch.gated and gate is not None:
+        multipliers = [param for param in graph[gate].with_role(Role.GAIN) if param.trainable]
+        if multipliers:
+            return multipliers[0]
+    return graph[branch.last].weight if branch.last is not None else None
 
 
 def _fresh(context: Context, branch: ResidualBranch) -> bool:

@@ -167,16 +167,27 @@ class GradientProfile(Rule):
 
 def _profile(layers: tuple[str, ...], graph: LayerGraph, probe: Activations) -> Profile:
     """Gradient norm per sample at the output of each layer; empty where one is not finite."""
+    sums = {key: branch.add for branch in residual_branches(graph) for key in branch.layers}
     found = []
     for key in layers:
-        rms, shape = probe.backward.get(key), graph[key].output_shape
-        if rms is None or not shape or _waits(key, graph, probe) or _is_gated(key, graph):
+        norm = _norm(key, graph, probe)
+        if norm is None or _waits(key, graph, probe) or _is_gated(key, graph):
             continue
-        if not isfinite(rms):
+        if not isfinite(norm):
             return []
-        units = prod(side for side in shape[1:] if side is not None)
-        found.append((key, max(rms * sqrt(units), FLOOR)))
+        around = _norm(sums[key], graph, probe) if key in sums else None
+        if around is not None and isfinite(around):  # a faint branch leaves the trunk's gradient
+            norm = max(norm, around)
+        found.append((key, max(norm, FLOOR)))
     return found
+
+
+def _norm(key: str, graph: LayerGraph, probe: Activations) -> float | None:
+    """Gradient norm per sample at the output of a layer; None where it was not measured."""
+    rms, shape = probe.backward.get(key), graph[key].output_shape
+    if rms is None or not shape:
+        return None
+    return rms * sqrt(prod(side for side in shape[1:] if side is not None))
 
 
 Profile = list[tuple[str, float]]

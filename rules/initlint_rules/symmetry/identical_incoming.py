@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from initlint.api import (
+    RECURRENT,
     Context,
     Finding,
     Fix,
     Need,
     Param,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -131,6 +133,7 @@ class IdenticalIncoming(Rule):
                     "redraw_duplicates",
                     params=(
                         *dict.fromkeys(group.param for key in layers for group in by_layer[key]),
+                        *(key for item in layers for key in _other_gates(context, item)),
                         *(weight.key for key in readers if (weight := graph[key].weight)),
                     ),
                     code=f"draw the rows of {name} at random, e.g. "
@@ -145,6 +148,15 @@ def _likeness(context: Context, param: Param | None, groups: Sequence[SymmetricG
     if moments is not None and moments.constant:
         return moments.mean
     return groups[0].size, tuple(group.units for group in groups)
+
+
+def _other_gates(context: Context, key: str) -> Iterator[str]:
+    """Blocks of a recurrent layer whose rows repeat: a unit has one in every gate."""
+    graph = context.model.graph
+    if key in graph and graph[key].op in RECURRENT:
+        for param in graph[key].with_role(Role.WEIGHT, Role.RECURRENT_WEIGHT):
+            if context.measures.duplicates(param):
+                yield param.key
 
 
 def _repeating_readers(

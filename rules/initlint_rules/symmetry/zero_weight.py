@@ -57,15 +57,16 @@ class ZeroWeight(Rule):
     gradient itself (a smooth activation or a random layer follows): warning, since the first step
     ends it. Such starts trained like their twins in 8 of 8 networks. Also a warning where a
     normaliser reads the zeros: it divides by sqrt(epsilon), and the first step is some 300 times
-    too large (three such networks made 0.47 to 0.70 of their twins' progress).
+    too large (three such networks made 0.47 to 0.70 of their twins' progress). An embedding table
+    that every path crosses: info, since its rows move at once, and all else waits for them.
 
     What it does not flag
     ---------------------
     Zero last layers and policy heads, zero-gamma and Fixup branches, ReZero and SkipInit gains,
     LoRA with one zero factor, adaLN-Zero, ControlNet's zero convolutions, zero query projections:
-    all of these receive a gradient sooner or later. Embedding tables of zeros: their rows move
-    at once. Predicted transforms that start at a bias of
-    identity (spatial transformers, T-Nets). Frozen and trained weights.
+    all of these receive a gradient sooner or later. Tables of zeros that are added to others
+    (positions). Predicted transforms that start at a bias of identity (spatial transformers,
+    T-Nets). Frozen and trained weights.
 
     Example
     -------
@@ -148,6 +149,32 @@ class ZeroWeight(Rule):
             }
             if cutting or mine:
                 yield _finding(context, keys, zeros, cutting, mine, trunk)
+            elif any(layer.op is Op.EMBEDDING and layer.id in trunk for layer in layers):
+                yield _table(zeros[keys[0]])
+
+
+def _table(place: tuple[Layer, Param]) -> Finding:
+    """A table that all of the signal comes from: its rows move at once, and late."""
+    layer, param = place
+    return Finding(
+        severity=Severity.INFO,
+        layer=layer.id,
+        param=param.name,
+        layers=(layer.id,),
+        culprits=(layer.id,),
+        message=f"the vectors of {layer.id} are all zero: what reads them gets no gradient in the "
+        "first step, and every input looks the same",
+        evidence={"zero_layers": [layer.id], "blocked_parameters": 0, "cuts_every_path": True},
+        why="all inputs start as the same vector; its rows have to part before anything behind "
+        "them can learn to tell inputs apart",
+        measured=f"{param.size:,} of {param.size:,} weights are 0",
+        expected="random vectors",
+        fix=Fix(
+            "reinitialise",
+            params=(param.key,),
+            code=f"torch.nn.init.normal_({param.name})",
+        ),
+    )
 
 
 def _is_normalised(context: Context, layer: Layer) -> bool:

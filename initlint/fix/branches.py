@@ -1,0 +1,79 @@
+"""Cures of residual branches: too wide, too many, too faint."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from initlint.fix.lsuv import SCALED
+from initlint.fix.plan import Planner, Record
+from initlint.fix.schemes import preserving_std
+from initlint.fix.slot import WEIGHT_ROLES
+from initlint.model import Layer, Param, Role
+
+SIBLING = 1.5
+"""Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
+hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
+
+FAR = 3.0
+"""Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
+schemes in use differ by less (He and PyTorch's default by 2.4)."""
+
+
+def residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """The last layer of each branch, and of equal branches that one batch showed as quiet.
+
+    Layers of the branches that are far too wide by themselves are brought to their scale first: no
+    depth makes up for those.
+    """
+    factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
+    named = list(planner.targets(finding, Role.WEIGHT))
+    _narrow_branches(planner, finding, {layer.id for layer, _ in named}, factor)
+    for layer, param in (*named, *_siblings(planner, named)):
+        planner.rescale(finding, layer, param, factor**2 if planner.thorough else factor)
+
+
+def _narrow_branches(
+    planner: Planner, finding: Record, writers: Collection[str], factor: float
+) -> None:
+    network = planner.network
+    inside = [branch for branch in network.residuals if {*branch.writers} & {*writers}]
+    for key in dict.fromkeys(key for branch in inside for key in branch.layers):
+        layer = network.graph[key]
+        weight = layer.weight
+        std = planner.measures.effective_std(weight) if weight is not None else None
+        if weight is None or not std or weight.role not in WEIGHT_ROLES or not weight.trainable:
+            continue
+        wanted = preserving_std(network.slot(layer, weight)) * (factor if key in writers else 1.0)
+        if layer.op in SCALED and std > FAR * wanted:
+            planner.rescale(finding, layer, weight, wanted / std)
+
+
+def open_branches(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """Layers of faint branches to their scale, the last one of each of L to 1/sqrt(L) of it."""
+    network = planner.network
+    writers = {key for branch in network.residuals for key in branch.writers}
+    opening = 1 / math.sqrt(max(len(network.residuals), 1))
+    for layer, param in planner.targets(finding, Role.WEIGHT):
+        std = planner.measures.effective_std(param)
+        if std and param.role in WEIGHT_ROLES and layer.op in SCALED:
+            wanted = preserving_std(network.slot(layer, param))
+            planner.rescale(
+                finding, layer, param, wanted * (opening if layer.id in writers else 1.0) / std
+            )
+
+
+def _siblings(
+    planner: Planner, named: Sequence[tuple[Layer, Param]]
+) -> Iterator[tuple[Layer, Param]]:
+    """Last layers of other branches, of the same shape and scale as some of those named."""
+    network, known = planner.network, {param.key for _, param in named}
+    scales = {param.shape: planner.measures.effective_std(param) for _, param in named}
+    for key in dict.fromkeys(key for branch in network.residuals for key in branch.writers):
+        param = network.graph[key].weight
+        if param is None or param.key in known or not param.trainable or param.tied_to is not None:
+            continue
+        own, other = planner.measures.effective_std(param), scales.get(param.shape)
+        if own and other and abs(math.log(own / other)) < math.log(SIBLING):
+            yield network.graph[key], param
