@@ -245,3 +245,32 @@ def test_an_unknown_scheme_is_a_sentence(tmp_path):
     onnx.save(MODELS["good_mlp_he"](0), source)
     with pytest.raises(LoadError, match="did you mean"):
         fix(load_onnx(str(source)), SELECTED, {"out": None, "scheme": "ortogonal"})
+
+
+def test_a_tied_table_that_is_stored_twice_is_changed_in_both_places(tmp_path):
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(60, 24)).astype(np.float32)
+    hidden = (rng.normal(size=(24, 24)) / 24**0.5).astype(np.float32)
+    stored = {"table": table, "turned": np.ascontiguousarray(table.T), "hidden": hidden}
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["words"]),
+        helper.make_node("MatMul", ["words", "hidden"], ["mixed"]),
+        helper.make_node("Tanh", ["mixed"], ["features"]),
+        helper.make_node("MatMul", ["features", "turned"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tied",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n", 6])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 6, 60])],
+        [numpy_helper.from_array(value, name) for name, value in stored.items()],
+    )
+    source, out = tmp_path / "m.onnx", tmp_path / "fixed.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, source)
+    record = fix(load_onnx(str(source)), Settings(), {"out": str(out)})
+    assert record["verdict"]["status"] == "fixed"
+    now = {item.name: numpy_helper.to_array(item) for item in onnx.load(out).graph.initializer}
+    assert float(now["table"].std()) < 0.3
+    np.testing.assert_array_equal(now["table"].T, now["turned"])
+    np.testing.assert_array_equal(now["hidden"], hidden)

@@ -271,3 +271,46 @@ class Words(nn.Module):
 
     def forward(self, x):
         return self.head(self.rnn(x)[0][:, -1])
+
+
+def test_weights_of_one_number_are_drawn_up_to_the_last_layer():
+    net = nn.Sequential(
+        nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 8)
+    )
+    for layer in net[::2]:
+        nn.init.constant_(layer.weight, 0.05)
+    report = initlint.fix(net, torch.randn(64, 32))
+    assert report.verified
+    assert all(float(layer.weight.detach().std()) > 0 for layer in net[::2])
+
+
+def test_weights_that_batch_norm_cannot_make_up_for_are_rescaled():
+    layers = []
+    for _ in range(4):
+        layers += [nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU()]
+    net = nn.Sequential(*layers, nn.Linear(32, 8))
+    for layer in net[:-1:3]:
+        nn.init.normal_(layer.weight, std=1e-4)  # the biases stay, which a batch norm takes away
+    report = initlint.fix(net, torch.randn(64, 32))
+    assert report.verified
+    assert "epsilon-dominates" in {item["name"] for item in report.record["before"]["findings"]}
+    assert float(net[3].weight.std()) == pytest.approx(sqrt(1 / 32), rel=0.05)
+
+
+class Remembers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(8, 24, batch_first=True), nn.Linear(24, 4)
+        for value in (self.rnn.weight_ih_l0, self.rnn.weight_hh_l0):
+            nn.init.zeros_(value)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def test_what_a_cure_leaves_behind_is_treated_where_that_lowers_the_risk():
+    net = Remembers()
+    report = initlint.fix(net, torch.randn(16, 40, 8))
+    assert report.verified
+    assert net.rnn.weight_ih_l0.any()
+    assert float(net.rnn.bias_ih_l0[24:48].detach().mean()) > 1.5  # the forget gate

@@ -233,3 +233,17 @@ def test_description_says_type_shape_and_content() -> None:
     assert spec.axes[0].extent is Extent.BATCH
     array = synthesise([spec], SIZES, seed=0)["x"]
     assert describe(spec, array) == "float32[8,3] N(0,1)"
+
+
+def test_what_a_policy_sees_is_no_recurrent_state() -> None:
+    alone = specs([floats("state", "n", 6)], [])
+    critic = specs([floats("state", "n", 6), floats("action", "n", 2)], [])
+    hidden = specs([floats("hidden", "n", 6)], [])
+    for found in (alone, critic, hidden):
+        made = synthesise(tuple(found.values()), SIZES, seed=0)
+        assert all(values.any() for values in made.values())
+    step = synthesise(
+        tuple(specs([floats("x", "n", 6), floats("hidden", "n", 6)], []).values()), SIZES, seed=0
+    )
+    assert step["x"].any()
+    assert not step["hidden"].any()

@@ -33,6 +33,7 @@ class Change:
         scheme: what they were made with (``rescale`` keeps the draws).
         arguments: numbers the scheme took.
         cures: names of the rules whose findings asked for it.
+        copies: the same parameter where a file stores it again (see `copies_of`).
     """
 
     layer: str
@@ -41,6 +42,12 @@ class Change:
     scheme: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     cures: tuple[str, ...] = ()
+    copies: tuple[Param, ...] = ()
+
+    @property
+    def stored(self) -> tuple[Param, ...]:
+        """The parameter wherever it is stored."""
+        return (self.param, *self.copies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,23 @@ class Untouched:
 
     name: str
     reason: str
+
+
+def copies_of(model: Model, param: Param) -> tuple[Param, ...]:
+    """Other tensors of a file that hold a parameter: exporters store a tied table once per use.
+
+    A module has one tensor for all uses.
+    """
+    if model.kind is Kind.TORCH or param.tensor is None:
+        return ()
+    names = {param.tensor.name}
+    found = []
+    for _, other in model.graph.params:
+        same = other.tied_to in (param.key, param.name) and other.shape == param.shape
+        if same and other.tensor is not None and other.tensor.name not in names:
+            names.add(other.tensor.name)
+            found.append(other)
+    return tuple(found)
 
 
 def unwritable(model: Model, param: Param) -> str | None:
@@ -112,13 +136,14 @@ def merged(changes: Iterable[Change]) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     dtypes: dict[str, str] = {}
     for change in changes:
-        tensor = change.param.tensor
-        if tensor is None:
-            raise NotInvertible(f"{change.param.name} holds no values")
-        if tensor.name not in arrays:
-            arrays[tensor.name] = read_stored(tensor)
-            dtypes[tensor.name] = tensor.dtype
-        write_through(arrays[tensor.name], tensor.views, change.values)
+        for param in change.stored:
+            tensor = param.tensor
+            if tensor is None:
+                raise NotInvertible(f"{param.name} holds no values")
+            if tensor.name not in arrays:
+                arrays[tensor.name] = read_stored(tensor)
+                dtypes[tensor.name] = tensor.dtype
+            write_through(arrays[tensor.name], tensor.views, change.values)
     return {name: rounded(dtypes[name], array) for name, array in arrays.items()}
 
 

@@ -117,7 +117,8 @@ def drawn_as(scheme: str) -> Cure:
 
 def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Draw all but the first of each group of equal units, at the scale of the others."""
-    for layer, param in planner.targets(finding, *WEIGHT_ROLES):
+    named = list(planner.targets(finding, *WEIGHT_ROLES))
+    for layer, param in (*named, *_same_constant(planner, named)):
         values = planner.measures.read(param)
         if values is None or param.role not in WEIGHT_ROLES or not planner.may_change(param):
             continue
@@ -137,6 +138,22 @@ def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
         changed[copied] = drawn[copied] * ((scale or wanted) / wanted)
         arguments = {"rows": int(copied.size)}
         planner.add(layer, param, changed, "redraw_duplicates", arguments, str(finding["name"]))
+
+
+def _same_constant(
+    planner: Planner, named: Sequence[tuple[Layer, Param]]
+) -> Iterator[tuple[Layer, Param]]:
+    """Weights of the one number that named ones hold: of a last layer no symmetry tells."""
+    known = {param.key for _, param in named}
+    held = [planner.measures.moments(param) for _, param in named]
+    numbers = {found.mean for found in held if found and found.constant and found.max_abs > 0}
+    for layer in planner.model.graph.weighted:
+        param = layer.weight
+        if param is None or param.key in known or not param.trainable or param.tied_to is not None:
+            continue
+        found = planner.measures.moments(param)
+        if found is not None and found.constant and found.mean in numbers:
+            yield layer, param
 
 
 def _spread(rows: np.ndarray[Any, Any]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.changes import Change, Untouched, unwritable
+from initlint.fix.changes import Change, Untouched, copies_of, unwritable
 from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import UnknownSchemeError, find
 from initlint.fix.textbook import recurrent, weight
@@ -203,7 +203,9 @@ class Planner:
         """Keep new values of a parameter; the first that asked for it decides them."""
         held = self._changes.get(param.key)
         if held is None:
-            self._changes[param.key] = Change(layer.id, param, values, scheme, arguments, (rule,))
+            copies = copies_of(self.model, param)
+            change = Change(layer.id, param, values, scheme, arguments, (rule,), copies)
+            self._changes[param.key] = change
         elif rule not in held.cures:  # the worst finding decides, and the change serves both
             self._changes[param.key] = replace(held, cures=(*held.cures, rule))
 

@@ -70,9 +70,10 @@ def save(
 
 def _dtypes(changes: Sequence[Change]) -> dict[str, str]:
     return {
-        change.param.tensor.name: change.param.tensor.dtype
+        param.tensor.name: param.tensor.dtype
         for change in changes
-        if change.param.tensor is not None
+        for param in change.stored
+        if param.tensor is not None
     }
 
 

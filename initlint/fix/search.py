@@ -8,7 +8,7 @@ from typing import Any
 
 from initlint import engine
 from initlint.engine import Settings
-from initlint.fix.changes import Change, Untouched, applied, merged
+from initlint.fix.changes import Change, Untouched, applied, copies_of, merged
 from initlint.fix.lsuv import SCALED, Scaled, scale
 from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
@@ -127,6 +127,8 @@ class Search:
             self._rounds(THOROUGH_ROUNDS, thorough=True)
         if not self.best.sound and self._whole_is_meant():
             self._whole()
+        if self.best.sound and not self._start.sound:
+            self._follow()
         if self._start.sound and self.best.risk > self._start.risk + RISE:
             self.notes.append(
                 f"treating infos alone raised the risk to {self.best.risk:.2f}: not kept"
@@ -161,6 +163,15 @@ class Search:
             else:
                 self.notes.append(_useless(plan, thorough=thorough))
                 return
+
+    def _follow(self) -> None:
+        """The infos that what was cured leaves behind, where treating them lowers the risk."""
+        findings = self._findings(self.best, serious=False)
+        if not findings or self.best.risk < RISE:
+            return
+        found = self._attempt(self.best, findings, thorough=False)
+        if found is not None and found[2].sound and found[2].risk < self.best.risk - RISE:
+            self.best = found[2]
 
     def _attempt(
         self, state: State, findings: list[Record], *, thorough: bool
@@ -318,7 +329,9 @@ def scaled_by_running(
         found = dict(changes)
         for key, factor in factors.items():
             for weight in _blocks(model.graph[key]) if factor != 1 else ():
-                found[weight.key] = _times(key, weight, factor, changes.get(weight.key))
+                held = changes.get(weight.key)
+                copies = held.copies if held is not None else copies_of(model, weight)
+                found[weight.key] = _times(key, weight, factor, held, copies)
         return found
 
     def run(factors: Mapping[str, float]) -> Activations:
@@ -353,7 +366,9 @@ def _blocks(layer: Layer) -> tuple[Param, ...]:
     return tuple(param for param in blocks if param.name == first.name and param.tensor is not None)
 
 
-def _times(key: str, weight: Param, factor: float, held: Change | None) -> Change:
+def _times(
+    key: str, weight: Param, factor: float, held: Change | None, copies: tuple[Param, ...]
+) -> Change:
     """A weight, or what it was to be changed to, multiplied."""
     if held is not None:  # seen as the layer sees it that the change was made for
         key, weight, values = held.layer, held.param, held.values
@@ -366,7 +381,7 @@ def _times(key: str, weight: Param, factor: float, held: Change | None) -> Chang
     if scheme == "lsuv":
         arguments.pop("to", None)
     cures = held.cures if held else ("variance-profile",)
-    return Change(key, weight, values * factor, scheme, arguments, cures)
+    return Change(key, weight, values * factor, scheme, arguments, cures, copies)
 
 
 def judged(model: Model, settings: Settings, changes: Mapping[str, Change]) -> State:

@@ -17,6 +17,9 @@ _STATE_NAME = re.compile(
     r"(_?(in|input|h|c|[0-9]+))?|past.*)$",
     re.IGNORECASE,
 )
+_ENVIRONMENT = re.compile(r"(^|[._/:])states?$", re.IGNORECASE)
+"""The name by which policies and critics know what they see; a recurrent state has three axes."""
+
 _MASK_NAME = re.compile(r"mask", re.IGNORECASE)
 _TYPE_NAME = re.compile(r"token_?type|segment", re.IGNORECASE)
 _POSITION_NAME = re.compile(r"position|pos_ids", re.IGNORECASE)
@@ -36,6 +39,8 @@ def input_specs(inputs: Sequence[Any], graph: Any) -> tuple[InputSpec, ...]:
     """
     hints = GraphHints(graph)
     drafts = [(item, _content(item, hints)) for item in inputs]
+    if all(content is Content.ZEROS for _, (content, _) in drafts):
+        drafts = [(item, _signal(item, draft, hints)) for item, draft in drafts]
     roles = _symbol_roles(drafts, hints)
     return tuple(
         InputSpec(item.name, item.dtype, _axes(item, content, hints, roles), content, bound)
@@ -57,7 +62,8 @@ def _content(item: Any, hints: GraphHints) -> tuple[Content, int]:
     if dtype in _FLOATS:
         if bound is not None:
             return Content.TOKENS, bound
-        state = hints.is_initial_state(name) or _STATE_NAME.search(name)
+        seen = _ENVIRONMENT.search(name) and len(item.dims or ()) != 3
+        state = hints.is_initial_state(name) or (_STATE_NAME.search(name) and not seen)
         return (Content.ZEROS if state else Content.NORMAL), 0
     if _TYPE_NAME.search(name):
         return Content.ZEROS, 0
@@ -72,6 +78,12 @@ def _content(item: Any, hints: GraphHints) -> tuple[Content, int]:
     if item.dims is not None and len(item.dims) < 1:
         return Content.ONES, 0
     return Content.TOKENS, 2
+
+
+def _signal(item: Any, draft: tuple[Content, int], hints: GraphHints) -> tuple[Content, int]:
+    """What an input called like a state holds in a graph that has no other: the signal."""
+    by_name = item.dtype in _FLOATS and not hints.is_initial_state(item.name)
+    return (Content.NORMAL, 0) if by_name else draft
 
 
 def _symbol_roles(

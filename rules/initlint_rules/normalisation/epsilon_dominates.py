@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp, log10, sqrt
+from math import exp, isfinite, log10, sqrt
 
 from initlint.api import (
     NORMALISERS,
@@ -136,6 +136,12 @@ class EpsilonDominates(Rule):
         norms = tuple(layer.id for _, layer, _ in found)
         sources = _sources(graph, worst)
         small = " and ".join(sources)
+        feeding = dict.fromkeys(key for _, norm, _ in found for key in _sources(graph, norm))
+        params = tuple(
+            weight.key
+            for key in feeding
+            if (weight := graph[key].weight) is not None and weight.trainable
+        )
         yield Finding(
             severity=severity,
             confidence=Confidence.HIGH if measured else Confidence.MEDIUM,
@@ -156,7 +162,8 @@ class EpsilonDominates(Rule):
             f"{float(worst.attrs['eps']):.0e}",
             expected="a variance of 10 epsilon or more",
             fix=Fix(
-                "advice",
+                "scale_preserving" if params else "advice",
+                params=params,
                 code=f"draw {small or f'the layers before {worst.id}'} "
                 f"{sqrt(ENOUGH / ratio):.2g} times as wide",
             ),
@@ -214,7 +221,7 @@ def _variance_over_epsilon(context: Context, layer: Layer) -> float:
     """Variance that enters, over epsilon; infinite where it is not known.
 
     The variance over all elements is taken, the largest that any of its rows can have on average:
-    a doubt speaks for the normaliser.
+    a doubt speaks for the normaliser. Batch normalisation takes each channel's own.
     """
     eps = layer.attrs.get("eps")
     edges = context.model.graph.inputs(layer.id)
@@ -223,6 +230,8 @@ def _variance_over_epsilon(context: Context, layer: Layer) -> float:
     stats = context.probe.outputs.get(edges[0].source) if context.probe else None
     centred = layer.op is not Op.RMS_NORM
     if stats is not None and stats.count:
+        if layer.op is Op.BATCH_NORM and isfinite(stats.row_std):
+            return stats.row_std**2 / eps  # what a bias adds is the same for all rows
         return (stats.std if centred else stats.rms) ** 2 / eps
     signal = context.theory.forward.get(edges[0].source) if context.theory else None
     if signal is None or signal.log_q > 300:
