@@ -4,7 +4,7 @@
     python -m benchmarks.repair --only lstm    # architectures whose names hold this
     python -m benchmarks.repair --fix-only     # only what ``initlint.fix`` says, without training
     python -m benchmarks.repair --again        # fix all again, and train what comes out differently
-    python -m benchmarks.repair --held-out 2   # networks of other kinds, set 1 to 4
+    python -m benchmarks.repair --held-out 2   # networks of other kinds, set 1 to 5
 
 Every start of the outcome benchmark (`benchmarks.outcome`) is given to `initlint.fix` with a batch
 of its task, and trained again beside its healthy twin with the same batches, optimisers and
@@ -36,6 +36,7 @@ HELD_OUT = {
     2: LOSSES.with_name("repair_held_out_two.json"),
     3: LOSSES.with_name("repair_held_out_three.json"),
     4: LOSSES.with_name("repair_held_out_four.json"),
+    5: LOSSES.with_name("repair_held_out_five.json"),
 }
 
 WORSE = 0.05

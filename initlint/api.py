@@ -45,6 +45,7 @@ from initlint.model.masks import masked
 from initlint.model.structure import (
     Gate,
     Residual,
+    before_averaging,
     blocks,
     dominators,
     gates,
@@ -145,6 +146,7 @@ __all__ = [
     "Where",
     "WidthScaling",
     "backward_severity",
+    "before_averaging",
     "blocked_harm",
     "blocks",
     "content_key",

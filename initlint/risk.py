@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, inf, isfinite, isnan, log10, nan
+from math import exp, inf, isfinite, isnan, log10, nan, sqrt
 
 from initlint.model import RECURRENT, Layer, LayerGraph, Op, Role
 from initlint.model.bypass import is_bypassed
@@ -35,6 +35,11 @@ STEEP = 4.5
 descent is 2 over the kernel's largest eigenvalue (LeCun et al. 1991): beyond, rates of 1e-4 and
 less are needed."""
 
+ONCE = 1.0
+"""Decades that count of a first step that is too large where the second is not: zeros before a
+normaliser make it 1/sqrt(epsilon) times too large and end with it, and the normaliser takes away
+how far it led."""
+
 SENSITIVE = 1.2
 """Decades of the sensitivity to random relative changes of the weights. Each of L layers moves the
 output by about its own size, so ordinary networks are near sqrt(L); 10^1.2 is sqrt(250). Beyond
@@ -45,26 +50,28 @@ QUIET = 0.1
 """Rms of the output below which it may multiply without harm: logits and standardised targets have
 about 1, so a loss hardly sees outputs below a tenth of that move."""
 
-FLAT = 0.7
-"""Decades of the same: at a length of 5 a rate of 0.1, the usual largest, moves an output by half
-of its error in a step; below, the bias of the head is nearly all that moves."""
+FLAT = 0.0
+"""Decades of the same: at a length of 1 a rate of 0.1, the usual largest, moves an output by a
+tenth of its error in a step, and with momentum by all of it in ten; below, the bias of the head is
+nearly all that moves."""
 
-SHRINKS = -1.0
+SHRINKS = -1.2
 """Decades between the gradients of the first and the last quarter of the layers: a drift of one
-costs at most 9 % of the progress (benchmark of severity)."""
+costs at most 9 % of the progress (benchmark of severity), and harm begins beyond."""
 
 GROWS = 1.2
-"""The same for growth, which harms from somewhat later on."""
+"""The same for growth."""
 
-REACH = -3.0
+REACH = -2.5
 """Decades between the gradients of the least and the most heard step of a sequence: a memory of
-that step is learnt a thousand times slower."""
+that step is learnt three hundred times slower."""
 
 MOSTLY = 0.5
 """Different weights per layer with weights below which a graph is a loop, written out."""
 
-LOUD = 1.0
-"""Decades of the output's rms: a softmax over logits of rms 10 starts some 50 nats above chance."""
+LOUD = 0.5
+"""Decades of the output's rms s: a softmax over such logits starts s²/2 nats above chance, 5 at
+10^0.5, where the loss of a guess among a hundred classes is 4.6."""
 
 HUGE = 1.5
 """Decades of any layer's rms: activations above 10^1.5."""
@@ -86,14 +93,14 @@ _PICKING = frozenset({Op.GATHER, Op.REDUCE, Op.COMPARE})
 weigh nothing together."""
 
 WEIGHTS: Mapping[str, float] = {
-    "alike": 1.1,
-    "one direction": 1.9,
-    "steep": 1.7,
+    "alike": 1.7,
+    "one direction": 2.0,
+    "steep": 1.8,
     "sensitive": 1.9,
-    "flat": 1.3,
-    "shrinks": 1.5,
+    "flat": 1.5,
+    "shrinks": 1.8,
     "grows": 1.6,
-    "forgets": 1.4,
+    "forgets": 1.3,
     "silent": 1.5,
     "copies": 1.7,
     "loud": 1.6,
@@ -160,24 +167,15 @@ def risk(
         return None
     if any(stats.non_finite for key, stats in probe.outputs.items() if graph[key].op is Op.OUTPUT):
         return Risk(1.0, {"not finite": inf}, "one forward pass")
-    looks, basis = evidence(graph, probe, theory, estimate)
-    if not looks:
-        return None
-    return score(looks, basis)
+    terms, basis = evidence(graph, probe, theory, estimate)
+    return None if terms is None else score(terms, basis)
 
 
-def score(looks: tuple[Mapping[str, float], ...], basis: str = "") -> Risk:
-    """Risk of what was seen at the start and after two small steps: the milder look counts.
-
-    What a step of training mends by itself (a zero head, a zero gain) is no harm.
-    """
-    weighted = [
-        {name: WEIGHTS[name] * value for name, value in look.items() if value > 0.0}
-        for look in looks
-    ]
-    terms = min(weighted, key=lambda look: sum(look.values()))
-    value = 1.0 / (1.0 + exp(-(OFFSET + sum(terms.values()))))
-    order = sorted(terms.items(), key=lambda item: (-item[1], item[0]))
+def score(terms: Mapping[str, float], basis: str = "") -> Risk:
+    """Risk of what was seen."""
+    weighted = {name: WEIGHTS[name] * value for name, value in terms.items() if value > 0.0}
+    value = 1.0 / (1.0 + exp(-(OFFSET + sum(weighted.values()))))
+    order = sorted(weighted.items(), key=lambda item: (-item[1], item[0]))
     return Risk(value, dict(order), basis)
 
 
@@ -186,34 +184,36 @@ def evidence(
     probe: Activations,
     theory: Prediction | None = None,
     estimate: Callable[[], Response | None] | None = None,
-) -> tuple[tuple[Mapping[str, float], ...], str]:
-    """The terms of every look, unweighted, and in words what they rest on.
+) -> tuple[Mapping[str, float] | None, str]:
+    """The terms, unweighted, and in words what they rest on.
 
-    Empty when nothing is known of the gradient or of the head's input.
+    Where the kernel was measured again after two small steps, that is the state from which training
+    goes on: what they mend (a zero head, a zero gain) is no harm, what they break is. None when
+    nothing is known of the gradient or of the head's input.
     """
-    common = {**_forward(graph, probe)}
+    common, ratio = _forward(graph, probe), _depth_ratio(graph, probe, theory)
+    repeats = _repeats(graph)
     if probe.responses:
-        fallback, repeats = _depth_ratio(graph, probe, theory), _repeats(graph)
-        common["sensitive"] = max(map(_sensitive, probe.responses))  # no step mends chaos
-        steep = max(map(_steep, probe.responses))  # the first step is what does the harm
-        looks = tuple(
-            {**common, **_terms(look, fallback, repeats), "steep": steep}
-            for look in probe.responses
-        )
-        return looks, "tangent kernel at the start and after two small steps"
-    ratio = _depth_ratio(graph, probe, theory)
+        first, last = probe.responses[0], probe.responses[-1]
+        more = {
+            "huge": 0.0,  # seen in what it does: a normaliser or a tanh makes up for it
+            "sensitive": max(map(_sensitive, probe.responses)),  # no step mends chaos
+            "steep": max(min(_steep(first), ONCE), _steep(last)),
+        }
+        terms = {**common, **_terms(last, ratio, repeats), **more}
+        return terms, "tangent kernel at the start and after two small steps"
     local = estimate() if estimate is not None and not probe.backward else None
     if local is not None:
         more = {"steep": _steep(local), "sensitive": _sensitive(local)}
-        look = {**common, **_terms(local, ratio, _repeats(graph)), **more}
-        return (look,), "one forward pass and the gradient predicted layer by layer"
+        terms = {**common, **_terms(local, ratio, repeats), **more}
+        return terms, "one forward pass and the gradient predicted layer by layer"
     contrast = _head_contrast(graph, probe)
     if contrast is None or isnan(ratio):  # nothing is known of the gradient
-        return (), ""
-    look = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio, _repeats(graph))}
+        return None, ""
+    terms = {**common, "alike": _under(contrast, CONTRAST), **_along_depth(ratio, repeats)}
     if probe.backward:
-        return (look,), "one forward and one backward pass"
-    return (look,), "one forward pass and the predicted gradient"
+        return terms, "one forward and one backward pass"
+    return terms, "one forward pass and the predicted gradient"
 
 
 def _terms(look: Response, fallback: float, repeats: bool) -> dict[str, float]:
@@ -226,7 +226,7 @@ def _terms(look: Response, fallback: float, repeats: bool) -> dict[str, float]:
         "flat": _clipped(FLAT - decades),
         **_along_depth(ratio, repeats, look.reach),
         "silent": look.silent,
-        "copies": look.copies,
+        "copies": sqrt(look.copies),  # the share of the units: their matrices have its square
         "loud": _clipped(log10(look.output) - LOUD) if look.output > 0 else 0.0,
     }
 

@@ -6,7 +6,7 @@ import pytest
 from initlint.engine import Settings, lint
 from initlint.lint.finding import Finding, Fix, Severity
 from initlint.lint.fold import fold
-from initlint.testing import Network, as_model, he_normal
+from initlint.testing import Network, as_model, he_normal, xavier_normal
 
 
 class _Rule:
@@ -156,3 +156,16 @@ def test_two_faults_are_both_named(faults):
     found = lint(as_model(_plain({2: first, 5: second})), Settings())["findings"]
     loud = [item["layers"] for item in found if item["severity"] != "info"]
     assert sorted(loud) == [["fc2"], ["fc5"]]
+
+
+def test_what_a_bias_saturates_is_no_doing_of_the_weights_beside_it():
+    net = Network()
+    x = net.input(48)
+    for index in range(6):
+        bias = np.full(48, 5.0 * (index == 2), np.float32)
+        weight = xavier_normal(net.rng, 48, 48)
+        x = net.tanh(net.linear(x, weight, bias, name=f"fc{index}"), name=f"act{index}")
+    net.output(net.linear(x, xavier_normal(net.rng, 10, 48), name="head"))
+    findings = lint(as_model(net), Settings())["findings"]
+    (found,) = (item for item in findings if item["severity"] != "info")
+    assert found["layers"] == ["fc2"]

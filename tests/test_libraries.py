@@ -232,7 +232,7 @@ def test_a_loop_over_a_cell_loses_reach_and_no_depth():
             return self.head(state[0])
 
     torch.manual_seed(0)
-    assert initlint.check(Net(), torch.randn(16, 14, 16)).risk < 0.2
+    assert initlint.check(Net(), torch.randn(16, 14, 16)).risk < 0.3
 
 
 def test_layer_scales_of_a_ten_thousandth_open_as_zeros_do():

@@ -1,4 +1,4 @@
-"""The risk: monotone in every piece of evidence, milder look counts, module left untouched."""
+"""The risk: monotone in every piece of evidence, later look counts, module left untouched."""
 
 from __future__ import annotations
 
@@ -24,16 +24,7 @@ TERMS = st.dictionaries(st.sampled_from(sorted(WEIGHTS)), st.floats(0.0, 6.0))
 @settings(max_examples=200, deadline=None, derandomize=True)
 def test_more_harm_never_lowers_the_risk(look, name, more):
     worse = {**look, name: look.get(name, 0.0) + more}
-    assert score((worse,)).value >= score((look,)).value
-    assert score((worse, worse)).value >= score((look, worse)).value
-
-
-@given(TERMS, TERMS)
-@settings(max_examples=100, deadline=None, derandomize=True)
-def test_the_milder_look_counts(first, second):
-    both = score((first, second)).value
-    assert both == min(score((first,)).value, score((second,)).value)
-    assert 0.0 < both <= 1.0
+    assert 0.0 < score(look).value <= score(worse).value <= 1.0
 
 
 def test_every_weight_is_positive_and_has_words():
@@ -99,12 +90,12 @@ def test_without_a_kernel_the_passes_decide_alike():
         model = capture_with(net, (torch.randn(16, 32),), {}, LoadOptions())
         probe = probe_torch(model, seed=0)
         assert len(probe.responses) == 2
-        looks, basis = evidence(model.graph, replace(probe, responses=()))
+        terms, basis = evidence(model.graph, replace(probe, responses=()))
         assert basis == "one forward and one backward pass"
-        assert score(looks).value > limit
+        assert score(terms).value > limit
     model = capture_with(_net(6), (torch.randn(16, 32),), {}, LoadOptions())
-    looks, _ = evidence(model.graph, replace(probe_torch(model, seed=0), responses=()))
-    assert score(looks).value < 0.3
+    terms, _ = evidence(model.graph, replace(probe_torch(model, seed=0), responses=()))
+    assert score(terms).value < 0.3
 
 
 def test_the_kernel_of_a_linear_model_is_the_inputs_own():
@@ -308,8 +299,8 @@ def test_branches_that_zero_gains_close_leave_the_trunk_to_be_judged():
     torch.manual_seed(0)
     model = capture_with(Net(), (torch.randn(8, 3, 32, 32),), {}, LoadOptions())
     probe = replace(probe_torch(model, seed=0), responses=())  # as for a net too large for a kernel
-    (look,), _ = evidence(model.graph, probe)
-    assert score((look,)).value < 0.2
+    look, _ = evidence(model.graph, probe)
+    assert score(look).value < 0.2
 
 
 def test_what_a_mask_fills_saturates_nothing_and_is_no_activation():
@@ -435,8 +426,47 @@ def test_an_output_near_zero_may_multiply():
     loud = replace(probe.responses[0], sensitivity=1e3, output=1.0)
     quiet = replace(loud, output=1e-3)
     terms = [
-        evidence(model.graph, replace(probe, responses=(look,)))[0][0]["sensitive"]
+        evidence(model.graph, replace(probe, responses=(look,)))[0]["sensitive"]
         for look in (loud, quiet)
     ]
     assert terms[0] > 1.0
     assert terms[1] == 0.0
+
+
+def _normed(depth, norm, gain):
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Linear(32, 32), norm(32), nn.GELU()]
+        nn.init.normal_(layers[-3].weight, std=32**-0.5)
+        nn.init.zeros_(layers[-3].bias)
+        nn.init.constant_(layers[-2].weight, gain)
+    return nn.Sequential(*layers, nn.Linear(32, 10))
+
+
+def test_what_small_steps_break_is_a_risk():
+    # the shifts of the norms move by more than all that these gains let through
+    assert _risk(_normed(10, nn.LayerNorm, 0.01)).risk > _risk(_normed(10, nn.LayerNorm, 1.0)).risk
+
+
+def test_a_first_step_alone_that_is_too_large_is_less_than_certain_harm():
+    net = _normed(4, nn.BatchNorm1d, 1.0)
+    nn.init.zeros_(net[4].weight)  # the next norm divides by sqrt(epsilon), once
+    model = capture_with(net, (torch.randn(16, 32),), {}, LoadOptions())
+    first, last = probe_torch(model, seed=0).responses
+    assert first.size > 1e6 > 1e4 > last.size
+    assert 0.2 < _risk(net).risk < 0.5
+
+
+def test_rows_of_a_table_of_zeros_part_with_the_first_step():
+    def net(draw):
+        torch.manual_seed(0)
+        table = nn.Embedding(32, 32)
+        draw(table.weight)
+        return nn.Sequential(table, nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Flatten())
+
+    ids = torch.randint(0, 32, (16, 6), generator=torch.Generator().manual_seed(0))
+    zeros, drawn = (
+        initlint.check(net(draw), ids).risk for draw in (nn.init.zeros_, nn.init.normal_)
+    )
+    assert zeros < drawn + 0.2

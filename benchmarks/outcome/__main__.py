@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.outcome import evaluate, judging, training
 from benchmarks.outcome.models import ARCHITECTURES, ZOO
-from benchmarks.outcome.sets import held_out_set
+from benchmarks.outcome.sets import SETS, held_out_set
 
 
 def train(pattern: str, seeds: int) -> None:
@@ -60,7 +60,7 @@ def held_out(pattern: str, number: int, road: str) -> None:
         judging.save(said, group.verdicts)
     found = evaluate.cases(road, group.zoo, losses, said)
     evaluate.table(found)
-    evaluate.figures([case for case in found if case["looks"]])
+    evaluate.figures([case for case in found if case["risk"] is not None])
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("command", choices=("train", "judge", "fit", "evaluate", "held-out"))
     parser.add_argument("--only", default="", help="part of the names of the architectures")
     parser.add_argument("--seeds", type=int, default=len(training.SEEDS), help="seeds to train")
-    parser.add_argument("--set", type=int, choices=(1, 2, 3, 4), default=1, help="held-out set")
+    parser.add_argument("--set", type=int, choices=SETS, default=1, help="held-out set")
     parser.add_argument("--road", choices=judging.ROADS, default="module")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -24,27 +24,26 @@ PRIOR = dict.fromkeys(TERMS, 1.5)
 """Where the fit starts and what it is pulled to: one decade beyond a limit takes a model from
 three in a hundred to about one in eight, two to two in five."""
 
-Looks = list[dict[str, float]]
+Terms = Mapping[str, float]
 
 
-def _matrix(looks: Looks) -> np.ndarray:
-    return np.array([[look.get(name, 0.0) for name in TERMS] for look in looks])
+def _matrix(terms: Sequence[Terms]) -> np.ndarray:
+    return np.array([[found.get(name, 0.0) for name in TERMS] for found in terms])
 
 
-def predict(weights: np.ndarray, offset: float, looks: Sequence[Looks]) -> np.ndarray:
-    """The risk of every model: of its milder look."""
-    sums = np.array([(_matrix(look) @ weights).min() for look in looks])
-    return 1.0 / (1.0 + np.exp(-(offset + sums)))
+def predict(weights: np.ndarray, offset: float, terms: Sequence[Terms]) -> np.ndarray:
+    """The risk of every model."""
+    return 1.0 / (1.0 + np.exp(-(offset + _matrix(terms) @ weights)))
 
 
-def fit(looks: Sequence[Looks], harmed: np.ndarray) -> tuple[np.ndarray, float]:
+def fit(terms: Sequence[Terms], harmed: np.ndarray) -> tuple[np.ndarray, float]:
     """Non-negative weights and offset of highest penalised likelihood."""
     prior = np.array([PRIOR[name] for name in TERMS])
-    matrices = [_matrix(look) for look in looks]
+    matrix = _matrix(terms)
 
     def cost(point: np.ndarray) -> float:
         weights, offset = point[:-1], point[-1]
-        sums = np.array([(matrix @ weights).min() for matrix in matrices]) + offset
+        sums = matrix @ weights + offset
         likelihood = np.logaddexp(0.0, np.where(harmed, -sums, sums)).mean()
         return float(likelihood + PENALTY * np.square(weights - prior).mean())
 
@@ -81,11 +80,11 @@ def cross_validated(found: list[dict[str, Any]]) -> np.ndarray:
     risks = np.zeros(len(found))
     groups = np.array([case["architecture"] for case in found])
     harmed = np.array([case["outcome"] != training.FINE for case in found])
-    looks = [case["looks"] for case in found]
+    terms = [case["terms"] for case in found]
     for group in dict.fromkeys(groups):
         other = groups != group
-        weights, offset = fit([x for x, o in zip(looks, other, strict=True) if o], harmed[other])
-        own = [x for x, o in zip(looks, other, strict=True) if not o]
+        weights, offset = fit([x for x, o in zip(terms, other, strict=True) if o], harmed[other])
+        own = [x for x, o in zip(terms, other, strict=True) if not o]
         risks[~other] = predict(weights, offset, own)
     return risks
 
@@ -110,7 +109,7 @@ def names_right(case: dict[str, Any]) -> bool:
 def evaluate(road: str) -> None:
     """Print the figures of one road."""
     every = cases(road)
-    found = [case for case in every if case["looks"]]
+    found = [case for case in every if case["risk"] is not None]
     if not found:
         print(f"{road}: nothing to evaluate")
         return
@@ -126,7 +125,7 @@ def figures(found: list[dict[str, Any]]) -> None:
     counts = {kind: int((outcomes == kind).sum()) for kind in ("fine", "harmed", "fails")}
     print(f"  {len({case['architecture'] for case in found})} architectures: {counts}")
     shipped = predict(
-        np.array([WEIGHTS[name] for name in TERMS]), OFFSET, [case["looks"] for case in found]
+        np.array([WEIGHTS[name] for name in TERMS]), OFFSET, [case["terms"] for case in found]
     )
     _areas("as shipped", found, shipped)
     flagged = np.array([any(f[0] == "error" for f in case["findings"]) for case in found])
@@ -170,9 +169,9 @@ def _short(case: dict[str, Any]) -> str:
 
 def print_fit(road: str) -> None:
     """Print the weights fitted on all architectures."""
-    found = [case for case in cases(road) if case["looks"]]
+    found = [case for case in cases(road) if case["risk"] is not None]
     harmed = np.array([case["outcome"] != training.FINE for case in found])
-    weights, offset = fit([case["looks"] for case in found], harmed)
+    weights, offset = fit([case["terms"] for case in found], harmed)
     for name, weight in zip(TERMS, weights, strict=True):
         print(f'    "{name}": {weight:.1f},')
     print(f"OFFSET = {offset:.1f}")

@@ -25,11 +25,11 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
     import initlint.engine as engine
 
     model = entry.build(seed)
-    kept: list[Any] = []
+    kept: dict[str, float] = {}
     inner = engine.risk
 
     def risk(*args: Any) -> Any:
-        kept[:] = evidence(*args)[0]
+        kept.update(evidence(*args)[0] or {})
         return inner(*args)
 
     inputs = entry.inputs(seed)
@@ -47,7 +47,7 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
     return {
         "risk": record["risk"],
         "stage": record["stage"],
-        "looks": [{key: round(v, 4) for key, v in look.items() if v} for look in kept],
+        "terms": {key: round(value, 4) for key, value in kept.items() if value},
         "findings": [
             [found["severity"], found["name"], found["layers"]]
             for found in record["findings"]

@@ -10,6 +10,8 @@ from benchmarks.outcome.models import Architecture, Entry, entries
 
 HERE = Path(__file__).resolve().parent
 
+SETS = (1, 2, 3, 4, 5)
+
 
 @dataclass(frozen=True)
 class HeldOutSet:
@@ -39,9 +41,13 @@ def held_out_set(number: int) -> HeldOutSet:
         from benchmarks.outcome.held_out_three import HELD_OUT_THREE
 
         return _kept(HELD_OUT_THREE, "held_out_three")
-    from benchmarks.outcome.held_out_four import HELD_OUT_FOUR
+    if number == 4:
+        from benchmarks.outcome.held_out_four import HELD_OUT_FOUR
 
-    return _kept(HELD_OUT_FOUR, "held_out_four")
+        return _kept(HELD_OUT_FOUR, "held_out_four")
+    from benchmarks.outcome.held_out_five import HELD_OUT_FIVE
+
+    return _kept(HELD_OUT_FIVE, "held_out_five")
 
 
 def _kept(architectures: Mapping[str, Architecture], stem: str) -> HeldOutSet:

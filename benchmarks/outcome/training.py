@@ -40,6 +40,10 @@ LONG = frozenset(
         "copied",
         "reversed",
         "recall-18",
+        "first-said",
+        "ordered",
+        "wave-steps",
+        "pictures-longer",
     }
 )
 BATCH = 32

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from math import copysign
@@ -41,6 +41,10 @@ ACTIVATIONS_AMPLIFY = 1.5
 """A layer may answer for this multiple of its own error in decades: activations like GELU and SiLU
 pass an error on multiplied by up to 1.2 per layer, and the backward pass adds its part."""
 
+ALONE = 3.0
+"""The same for one layer by itself: scatter over draws doubles its part, and evens out over several
+layers. What contributes more does so for another reason: a bias that saturates it."""
+
 
 def drift_share(context: Context, keys: Mapping[str, float]) -> Share:
     """The worst share of any stretch's drift, predicted or measured, that layers cause.
@@ -78,14 +82,16 @@ def _measured_shares(context: Context, keys: Mapping[str, float]) -> Iterator[Sh
     graph = context.model.graph
     for stretch in stretches(graph):
         hidden = hidden_layers(stretch, graph)
-        layers = tuple(key for key in hidden if key in keys)
-        whole = measured_drift(hidden, graph, context.probe) if layers else None
+        if keys.keys().isdisjoint(hidden):
+            continue
+        whole = measured_drift(hidden, graph, context.probe)
         if whole is None or (whole > 0 and saturates(hidden, graph)):
             continue
         steps = {
             pair[0]: measured_drift(pair, graph, context.probe) or 0.0 for pair in pairwise(hidden)
         }
-        own = sum(step for key, step in steps.items() if key in keys)
+        layers = _answering(hidden, keys, steps)
+        own = sum(steps.get(key, 0.0) for key in layers)
         part = _within(own, whole, sum(keys[key] for key in layers))
         severity = drift_severity(part, 0.0, Sink.OUTPUT, makers(steps.values(), whole))
         yield Share(severity, part, False, None, layers)
@@ -96,7 +102,7 @@ def _rank(share: Share) -> tuple[int, float]:
 
 
 def _share(context: Context, segment: Segment, keys: Mapping[str, float]) -> Share:
-    layers = tuple(key for key in segment.layers if key in keys)
+    layers = _answering(segment.layers, keys, segment.contributions, segment.backward_contributions)
     if segment.normalised or not layers:
         return NO_SHARE
     cause = sum(keys[key] for key in layers)
@@ -138,6 +144,18 @@ def _confirmed(context: Context, segment: Segment) -> float:
     if measured * segment.drift < 0:
         return 0.0
     return measured if abs(segment.drift) - abs(measured) > segment.band else segment.drift
+
+
+def _answering(
+    layers: Sequence[str], keys: Mapping[str, float], *contributions: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Those of the layers whose own error can explain what they contribute."""
+    return tuple(
+        key
+        for key in layers
+        if key in keys
+        and all(abs(found.get(key, 0.0)) <= ALONE * abs(keys[key]) for found in contributions)
+    )
 
 
 def _within(part: float, whole: float, cause: float) -> float:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from initlint.load.torch_run import output_tensors
 from initlint.model import TRANSPARENT, Layer, LayerGraph, Op
+from initlint.model.structure import before_averaging
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mse", "energy")
 
@@ -88,8 +89,8 @@ def judged(result: Any) -> list[Any]:
 def _logits(result: Any, tensor: Any, graph: LayerGraph) -> bool:
     """True for scores over classes: named so, or a linear head over classes or a vocabulary.
 
-    A head as wide as the network's input reconstructs it, and is none. A fixed temperature may
-    follow the head.
+    A head as wide as the input reconstructs it, and is none. A fixed temperature or a mean
+    over positions may follow the head.
     """
     if tensor.ndim not in (2, 3) or tensor.shape[-1] < 2:
         return False
@@ -99,12 +100,20 @@ def _logits(result: Any, tensor: Any, graph: LayerGraph) -> bool:
     head = _producer(graph, outputs[0]) if outputs else None
     while head is not None and _scales_by_constant(head):
         head = _producer(graph, head)
-    if head is None or head.op is not Op.LINEAR:
+    if head is None or not _scores(graph, head, tensor.shape[-1]):
         return False
     inputs = [layer for layer in graph if layer.op is Op.INPUT]
     if tensor.ndim == 3:
         return any(str(layer.attrs.get("dtype", "")).startswith("int") for layer in inputs)
     return all((layer.output_shape or (0,))[-1] != tensor.shape[-1] for layer in inputs)
+
+
+def _scores(graph: LayerGraph, head: Layer, classes: int) -> bool:
+    """True for a linear layer, or scores of classes at positions, which are averaged."""
+    scores = graph[before_averaging(graph, head.id)]
+    if scores.id == head.id or scores.weight is None:
+        return head.op is Op.LINEAR
+    return scores.op in (Op.LINEAR, Op.CONV) and scores.weight.shape[0] == classes
 
 
 def _scales_by_constant(layer: Layer) -> bool:

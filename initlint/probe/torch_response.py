@@ -155,14 +155,16 @@ def _units(
 
     Their gradient is long by as much. A step that is too large for them makes them larger, which
     changes no output, and the next step smaller: it counts as that of ordinary weights. Zeros have
-    no direction yet, and the first step is all that gives them one.
+    no direction yet, and the first step is all that gives them one; but each row of a table gets
+    its own.
     """
     found: dict[str, float] = {}
     for layer, param in graph.params:
         if param.role is Role.WEIGHT and _is_normalised(graph, layer.id):
             fan = 1 if layer.op is Op.EMBEDDING else math.prod(param.shape[1:])
             for name in runnable.sources.get(param.key, ()):
-                if name in tensors and (size := rms(tensors[name])) > 0.0:
+                size = rms(tensors[name]) if name in tensors else 0.0
+                if size > 0.0 or layer.op is Op.EMBEDDING:
                     found[name] = min(size * math.sqrt(max(fan, 1)), 1.0)
     return found
 

@@ -22,6 +22,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    before_averaging,
     excess_loss,
     fans,
 )
@@ -308,6 +309,8 @@ def _logits(context: Context, network: _Network, output: Layer) -> _Logits | Non
     if head is None or weight is None or weight.quantised or not weight.shape:
         return None
     classes = weight.shape[0]
+    if end.output_shape is not None and classes not in end.output_shape:
+        return None  # averaged over the classes themselves
     if not source and (_tied(network, weight) is not None or _is_vocabulary(network, classes)):
         source, assumed = "a head over the vocabulary, taken to feed a cross-entropy", False
     if not source or classes < 2:
@@ -331,7 +334,7 @@ def _looks_like_scores(context: Context, outputs: list[Layer]) -> bool:
     shape = end.output_shape if end is not None else None
     while end is not None and _scales(end):
         end = _before(graph, end)
-    if len(outputs) > 1 or end is None or end.op is not Op.LINEAR or shape is None:
+    if len(outputs) > 1 or end is None or shape is None or not _is_linear(graph, end):
         return False
     if context.probe is not None and context.probe.loss_name:
         return False
@@ -341,6 +344,12 @@ def _looks_like_scores(context: Context, outputs: list[Layer]) -> bool:
     return wide and all((item.output_shape or (0,))[-1] != shape[-1] for item in inputs)
 
 
+def _is_linear(graph: LayerGraph, end: Layer) -> bool:
+    """True for a linear layer, or scores of classes at positions, which are averaged."""
+    scores = graph[before_averaging(graph, end.id)]
+    return scores.op is Op.LINEAR or (scores.op is Op.CONV and scores.id != end.id)
+
+
 def _before(graph: LayerGraph, layer: Layer) -> Layer | None:
     """The single producer, seen through operators that pass values on."""
     found = graph.effective_producers(layer.id)
@@ -348,7 +357,11 @@ def _before(graph: LayerGraph, layer: Layer) -> Layer | None:
 
 
 def _head(graph: LayerGraph, layer: Layer) -> Layer | None:
-    """The linear layer behind the logits, unless a temperature or a unit vector belongs to it."""
+    """The linear layer behind the logits, unless a temperature or a unit vector belongs to it.
+
+    Its scores may be averaged over positions.
+    """
+    layer = graph[before_averaging(graph, layer.id)]
     while layer.op in (Op.MUL, Op.DIV, Op.ADD) and len(graph.inputs(layer.id)) == 1:
         if layer.params and layer.op is not Op.ADD:
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 
 from initlint.api import (
+    NORMALISERS,
     WEIGHTED,
     Activations,
     Context,
@@ -17,6 +18,8 @@ from initlint.api import (
     Need,
     Op,
     OutputStats,
+    Param,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -88,7 +91,7 @@ class CorrelationCollapse(Rule):
     rounding error of the dtype (7.6e-6 in bfloat16, 1.2e-7 in float16) error; a spread over inputs
     of less than 10^-6 of the rms is a constant function and an error. What two small steps end (a
     zero layer that opens) is a warning. The finding names the layer after which the distance is
-    first below that limit.
+    first below that limit, or the normalisers whose shift has more power than their gain.
 
     What it does not flag
     ---------------------
@@ -165,7 +168,7 @@ class CorrelationCollapse(Rule):
         if not found:
             return
         severity, _, entering, head = max(found, key=lambda item: (item[0].rank, item[1]))
-        yield _finding(graph, probe, severity, entering, head)
+        yield _finding(context, probe, severity, entering, head)
 
 
 def _alike(graph: LayerGraph, probe: Activations) -> bool:
@@ -241,10 +244,30 @@ def _ancestors(graph: LayerGraph, key: str) -> set[str]:
     return found
 
 
+def _shifted(context: Context, above: set[str]) -> list[tuple[Layer, Param]]:
+    """Normalisers whose shift has more power than their gain, and those shifts.
+
+    They add the same to every input: each leaves 1 - c a share of gain² / (gain² + shift²).
+    """
+    found = []
+    for layer in context.model.graph.order:
+        if layer.id not in above or layer.op not in NORMALISERS:
+            continue
+        gains = [context.measures.moments(param) for param in layer.with_role(Role.GAIN)]
+        power = max((gain.second_moment for gain in gains if gain is not None), default=1.0)
+        for shift in layer.with_role(Role.SHIFT):
+            added = context.measures.moments(shift)
+            if added is not None and added.second_moment > power:
+                found.append((layer, shift))
+    return found
+
+
 def _finding(
-    graph: LayerGraph, probe: Activations, severity: Severity, entering: _Seen, head: Layer
+    context: Context, probe: Activations, severity: Severity, entering: _Seen, head: Layer
 ) -> Finding:
+    graph = context.model.graph
     above = _ancestors(graph, head.id)
+    shifted = _shifted(context, above)
     profile = [
         seen
         for layer in graph.order
@@ -255,11 +278,15 @@ def _finding(
     distance = entering.distance
     said = "the same vector" if entering.constant else f"1 - cosine = {distance:.1e}"
     step = max(1, len(profile) // 12)
+    keys = [layer.id for layer, _ in shifted] or [start.id]
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    by = f" by the shift of {keys[0]}{more}" if shifted else ""
     return Finding(
         severity=severity,
-        layer=start.id,
-        layers=tuple(dict.fromkeys((start.id, entering.layer.id, head.id))),
-        message=f"different inputs reach {head.id} as {said}",
+        layer=keys[0],
+        param=shifted[0][1].name if shifted else None,
+        layers=tuple(dict.fromkeys((*keys, entering.layer.id, head.id))),
+        message=f"different inputs reach {head.id} as {said}{by}",
         evidence={
             "distance": distance,
             "spread": entering.stats.row_std / entering.stats.rms,
@@ -272,12 +299,19 @@ def _finding(
         measured=f"mean cosine {entering.stats.correlation:.6f} over {entering.stats.samples} "
         f"inputs, from {start.id} on",
         expected="1 - cosine above 0.01",
-        fix=Fix(
-            "rescale",
-            code="set biases to 0 and weights to the gain of their activation; in deep nets add "
-            "normalisation or residual connections",
-        ),
-        shares={_makers(graph, probe, start): 1.0},
+        fix=_fix([shift for _, shift in shifted]),
+        shares={tuple(keys) if shifted else _makers(graph, probe, start): 1.0},
+    )
+
+
+def _fix(shifts: list[Param]) -> Fix:
+    if shifts:
+        params = tuple(shift.key for shift in shifts)
+        return Fix("zeros", params=params, code=f"torch.nn.init.zeros_({shifts[0].name})")
+    return Fix(
+        "rescale",
+        code="set biases to 0 and weights to the gain of their activation; in deep nets add "
+        "normalisation or residual connections",
     )
 
 

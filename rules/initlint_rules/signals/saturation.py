@@ -215,11 +215,18 @@ def _makers(graph: LayerGraph, layer: Layer) -> list[Layer]:
 
 
 def _own_shares(context: Context, layers: Sequence[Layer]) -> dict[tuple[str, ...], float]:
-    """The layers that feed the saturated ones, where no input is wide enough to be the reason."""
+    """The layers that feed the saturated ones, where no input is wide enough to be the reason.
+
+    What biases saturate is no doing of the weights beside them.
+    """
     assert context.probe is not None
     graph = context.model.graph
     shares = {}
     for layer in layers:
+        biases = [maker.bias for maker in _makers(graph, layer) if _by_bias(context, maker)]
+        if biases:
+            shares[tuple(bias.key for bias in biases if bias is not None)] = 1.0
+            continue
         feeding = tuple(producer.id for producer in graph.effective_producers(layer.id))
         entering = [input_rms(key, graph, context.probe) for key in feeding]
         if not entering or any(rms is None or rms > UNIT_RMS for rms in entering):
