@@ -7,7 +7,7 @@ forward pass; the gradient behind is theory's. Positions are taken as independen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from math import exp, isfinite, isnan, nan, sqrt
 
@@ -95,7 +95,7 @@ def local_response(
     power = sum(stats.rms**2 * stats.count / max(stats.samples, 1) for stats in outputs)
     moved = sum(part.size * part.weight for part in parts)
     trainable = sum(param.size for _, param in model.graph.params if param.trainable)
-    copied = _copied(model, measures)
+    copied, silent = _copied(model, measures), _silent(model, measures)
     return Response(
         inputs=min(stats.samples for stats in outputs),
         size=total / elements,
@@ -103,10 +103,10 @@ def local_response(
         contrast=sum(part.size * part.contrast for part in parts) / total if total > 0.0 else 0.0,
         rank=_rank(model.graph, copied),
         output=sqrt(power / elements),
-        silent=_silent(model, measures) / max(trainable, 1),
+        silent=sum(silent.values()) / max(trainable, 1),
         reach=_reach(model.graph, measures, steps),
         sensitivity=sqrt(moved / power) if power > 0.0 else nan,
-        copies=_rows(model, copied) / max(trainable, 1),
+        copies=_rows(model, copied, silent) / max(trainable, 1),
     )
 
 
@@ -191,15 +191,15 @@ def _rank(graph: LayerGraph, groups: list[SymmetricGroup]) -> float:
     return _ENOUGH if not narrow or is_bypassed(graph, narrow) else 1.0
 
 
-def _rows(model: Model, groups: list[SymmetricGroup]) -> float:
-    """Elements in the rows of units that are copies."""
-    params = {param.key: param for _, param in model.graph.params}
+def _rows(model: Model, groups: list[SymmetricGroup], silent: Container[str]) -> float:
+    """Elements in the rows of units that are copies, where they get a gradient."""
+    params = {param.key: param for _, param in model.graph.params if param.key not in silent}
     known = [(group, params[group.param]) for group in groups if group.param in params]
     return sum(len(group.units) * param.size / max(param.shape[0], 1) for group, param in known)
 
 
-def _silent(model: Model, measures: Measures) -> int:
-    """Elements of parameters that no gradient reaches within the first steps."""
+def _silent(model: Model, measures: Measures) -> dict[str, int]:
+    """Elements of parameters that no gradient reaches within the first steps, by key."""
     zeros = {
         param.key
         for _, param in model.graph.params
@@ -209,7 +209,7 @@ def _silent(model: Model, measures: Measures) -> int:
     }
     steps = unlocking(model, lambda param: param.key in zeros).steps if zeros else {}
     late = {key for key, step in steps.items() if step is None or step > STEPS}
-    return sum(param.size for _, param in model.graph.params if param.key in late)
+    return {param.key: param.size for _, param in model.graph.params if param.key in late}
 
 
 def _reach(graph: LayerGraph, measures: Measures, steps: int) -> float:

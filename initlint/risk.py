@@ -101,7 +101,7 @@ WEIGHTS: Mapping[str, float] = {
     "shrinks": 1.8,
     "grows": 1.6,
     "forgets": 1.3,
-    "silent": 1.5,
+    "silent": 1.6,
     "copies": 1.7,
     "loud": 1.6,
     "huge": 1.5,

@@ -369,7 +369,7 @@ HELD_OUT_FIVE: dict[str, Architecture] = {
             "words-100": fault(("words", f.normal(100.0))),
         },
     ),
-    "conv-autoencoder": Architecture(
+    "picture-autoencoder": Architecture(
         nets.ConvAutoencoder,
         "denoise",
         {

@@ -333,8 +333,14 @@ def _response(
 
 
 def _copied(tensor: Any, gradient: Any) -> int:
-    """Elements in rows that equal another in weights and gradient, but for one of each group."""
-    if tensor.ndim < 2 or tensor.shape[0] < 2:
+    """Elements in rows that equal another in weights and gradient, but for one of each group.
+
+    Not of what gets no gradient at all: that is silent.
+    """
+    if tensor.ndim < 2 or tensor.shape[0] < 2 or gradient is None:
+        return 0
+    gradient = gradient.to_dense() if gradient.is_sparse else gradient
+    if rms(gradient) == 0.0:
         return 0
     units, width = int(tensor.shape[0]), int(tensor[0].numel())
     generator = torch.Generator().manual_seed(0)
@@ -343,9 +349,6 @@ def _copied(tensor: Any, gradient: Any) -> int:
         shadows = torch.zeros(units, dtype=torch.float64)
         for part in (tensor.detach(), gradient):
             along = torch.randn(width, generator=generator, dtype=torch.float64)
-            if part is None:
-                continue
-            part = part.to_dense() if part.is_sparse else part
             rows = part.double().reshape(units, -1).cpu()
             shadows += (rows @ along) / (rms(part) or 1.0)
         close = shadows.sort().values.diff() <= ALIKE * math.sqrt(2 * width)
