@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from initlint.load.einsum import is_bilinear, pairwise
+from initlint.load.einsum import is_bilinear, is_elementwise, pairwise
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,20 @@ def test_a_matrix_between_two_vectors_is_one_layer():
     assert not is_bilinear(["bhij", "bhje", "hed"], "bid")
     assert not is_bilinear(["bi", "io", "bo"], "bo")
     assert pairwise("bi,oij,bj->bo") == ()
+
+
+@pytest.mark.parametrize(
+    ("equation", "expected"),
+    [
+        ("be,beh->beh", True),
+        ("bi,bj->bij", True),
+        ("bi, bi -> bi", True),
+        ("...i,i->...i", True),
+        ("be,beh->bh", False),
+        ("ij,jk->ik", False),
+        ("ij,ij", False),
+        ("i,i,i->i", False),
+    ],
+)
+def test_a_product_that_sums_over_nothing_is_elementwise(equation, expected):
+    assert is_elementwise(equation) is expected

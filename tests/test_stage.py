@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -69,12 +71,23 @@ def test_learned_tensors_are_trained_unless_quantised_or_vectors() -> None:
     assert judged(RNG.standard_normal(200), Role.BIAS)[0] is UNKNOWN
 
 
-def test_normalised_rows_of_one_norm_are_not_taken_for_trained() -> None:
-    uniform = RNG.uniform(-1.0, 1.0, (64, 64))
-    norms = np.linalg.norm(uniform, axis=1, keepdims=True)
-    assert judged(1.4 * uniform / norms)[0] is UNKNOWN
-    moved = 1.4 * uniform / norms * RNG.uniform(0.99, 1.01, (64, 1))
-    assert judged(moved)[0] is TRAINED
+@pytest.mark.parametrize("shape", [(64, 64), (16, 48), (8, 16, 3, 3)])
+@pytest.mark.parametrize("centred", [False, True])
+def test_uniforms_whose_rows_were_brought_to_one_norm_are_fresh(
+    shape: tuple[int, ...], centred: bool
+) -> None:
+    rows = np.random.default_rng(3).uniform(-1.0, 1.0, (shape[0], prod(shape[1:])))
+    rows -= rows.mean(axis=1, keepdims=True) if centred else 0.0
+    uniform = 1.4 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert judged(uniform.reshape(shape))[0] is FRESH
+    moved = uniform * RNG.uniform(0.99, 1.01, (len(rows), 1))
+    assert judged(moved.reshape(shape))[0] is not FRESH
+
+
+def test_other_rows_of_one_norm_are_no_uniforms() -> None:
+    learned = RNG.standard_t(3, (64, 64)) * np.exp(RNG.standard_normal((1, 64)))
+    learned /= np.linalg.norm(learned, axis=1, keepdims=True)
+    assert judged(learned)[0] is TRAINED
 
 
 def test_certainty_needs_size_and_a_common_name() -> None:

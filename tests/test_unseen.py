@@ -37,6 +37,9 @@ HEALTHY = (
     "he_weights_throughout_behind_a_grown_signal",
     "adapters_beside_default_layers",
     "latents_that_start_narrow",
+    "summed_experts",
+    "hard_tanh_behind_batch_norms",
+    "written_lstm_that_remembers",
 )
 
 HEALTHY_EXPORTS = (
@@ -69,6 +72,11 @@ FAULTY = (
     "buffer_that_blows_the_input_up",
     "mixed_experts_by_the_helpers_fan",
     "einsum_attention_with_wide_queries",
+    "every_unit_the_same_ramp",
+    "interactions_of_wide_tables",
+    "factorisation_of_wide_tables",
+    "codebook_of_zeros",
+    "written_lstm_that_forgets",
 )
 
 FAULTY_EXPORTS = (
@@ -81,6 +89,13 @@ FAULTY_EXPORTS = (
     "channels_widened_by_copying",
     "raw_memory_in_a_gain",
     "graph_network_of_ones",
+    "summed_experts_by_helper_fan",
+    "one_draw_for_weights_and_gains",
+    "temperature_without_its_logarithm",
+    "gains_of_zero_without_the_one",
+    "standardised_stack_without_gains",
+    "written_lstm_that_forgets",
+    "cell_that_replaces_its_state",
 )
 
 ONE_CAUSE = (
@@ -93,6 +108,8 @@ ONE_CAUSE = (
     "one_cell_for_two_loops_times_three",
     "two_towers_of_one_small_scale",
     "channels_widened_by_copying",
+    "three_adapters_of_two_zeros",
+    "multiplied_towers_of_one_small_scale",
 )
 
 
@@ -139,6 +156,7 @@ def test_one_cause_is_one_finding_of_an_error(name: str) -> None:
         "layers_that_the_initialiser_missed",
         "siamese_tower_dead_from_its_bias",
         "cell_whose_one_is_in_the_output_gate",
+        "wide_head_of_a_gaussian_actor",
     ],
 )
 def test_one_cause_is_one_finding(name: str) -> None:
@@ -158,3 +176,33 @@ def test_a_bias_that_saturates_is_named_and_set_to_zero() -> None:
 def test_layers_of_two_towers_are_named_together() -> None:
     (found,) = loud(findings(FAULTS["two_towers_of_one_small_scale"].build, "module"))
     assert len(found["layers"]) == 12
+
+
+def test_an_unnamed_layer_is_not_placed_in_this_package() -> None:
+    fault = FAULTS["weight_norm_with_gains_of_a_tenth"]
+    (found,) = loud(findings(fault.build, "onnx"))
+    assert is_right(fault, found)
+    assert found["location"] is None
+
+
+def test_gains_that_make_a_signal_grow_are_named_and_set_to_one() -> None:
+    (found,) = loud(findings(FAULTS["layer_scales_of_ten"].build, "module"))
+    assert found["layer"] == "0.gamma"
+    assert "by the gain 0.gamma" in found["message"]
+    assert found["fix"]["scheme"] == "ones"
+
+
+def test_laws_of_depth_are_not_named_where_nothing_is_added() -> None:
+    """1/64 is DeepNorm's scale of seven layers, and a query's of 64 values, by chance."""
+
+    import torch
+
+    def build():
+        net = torch.nn.Sequential()
+        for _ in range(6):
+            net.extend([torch.nn.Linear(128, 128), torch.nn.ReLU()])
+            torch.nn.init.normal_(net[-2].weight, 0, 2 / 128)
+        return net.append(torch.nn.Linear(128, 10)), (torch.randn(32, 128),)
+
+    (found,) = loud(findings(build, "module"))
+    assert "drawn as" not in found["message"]

@@ -17,6 +17,7 @@ MODULES = (
     "clean_details",
     "later",
     "fourth",
+    "fifth",
 )
 
 for name in MODULES:

@@ -67,7 +67,7 @@ class Network:
             saturating_depth(graph),
             steps,
             deep_plain_layers(graph),
-            {gate.bias.key: gate for gate in keeping_gates(graph)},
+            {gate.bias.key: gate for gate in keeping_gates(graph) if gate.whole},
         )
 
     def slot(self, layer: Layer, param: Param) -> Slot:

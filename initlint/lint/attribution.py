@@ -24,7 +24,7 @@ class Share:
         backward: True when the gradient suffers more than the signal.
         segment: the stretch; None when the share was measured, or there is none.
         layers: those of the layers that lie on the stretch, in its order, and then those on others
-            that the layers harm as much.
+            that the layers harm as much, or enough for a warning.
     """
 
     severity: Severity | None = None
@@ -67,7 +67,8 @@ def drift_share(context: Context, keys: Mapping[str, float]) -> Share:
     alike = [
         share.layers
         for share in shares
-        if share.severity is worst.severity and share.decades * worst.decades > 0
+        if share.severity is not None and share.decades * worst.decades > 0
+        if share.severity is worst.severity or share.severity > Severity.INFO
     ]
     return replace(worst, layers=tuple(dict.fromkeys((*worst.layers, *chain(*alike)))))
 

@@ -30,6 +30,12 @@ def is_bilinear(terms: Sequence[str], result: str) -> bool:
     return len(terms) == 3 and any(_between(terms, index, result) for index in range(3))
 
 
+def is_elementwise(equation: str) -> bool:
+    """True for a product of two tensors, whatever their axes, that sums over none of them."""
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    return bool(arrow) and left.count(",") == 1 and set(left) - {",", "."} <= set(result)
+
+
 def _between(terms: Sequence[str], index: int, result: str) -> bool:
     own = terms[index]
     first, second = (term for number, term in enumerate(terms) if number != index)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from initlint.load.einsum import is_bilinear
+from initlint.load.einsum import is_bilinear, is_elementwise
 from initlint.load.torch_tracer import Call, Ref
 from initlint.load.torch_weights import Static
 from initlint.model import Op, Role, View
@@ -153,7 +153,8 @@ def einsum(call: Call) -> list[Mapped]:
     values = [call.value(item) for item in operands if isinstance(item, torch.Tensor)]
     inputs = [item for item in operands if isinstance(item, torch.Tensor)]
     active = [item for item, value in zip(inputs, values, strict=True) if isinstance(value, Ref)]
-    plain = Mapped(Op.MATMUL, {"equation": equation}, inputs)
+    op = Op.MUL if equation is not None and is_elementwise(equation) else Op.MATMUL
+    plain = Mapped(op, {"equation": equation}, inputs)
     if equation is not None and len(inputs) == 3 and len(active) == 2:
         return [_bilinear(equation, inputs, values, active)]
     if equation is None or len(inputs) != 2 or len(active) != 1:

@@ -179,7 +179,7 @@ def fit(array: Array, moments: Moments, matrix: bool, grid: float = 2.0**-23) ->
             return Fit(Family.UNKNOWN, alternatives, centre, failed=failed)
     best = kept[0]
     if matrix and array.ndim >= 2:
-        failed = next(_dependence(array, centre, std, shape_reference(best, cut).kurtosis), "")
+        failed = next(dependence(array, centre, std, shape_reference(best, cut).kurtosis), "")
         if failed:
             return Fit(Family.UNKNOWN, kept, centre, failed=failed)
     return Fit(best, kept, centre, cut)
@@ -369,19 +369,19 @@ def is_independent(array: Array, moments: Moments) -> bool:
     sides = (array.shape[0], array.size // max(array.shape[0], 1))
     if array.size < INDEPENDENT_LEAST or min(sides) < INDEPENDENT_SIDE or moments.std <= 0.0:
         return False
-    if not moments.kurtosis > BOUNDED_KURTOSIS and not _has_equal_rows(array):
+    if not moments.kurtosis > BOUNDED_KURTOSIS and not has_equal_rows(array):
         return False
-    return next(_dependence(array, moments.mean, moments.std, moments.kurtosis), None) is None
+    return next(dependence(array, moments.mean, moments.std, moments.kurtosis), None) is None
 
 
-def _has_equal_rows(array: Array) -> bool:
+def has_equal_rows(array: Array) -> bool:
     """True when all rows have one norm: weight normalisation whose gains no step has parted."""
     rows = array.reshape(len(array), -1).astype(np.float64)
     powers = np.einsum("ij,ij->i", rows, rows)
     return bool(np.ptp(powers) < EQUAL_POWERS * powers.mean())
 
 
-def _dependence(array: Array, centre: float, std: float, kurtosis: float) -> Iterator[str]:
+def dependence(array: Array, centre: float, std: float, kurtosis: float) -> Iterator[str]:
     """Names of the tests of identical, independent entries that fail, cheapest first."""
     rows = array.shape[0]
     inner = array.shape[1]

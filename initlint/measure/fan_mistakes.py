@@ -76,12 +76,13 @@ def fan_mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
 
 def _mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
     groups: dict[tuple[str, str], list[_Suspect]] = defaultdict(list)
+    deep = _has_sums(model)
     for layer, param in model.graph.params:
         if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
             continue
         found = measures.identify(param)
         if found.family in _RANDOM:
-            for suspect in _suspects(layer, param, found):
+            for suspect in _suspects(layer, param, found, deep=deep):
                 match = suspect.mistake.match
                 groups[match.scheme, match.fan].append(suspect)
     evident = {key: members for key, members in groups.items() if _is_evident(members)}
@@ -161,7 +162,16 @@ def is_stored_transposed(param: Param) -> bool:
     )
 
 
-def _suspects(layer: Layer, param: Param, found: Identification) -> Iterator[_Suspect]:
+def _has_sums(model: Model) -> bool:
+    """True where activations are added: laws of depth are about the branches of a sum."""
+    graph = model.graph
+    sums = (layer for layer in graph if layer.op in (Op.ADD, Op.SUB))
+    return any(len(graph.inputs(layer.id)) > 1 for layer in sums)
+
+
+def _suspects(
+    layer: Layer, param: Param, found: Identification, *, deep: bool
+) -> Iterator[_Suspect]:
     transposed = is_stored_transposed(param) and layer.op is Op.LINEAR
     wrong: list[Match] = []
     explanations: set[str] = set()
@@ -173,7 +183,8 @@ def _suspects(layer: Layer, param: Param, found: Identification) -> Iterator[_Su
         elif not match.true_fan:
             wrong.append(match)
         elif match.fan in ("", "depth") or match.scheme.startswith(_SERIES):
-            explanations.add(match.scheme)
+            if deep or match.fan != "depth":
+                explanations.add(match.scheme)
         else:
             return
     true = fans(layer, param)

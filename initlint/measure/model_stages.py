@@ -218,7 +218,8 @@ class ModelStages:
         return held[1]
 
     def _find_copies(self, param: Param) -> bool:
-        if self._numbers.identify(param).family is not Family.UNKNOWN or len(param.shape) < 2:
+        odd = (Family.UNKNOWN, Family.DETERMINISTIC)
+        if self._numbers.identify(param).family not in odd or len(param.shape) < 2:
             return False
         copies = sum(len(group) - 1 for group in self._numbers.duplicates(param))
         return 2 * copies >= param.shape[0] or self._is_rank_one(param)

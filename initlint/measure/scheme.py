@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from initlint.measure.candidates import Candidate, candidates, round_number
 from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit, is_independent
 from initlint.measure.moments import array_moments
+from initlint.measure.normalised_rows import are_uniform_rows
 from initlint.measure.precision import effective_dtype, is_float, is_quantised, unit_roundoff
 from initlint.measure.result import Family, Identification, Match, Moments
 from initlint.measure.structure import constant, sparsity_per_column, structure
@@ -105,10 +106,17 @@ def identify(layer: Layer, param: Param, array: Array, moments: Moments) -> Iden
         of_sample = array_moments(sample)
         judged = _judge(layer, param, sample, of_sample, dtype, matrix)
         if judged.family is Family.UNKNOWN:
-            return replace(unknown, independent=is_independent(sample, of_sample))
+            return _unnamed(unknown, sample, of_sample)
     found = _judge(layer, param, array, moments, dtype, matrix)
     if found.family is not Family.UNKNOWN or not matrix:
         return found
+    return _unnamed(found, array, moments)
+
+
+def _unnamed(found: Identification, array: Array, moments: Moments) -> Identification:
+    """What can still be said of a matrix that fits no family as a whole."""
+    if are_uniform_rows(array, moments):
+        return replace(found, family=Family.UNIFORM)
     return replace(found, independent=is_independent(array, moments))
 
 

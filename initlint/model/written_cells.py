@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from initlint.model.graph import LayerGraph
+from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param
 from initlint.model.op import TRANSPARENT, Op
 from initlint.model.structure import Gate, gates
@@ -19,8 +19,10 @@ class KeepingGate:
     """A gate by which the state of a written cell reaches the next step.
 
     Attributes:
-        layer: the layer that computes it, at its first use.
+        layer: the layer that computes it, at its first use; of two that are added, one with a bias.
         bias: that layer's bias.
+        further: biases of others that are added.
+        rows: the rows of the biases that are this gate's, where one layer computes several.
         opening: 1 where an open gate keeps the state, -1 where an open gate replaces it.
         steps: how often the state is handed on.
         states: ids of the sums that are the state, step by step.
@@ -31,6 +33,13 @@ class KeepingGate:
     opening: int
     steps: int
     states: tuple[str, ...]
+    further: tuple[Param, ...] = ()
+    rows: tuple[int, int] | None = None
+
+    @property
+    def whole(self) -> bool:
+        """True when one bias is this gate's and no other's."""
+        return not self.further and self.rows is None
 
 
 def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
@@ -38,33 +47,88 @@ def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
 
     The shared weight tells steps of a cell from the layers of a gated stack.
     """
-    found: dict[tuple[str, int], list[tuple[Layer, str]]] = defaultdict(list)
+    found: dict[tuple[str, tuple[int, int], int], list[tuple[_Made, str]]] = defaultdict(list)
     for gate in gates(graph):
         state = _next_state(graph, gate)
-        if gate.source is None or state is None:
-            continue
-        layer = graph[gate.source]
-        if layer.op is Op.LINEAR and layer.weight is not None and layer.bias is not None:
-            found[layer.weight.key, _opening(graph, gate)].append((layer, state))
+        made = _made(graph, gate.activation) if state is not None else None
+        if state is not None and made is not None:
+            key = made.layer.weight.key if made.layer.weight is not None else ""
+            found[key, made.rows or (0, 0), _opening(graph, gate)].append((made, state))
     first: dict[str, str] = {}  # the first step has no state to keep
     for layer in graph.weighted:
         if layer.weight is not None:
             first.setdefault(layer.weight.key, layer.id)
     return tuple(
-        KeepingGate(first[key], bias, opening, len(uses) + 1, tuple(state for _, state in uses))
-        for (key, opening), uses in found.items()
-        if len(uses) + 1 >= LEAST_STEPS and (bias := uses[0][0].bias) is not None
+        KeepingGate(
+            first[key],
+            uses[0][0].biases[0],
+            opening,
+            len(uses) + 1,
+            tuple(state for _, state in uses),
+            uses[0][0].biases[1:],
+            uses[0][0].rows,
+        )
+        for (key, _, opening), uses in found.items()
+        if len(uses) + 1 >= LEAST_STEPS
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What a gate is made of: a layer with a bias, all biases that are added, and which rows."""
+
+    layer: Layer
+    biases: tuple[Param, ...]
+    rows: tuple[int, int] | None
+
+
+def _made(graph: LayerGraph, activation: str) -> _Made | None:
+    """The linear layers behind a gate, through one sum and one split of their outputs."""
+    found: list[tuple[Layer, tuple[int, int] | None]] = []
+    waiting: list[tuple[Edge, tuple[int, int] | None]]
+    waiting = [(edge, None) for edge in graph.inputs(activation)]
+    while waiting:
+        edge, rows = waiting.pop(0)
+        layer = graph[edge.source]
+        passed = _passes_on(layer) and layer.op not in (Op.SPLIT, Op.SLICE, Op.GATHER)
+        if layer.op is Op.LINEAR and layer.weight is not None:
+            found.append((layer, rows))
+            continue
+        if layer.op is Op.SPLIT and rows is None and "sizes" in layer.attrs:
+            sizes = layer.attrs["sizes"]
+            start = sum(sizes[: edge.output])
+            rows = start, start + sizes[edge.output]
+        elif not passed and not (_is_sum(graph, layer.id) and not layer.params):
+            return None
+        waiting += [(before, rows) for before in graph.inputs(layer.id)]
+    biased = [layer for layer, _ in found if layer.bias is not None]
+    if not biased or len(found) > 2 or any(rows != found[0][1] for _, rows in found):
+        return None
+    biases = tuple(layer.bias for layer in biased if layer.bias is not None)
+    return _Made(biased[0], biases, found[0][1])
 
 
 def _next_state(graph: LayerGraph, gate: Gate) -> str | None:
     """The sum that takes the gated state up; None where a gate does something else."""
-    if graph[gate.activation].op not in _SQUASHING or not _is_sum(graph, gate.value):
+    if graph[gate.activation].op not in _SQUASHING or not _holds_state(graph, gate.value):
         return None
     readers = [edge.target for edge in graph.outputs(gate.product)]
     while len(readers) == 1 and _passes_on(graph[readers[0]]):
         readers = [edge.target for edge in graph.outputs(readers[0])]
     return readers[0] if len(readers) == 1 and _is_sum(graph, readers[0]) else None
+
+
+def _holds_state(graph: LayerGraph, key: str) -> bool:
+    """True for a sum, and for how far one is from what would replace it: ``n + z (h - n)``."""
+    return _is_sum(graph, key) or _is_distance(graph, key) is not None
+
+
+def _is_distance(graph: LayerGraph, key: str) -> bool | None:
+    """Whether the state comes first in a difference of it and something else; None for no such."""
+    if graph[key].op is not Op.SUB or len(graph.inputs(key)) != 2:
+        return None
+    first, second = (_is_sum(graph, edge.source) for edge in graph.inputs(key))
+    return first if first != second else None
 
 
 def _passes_on(layer: Layer) -> bool:
@@ -77,7 +141,8 @@ def _is_sum(graph: LayerGraph, key: str) -> bool:
 
 def _opening(graph: LayerGraph, gate: Gate) -> int:
     """-1 where the state is multiplied by one minus the gate."""
-    sign = 1
+    turned = -1 if _is_distance(graph, gate.value) is False else 1
+    sign = turned
     for edge in graph.inputs(gate.product):
         layer = graph[edge.source]
         while layer.id != gate.activation and graph.inputs(layer.id):
@@ -88,5 +153,5 @@ def _opening(graph: LayerGraph, gate: Gate) -> int:
             layer = graph[graph.inputs(layer.id)[0].source]
         if layer.id == gate.activation:
             return sign
-        sign = 1
+        sign = turned
     return sign

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from initlint.load.onnx.call import Call
@@ -38,6 +39,9 @@ _TURNED = re.compile(r"(?:permute|transpose|(?:numpy_)?t|mt)(?:_\d+)?")
 
 _CONVERTED = re.compile(r"(?:_quantized|_quant|_Q[248](?:G\d+)?|_fp16|_float16|_bf16)$")
 """What quantisers and converters append to the name of a tensor they rewrite."""
+
+_OWN = str(Path(__file__).parents[2])
+"""This package, whose own frame is around what it exports."""
 
 _PATH = re.compile(r"[A-Za-z_0-9][\w-]*(?:\.[\w-]+)+")
 _GAIN_NAME = re.compile(
@@ -129,6 +133,7 @@ def where(proto: Any, name: str) -> Where:
     """Source position of a node: the innermost frame that is the user's, else none."""
     stack = properties(proto).get("pkg.torch.onnx.stack_trace", "")[:MAX_METADATA]
     frames = [match.groups() for match in _FRAME.finditer(stack)]
+    frames = [frame for frame in frames if not frame[0].startswith(_OWN)]
     user = [frame for frame in frames if not _is_library(frame[0])]
     outside = user or [frame for frame in frames if not _is_torch(frame[0])]
     if not outside:

@@ -178,9 +178,13 @@ class Draft:
         self._drop(layer.id)
 
     def absorb(self, layer: Layer, into: Layer, params: Iterable[Param]) -> Layer:
-        """Move parameters of a one-input layer to a producer behind it, and remove the layer."""
+        """Move parameters of a one-input layer to a producer behind it, and remove the layer.
+
+        What is left puts out what the removed layer did, and so has the place of its node.
+        """
         self._given = None
-        self.layers[into.id] = replace(into, params=(*into.params, *params))
+        where = layer.where if layer.where.node is not None else into.where
+        self.layers[into.id] = replace(into, params=(*into.params, *params), where=where)
         self.bypass(layer)
         return self._settle(into.id, into.id, (layer, into))
 

@@ -244,7 +244,7 @@ def _added(context: Context, addend: Addend, *, alone: bool) -> Iterator[Finding
         return
     if not np.isfinite(values).all():
         if param is None:  # a parameter's are told by non-finite
-            yield _fixed(Severity.ERROR, [addend.layer], None, addend.layer.id, "is not finite")
+            yield _fixed(Severity.ERROR, [addend.layer], None, _name(addend), "is not finite")
     elif not values.any():
         if alone and _sees_both_sides(context):
             fault = "is zero and never learned: all positions are the same"

@@ -136,6 +136,7 @@ class PolicyHead(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
+    folds = ("head-excess-loss",)
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per actor, and one per log standard deviation."""

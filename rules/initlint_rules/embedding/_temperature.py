@@ -31,7 +31,8 @@ def hot_similarities(context: Context, output: Layer) -> Iterator[Finding]:
     graph, stats = context.model.graph, None
     factors, compared = _factors(graph, output)
     if context.probe is not None and compared and factors:
-        stats = context.probe.outputs.get(output.id)
+        ends = (output.id, *(edge.source for edge in graph.inputs(output.id)))
+        stats = next((seen for key in ends if (seen := context.probe.outputs.get(key))), None)
     severity = next((level for limit, level in LEVELS if stats and stats.std >= limit), None)
     if stats is None or severity is None:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, log10, sqrt
 
@@ -57,6 +57,17 @@ class _Stream:
     branches: tuple[ResidualBranch, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Loud:
+    """A table of wide vectors; with ``product`` ``rms`` is the root of that of their products."""
+
+    rms: float
+    severity: Severity
+    table: Layer
+    weight: Param
+    product: bool
+
+
 class EmbeddingScale(Rule):
     """Token vectors start far from the scale of what the blocks add to them.
 
@@ -79,7 +90,8 @@ class EmbeddingScale(Rule):
     Power of the first block's branches more than 100 times that of the embedding, or power of all
     branches less than 1/100 of it: info. All branches together below 1/10,000: warning. Vectors
     that enter a linear or recurrent layer at an rms of 5 (0.7 decades above unit scale) or more:
-    warning; of 32 (1.5 decades): error, as for any signal that has grown.
+    warning; of 32 (1.5 decades): error, as for any signal that has grown. Of products of table
+    vectors that a layer reads or the network puts out (factorisation machines) the root counts.
 
     What it does not flag
     ---------------------
@@ -165,42 +177,80 @@ class EmbeddingScale(Rule):
 def _read_as_they_are(context: Context) -> Iterator[Finding]:
     """Tables whose vectors reach linear layers without a normaliser, far above unit scale."""
     graph = context.model.graph
-    found: list[tuple[float, Severity, Layer, Param]] = []
+    found: list[_Loud] = []
     for table in graph.order:
         weight = table.weight if table.op is Op.EMBEDDING else None
         if weight is None or weight.quantised or not weight.trainable:
             continue
         if context.measures.stage(weight) is not Stage.FRESH:
             continue
-        readers = _readers(graph, table)
-        entering = max((_entering(context, key) for key in readers), default=0.0)
-        own = min(entering, context.measures.effective_std(weight) or 0.0)
+        std = context.measures.effective_std(weight) or 0.0
+        read = max((_entering(context, key) for key in _readers(graph, table)), default=0.0)
+        product = max((_entering(context, key) for key in _comparers(graph, table)), default=0.0)
+        own = max(min(read, std), sqrt(product))
         severity = drift_severity(log10(own), 0.0, Sink.OUTPUT) if own > 1.0 else None
         if severity is not None and severity in LOUD:
-            found.append((own, severity, table, weight))
+            found.append(_Loud(own, severity, table, weight, sqrt(product) >= own))
     if found:
         yield _loud(context, found)
 
 
 _READERS = frozenset({Op.LINEAR, Op.CONV}) | RECURRENT
 _PASSING = TRANSPARENT | {Op.ADD, Op.CONCAT}
+_PRODUCTS = frozenset({Op.MUL, Op.MATMUL})
 
 
 def _readers(graph: LayerGraph, table: Layer) -> list[str]:
     """Linear layers that read the table's vectors as they are, beside others or in a sum."""
-    found: list[str] = []
-    seen: set[str] = set()
-    waiting = [table.id]
+    return [key for key in _reached(graph, [table.id]) if graph[key].op in _READERS]
+
+
+def _comparers(graph: LayerGraph, table: Layer) -> list[str]:
+    """What reads products of the table's vectors with those of tables, or the end of the network.
+
+    Matrix factorisation, factorisation machines: there the scale of the vectors counts twice.
+    """
+    met = [
+        key
+        for key in _reached(graph, [table.id])
+        if graph[key].op in _PRODUCTS
+        and len(graph.inputs(key)) > 1
+        and all(_is_of_tables(graph, edge.source) for edge in graph.inputs(key))
+    ]
+    return [
+        key for key in _reached(graph, met, {Op.REDUCE}) if graph[key].op in _READERS | {Op.OUTPUT}
+    ]
+
+
+def _reached(
+    graph: LayerGraph, starts: Iterable[str], passing: Collection[Op] = ()
+) -> tuple[str, ...]:
+    """What reads layers' outputs, through sums, concatenations and changes of shape."""
+    seen: dict[str, None] = {}
+    waiting = list(starts)
     while waiting:
         for layer in graph.consumers(waiting.pop()):
             if layer.id in seen:
                 continue
-            seen.add(layer.id)
-            if layer.op in _READERS:
-                found.append(layer.id)
-            elif layer.op in _PASSING and not layer.params:
+            seen[layer.id] = None
+            if (layer.op in _PASSING or layer.op in passing) and not layer.params:
                 waiting.append(layer.id)
-    return found
+    return tuple(seen)
+
+
+def _is_of_tables(graph: LayerGraph, key: str) -> bool:
+    """True for what tables alone make, by concatenation and changes of shape."""
+    waiting, seen = [key], set()
+    while waiting:
+        layer = graph[waiting.pop()]
+        if layer.id in seen or layer.op is Op.EMBEDDING:
+            continue
+        seen.add(layer.id)
+        edges = graph.inputs(layer.id)
+        if layer.op not in _PASSING or layer.params or not edges:
+            return False
+        waiting.extend(edge.source for edge in edges)
+    return True
 
 
 def _entering(context: Context, key: str) -> float:
@@ -213,27 +263,31 @@ def _entering(context: Context, key: str) -> float:
     return exp(0.5 * signal.log_q) if signal is not None and -600 < signal.log_q < 600 else 0.0
 
 
-def _loud(context: Context, found: list[tuple[float, Severity, Layer, Param]]) -> Finding:
-    rms, severity, table, weight = max(found, key=lambda item: item[0])
+def _loud(context: Context, found: Sequence[_Loud]) -> Finding:
+    worst = max(found, key=lambda item: item.rms)
+    rms, table, weight = worst.rms, worst.table, worst.weight
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     factor = 1.0 / rms
     std = context.measures.effective_std(weight) or 0.0
     return Finding(
-        severity=severity,
+        severity=worst.severity,
         confidence=Confidence.HIGH if context.probe is not None else Confidence.MEDIUM,
         layer=table.id,
         param=weight.name,
-        layers=(table.id, *(item.id for _, _, item, _ in found if item is not table)),
-        message=f"vectors of {table.id}{more} enter a layer at rms {rms:.2g}, with no normaliser "
+        layers=(table.id, *(item.table.id for item in found if item is not worst)),
+        message=f"products of vectors of {table.id}{more} start with rms {rms * rms:.2g}, with no "
+        "normaliser behind them"
+        if worst.product
+        else f"vectors of {table.id}{more} enter a layer at rms {rms:.2g}, with no normaliser "
         "between",
         evidence={"embedding_rms": rms, "decades": log10(rms)},
         why="what reads a table expects inputs of unit scale: signal, first loss and gradient all "
         "grow with the vectors",
-        measured=f"rms {rms:.2g}",
+        measured=f"rms {rms * rms if worst.product else rms:.2g}",
         expected="about 1",
         fix=Fix(
             "rescale",
-            params=tuple(item.key for _, _, _, item in found),
+            params=tuple(item.weight.key for item in found),
             arguments={"factor": factor},
             code=f"torch.nn.init.normal_({weight.name}, std={std * factor:.2g})",
         ),

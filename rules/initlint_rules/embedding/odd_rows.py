@@ -13,6 +13,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Param,
@@ -37,18 +38,21 @@ class OddRows(Rule):
 
     What it does
     ------------
-    Looks in embedding tables for rows that are exactly zero and for groups of equal rows.
+    Looks in embedding tables for rows that are exactly zero and for groups of equal rows, and in
+    codebooks (tables that are compared with what they are to replace) for codes that are copies.
 
     Why is this bad
     ---------------
     A table resized for new tokens gets rows of zeros or of one repeated vector. Tokens with equal
     rows mean the same to the network, a zero row is no token at all, and in a head tied to the
-    table they all share one logit.
+    table they all share one logit. Of equal codes the first is the nearest to everything: the
+    others are never chosen and never get a gradient.
 
     How it decides
     --------------
     Zero rows beside the padding row, and groups of eight or more equal rows. Always an info: rows
-    of tokens that never occur look the same.
+    of tokens that never occur look the same. A fresh codebook of which at most half of the codes
+    differ: warning.
 
     What it does not flag
     ---------------------
@@ -97,17 +101,54 @@ class OddRows(Rule):
     formula = "|row| = 0 beside the padding row,  or row_i = row_j for eight and more"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
+    folds = ("correlation-collapse", "zero-gradient")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per kind of oddity and table."""
         for layer in context.model.graph.order:
             weight = layer.weight
-            if layer.op is Op.EMBEDDING and weight is not None:
-                yield from _examine(context, layer, weight)
+            if layer.op is Op.EMBEDDING and weight is not None and weight.size <= MAX_ELEMENTS:
+                if _is_codebook(context.model.graph, layer, weight):
+                    yield from _copied_codes(context, layer, weight)
+                else:
+                    yield from _examine(context, layer, weight)
+
+
+def _is_codebook(graph: LayerGraph, layer: Layer, weight: Param) -> bool:
+    """True where the table itself has a say in which of its rows is read."""
+    above = graph.upstream([layer.id])
+    return any(param.key == weight.key for key in above for param in graph[key].params)
+
+
+def _copied_codes(context: Context, layer: Layer, weight: Param) -> Iterator[Finding]:
+    rows = weight.shape[0]
+    distinct = rows - sum(len(group) - 1 for group in context.measures.duplicates(weight))
+    if rows < 2 or 2 * distinct > rows or context.measures.stage(weight) is Stage.TRAINED:
+        return
+    yield Finding(
+        severity=Severity.WARNING,
+        confidence=Confidence.HIGH,
+        layer=layer.id,
+        param=weight.name,
+        message=f"only {distinct} of {rows} codes of {weight.name} are distinct: the first of all "
+        "copies is always the nearest, and the others are never chosen",
+        evidence={"distinct": distinct, "count": rows, "kind": "codes"},
+        why="a code learns from what it is chosen for; copies tie for the same inputs, and ties go "
+        "to the first",
+        measured=f"{distinct} distinct of {rows} rows",
+        expected=f"{rows} distinct rows",
+        fix=Fix(
+            "uniform",
+            params=(weight.key,),
+            arguments={"bound": 1 / rows},
+            code=f"torch.nn.init.uniform_({weight.name}, -1 / {rows}, 1 / {rows}), or draw codes "
+            "from the encoder's outputs",
+        ),
+    )
 
 
 def _examine(context: Context, layer: Layer, weight: Param) -> Iterator[Finding]:
-    if weight.quantised or weight.shape[0] < MIN_ROWS or weight.size > MAX_ELEMENTS:
+    if weight.quantised or weight.shape[0] < MIN_ROWS:
         return
     values = context.measures.read(weight)
     if values is None or not np.isfinite(values).all():

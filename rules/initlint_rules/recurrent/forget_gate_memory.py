@@ -150,6 +150,7 @@ class _Memory:
     param: Param
     gate: str
     opening: int = 1
+    rows: tuple[int, int] | None = None
 
 
 def _in_cells(context: Context, steps: int) -> Iterator[_Memory]:
@@ -169,17 +170,21 @@ def _in_cells(context: Context, steps: int) -> Iterator[_Memory]:
 def _written(context: Context, gate: KeepingGate) -> _Memory | None:
     """The memory of a cell that is written out, by the bias of the gate that keeps its state."""
     layer = context.model.graph[gate.layer]
-    weight, values = layer.weight, context.measures.read(gate.bias)
-    if weight is None or values is None or not gate.bias.trainable:
+    read = [context.measures.read(bias) for bias in (gate.bias, *gate.further)]
+    rows = slice(*gate.rows) if gate.rows is not None else slice(None)
+    added = [values.reshape(-1)[rows] for values in read if values is not None]
+    if layer.weight is None or len(added) < len(read) or not gate.bias.trainable:
         return None
-    if context.measures.stage(weight) is not Stage.FRESH or not np.isfinite(values).all():
+    values = np.sum(added, axis=0, dtype=np.float64)
+    if context.measures.stage(layer.weight) is not Stage.FRESH or not np.isfinite(values).all():
         return None
-    held = gate.opening * values.astype(np.float64)
+    held = gate.opening * values
     bias = float(np.clip(np.percentile(held, LONGEST), -700, 700))
     decades = _decades(bias, gate.steps)
     if decades >= INFO_DECADES:
         return None
-    return _Memory(decades, bias, layer, gate.bias, layer.id, gate.opening)
+    part = f"[{gate.rows[0]}:{gate.rows[1]}]" if gate.rows is not None else ""
+    return _Memory(decades, bias, layer, gate.bias, layer.id + part, gate.opening, gate.rows)
 
 
 def _decades(bias: float, steps: int) -> float:
@@ -241,6 +246,8 @@ def _finding(steps: int, found: list[_Memory], *, known: bool, last: bool) -> Fi
     needed = max(-log(10 ** (-INFO_DECADES / steps) - 1.0), 1.0)
     sign = "" if worst.opening > 0 else "-"
     which = f"the {gate} slice of {param.name}" if param.gate else param.name
+    if worst.rows is not None:
+        which = f"{which}[{worst.rows[0]}:{worst.rows[1]}]"
     bound = "or more" if worst.opening > 0 else "or less"
     return Finding(
         severity=Severity.WARNING if severe else Severity.INFO,
@@ -267,7 +274,7 @@ def _finding(steps: int, found: list[_Memory], *, known: bool, last: bool) -> Fi
         expected=f"a {gate} bias of {sign}{needed:.1f} {bound}, or biases spread over the time "
         "scales of the task",
         fix=Fix(
-            "forget_bias",
+            "advice" if worst.rows is not None else "forget_bias",
             params=tuple(item.param.key for item in found),
             code=f"torch.nn.init.constant_ {which} to {sign}{needed:.1f}, or draw it from "
             f"{sign}log U(1, T-1)",

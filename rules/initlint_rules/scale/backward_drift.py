@@ -116,7 +116,13 @@ class BackwardDrift(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH})
-    folds = ("forward-drift", "gradient-profile", "variance-profile", "unit-cannot-fire")
+    folds = (
+        "forward-drift",
+        "gradient-profile",
+        "variance-profile",
+        "unit-cannot-fire",
+        "correlation-collapse",
+    )
     options = MappingProxyType(
         {
             "optimizer": Option(

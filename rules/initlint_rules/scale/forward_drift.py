@@ -12,6 +12,7 @@ from initlint.api import (
     Finding,
     Fix,
     LayerGraph,
+    Match,
     Need,
     Op,
     Param,
@@ -179,6 +180,7 @@ class ForwardDrift(Rule):
         gating = {gate.source for gate in gates(context.model.graph)}
         tables = _tables(context, culprits, sign)
         biased = [k for k in culprits if (sign > 0 or k in gating) and _by_bias(context, k)]
+        wide = _wide_gains(context, culprits) if sign > 0 else []
         schemes = _schemes(context, culprits)
         top = [(key, round(segment.contributions[key], 3)) for key in ranked[:TOP]]
         measured = _measured(context, segment)
@@ -187,13 +189,16 @@ class ForwardDrift(Rule):
         if biased:
             more = f" and {len(biased) - 1} more" if len(biased) > 1 else ""
             drawn = f" (by the bias of {biased[0]}{more})"
+        if wide:
+            more = f" and {len(wide) - 1} more" if len(wide) > 1 else ""
+            drawn = f" (by the gain {wide[0][1].name}{more})"
         if tables:
             drawn = f" (by the scale of {', '.join(param.name for _, param, _ in tables)})"
         return Finding(
             severity=severity,
             confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
-            layer=tables[0][0] if tables else culprits[0],
-            layers=(*(key for key, _, _ in tables), *culprits),
+            layer=tables[0][0] if tables else wide[0][0] if wide else culprits[0],
+            layers=(*(key for key, _, _ in tables), *(key for key, _ in wide), *culprits),
             culprits=(*culprits, *(key for key in same_way if key not in guilty)),
             message=f"signal {word}: 10^{segment.drift:+.1f} times its scale after "
             f"{len(segment.layers)} layers{drawn}",
@@ -216,6 +221,8 @@ class ForwardDrift(Rule):
             expected="within -0.7 and +0.3 decades",
             fix=_unit_tables(tables)
             if tables
+            else _unit_gains([param for _, param in wide])
+            if wide
             else _zero_biases(context, biased)
             if biased
             else _fix(context, culprits),
@@ -300,6 +307,28 @@ def _tables(context: Context, keys: Sequence[str], sign: int) -> list[tuple[str,
     return found
 
 
+def _wide_gains(context: Context, keys: Sequence[str]) -> list[tuple[str, Param]]:
+    """Gains far above 1 right behind layers, where they are behind most: layer and parameter."""
+    found = []
+    for key in keys:
+        for layer in context.model.graph.effective_consumers(key):
+            param = next(iter(layer.with_role(Role.GAIN)), None)
+            moments = context.measures.moments(param) if param is not None else None
+            if layer.op is not Op.MUL or param is None or moments is None or not param.trainable:
+                continue
+            if moments.second_moment > 0 and 0.5 * log10(moments.second_moment) > OFF_SCALE:
+                found.append((layer.id, param))
+    return found if 2 * len(found) >= len(keys) else []
+
+
+def _unit_gains(params: Sequence[Param]) -> Fix:
+    return Fix(
+        "ones",
+        params=tuple(param.key for param in params),
+        code=f"torch.nn.init.ones_({params[0].name}), or less: such gains start at 1e-6 to 1",
+    )
+
+
 def _unit_tables(tables: Sequence[tuple[str, Param, float]]) -> Fix:
     _, param, std = tables[0]
     same = all(abs(log10(other / std)) < SAME_SCALE for _, _, other in tables)
@@ -326,10 +355,21 @@ def _schemes(context: Context, keys: tuple[str, ...]) -> list[str]:
     for key in keys[:: max(len(keys) // SAMPLED, 1)]:
         weight = context.model.graph[key].weight
         if weight is not None:
-            matches = context.measures.identify(weight).matches
+            found = context.measures.identify(weight).matches
+            matches = [match for match in found if not _is_elsewhere(context, match)]
             if matches:
                 counts[matches[0].scheme] = counts.get(matches[0].scheme, 0) + 1
     return sorted(counts, key=lambda name: (-counts[name], name))[:2]
+
+
+def _is_elsewhere(context: Context, match: Match) -> bool:
+    """True for a law of residual depth, or of queries, in a network that has neither."""
+    if match.fan == "depth":
+        return context.theory is not None and not context.theory.residuals
+    queries = (Op.ATTENTION, Op.SOFTMAX)
+    return match.scheme.startswith("t5_query") and not any(
+        layer.op in queries for layer in context.model.graph
+    )
 
 
 def _fix(context: Context, keys: tuple[str, ...]) -> Fix | None:

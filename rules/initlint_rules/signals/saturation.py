@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import log10
+from math import erfc, log10, sqrt
 
 from initlint.api import (
     SATURATING,
@@ -69,9 +69,10 @@ class Saturation(Rule):
 
     How it decides
     --------------
-    Above 30 % warning, on hidden layers of a fresh model. Above 70 % error, where the saturated
-    layers together leave a fifth of the slope or less: 96 % of one layer, 70 % of three. Above 90 %
-    a warning, where a tanh is the network's own output.
+    Above 30 % warning, on hidden layers of a fresh model; of a hard tanh 30 % of what inputs of
+    unit scale do not make flat. Above 70 % error, where the saturated layers together leave a
+    fifth of the slope or less: 96 % of one layer, 70 % of three. Above 90 % a warning, where a
+    tanh is the network's own output.
 
     What it does not flag
     ---------------------
@@ -141,7 +142,9 @@ class Saturation(Rule):
             if any(edge.source in masks for edge in context.model.graph.inputs(layer.id)):
                 continue
             share = stats.saturated_share
-            severity = Severity.WARNING if ends else severity_of(saturation_harm(share))
+            usual = _usual(layer)
+            beyond = max(share - usual, 0.0) / max(1.0 - usual, 1e-9)
+            severity = Severity.WARNING if ends else severity_of(saturation_harm(beyond))
             if severity is not None and _drawn(context, layer):
                 found.append((severity, share, layer, stats))
         if not found:
@@ -172,10 +175,18 @@ class Saturation(Rule):
             },
             why="where the activation is flat its gradient is near zero: these units hardly learn",
             measured=f"{share:.0%} of elements with slope below 6 % of the peak",
-            expected="below 30 %",
+            expected=f"below {0.3 + 0.7 * _usual(layer):.0%}",
             fix=_fix(layer, feeding, [bias for bias in biases if bias is not None]),
             shares=_own_shares(context, [item[2] for item in found]),
         )
+
+
+def _usual(layer: Layer) -> float:
+    """The share of flat elements that inputs of N(0, 1) give: 32 % of a hard tanh."""
+    if layer.op is not Op.HARD_TANH:
+        return 0.0
+    low, high = float(layer.attrs.get("min", -1.0)), float(layer.attrs.get("max", 1.0))
+    return 0.5 * (erfc(-low / sqrt(2.0)) + erfc(high / sqrt(2.0)))
 
 
 def _by_bias(context: Context, maker: Layer) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from initlint.api import (
     NORMALISERS,
@@ -118,7 +119,7 @@ class ZeroWeight(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        """Yield one finding per group of zero weights that block together."""
+        """Yield one finding per group of zero weights that block together, and its repetitions."""
         zeros: dict[str, tuple[Layer, Param]] = {}
         for layer, param in context.model.graph.params:
             if param.role not in (Role.WEIGHT, Role.RECURRENT_WEIGHT) or not param.trainable:
@@ -131,6 +132,7 @@ class ZeroWeight(Rule):
         trunk = frozenset(dominators(graph))
         result = unlocking(context.model, lambda param: _is_zero(context, param))
         blocked = {key for key, step in result.steps.items() if step is None}
+        found: dict[tuple[object, ...], list[_Group]] = {}
         for keys in _groups(zeros, blocked, result.blocked_by):
             layers = [zeros[key][0] for key in keys]
             cutting = [
@@ -148,9 +150,13 @@ class ZeroWeight(Rule):
                 if key in keys or set(result.blocked_by.get(key, ())) & set(keys)
             }
             if cutting or mine:
-                yield _finding(context, keys, zeros, cutting, mine, trunk)
+                effect = bool(mine), bool(cutting) and cutting[0].id in trunk
+                kind = (*effect, *sorted(_place(zeros[key][1].name) for key in keys))
+                found.setdefault(kind, []).append(_Group(keys, cutting, mine))
             elif any(layer.op is Op.EMBEDDING and layer.id in trunk for layer in layers):
                 yield _table(zeros[keys[0]])
+        for groups in found.values():
+            yield _finding(context, groups, zeros, trunk)
 
 
 def _table(place: tuple[Layer, Param]) -> Finding:
@@ -175,6 +181,21 @@ def _table(place: tuple[Layer, Param]) -> Finding:
             code=f"torch.nn.init.normal_({param.name})",
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Zero weights that block together, those of their layers that cut, and what they block."""
+
+    keys: tuple[str, ...]
+    cutting: list[Layer]
+    blocked: set[str]
+
+
+def _place(name: str) -> str:
+    """What a parameter is called in every block alike: the last two parts but numbers."""
+    parts = [part for part in name.split(".") if not part.isdigit()]
+    return ".".join(parts[-2:]) if parts[-1:] == ["weight"] else "".join(parts[-1:])
 
 
 def _is_normalised(context: Context, layer: Layer) -> bool:
@@ -261,12 +282,13 @@ def _groups(
 
 def _finding(
     context: Context,
-    keys: tuple[str, ...],
+    groups: Sequence[_Group],
     zeros: Mapping[str, tuple[Layer, Param]],
-    cutting: list[Layer],
-    blocked: set[str],
     trunk: frozenset[str],
 ) -> Finding:
+    keys = tuple(key for group in groups for key in group.keys)
+    cutting = [layer for group in groups for layer in group.cutting]
+    blocked = {key for group in groups for key in group.blocked}
     layers = tuple(dict.fromkeys(zeros[key][0].id for key in keys))
     params = {param.key: (layer, param) for layer, param in context.model.graph.params}
     trainable = sum(param.size for _, param in params.values() if param.trainable)
@@ -286,7 +308,8 @@ def _finding(
         effect = (
             "a normaliser reads the zeros, and the first step is 1/sqrt(epsilon) times too large"
         )
-    names = dict.fromkeys(zeros[key][1].name for key in keys)
+    names = dict.fromkeys(zeros[key][1].name for key in groups[0].keys)
+    drawn = tuple(key for group in groups for key in group.keys[: max(len(group.keys) - 1, 1)])
     chain = " × ".join(list(names)[:4])
     return Finding(
         severity=Severity.ERROR if harmful else Severity.WARNING,
@@ -310,7 +333,7 @@ def _finding(
         expected="random weights; at most the last factor of a branch may start at zero",
         fix=Fix(
             "scale_preserving",
-            params=keys[:-1] if len(keys) > 1 else keys,
+            params=drawn,
             code=f"draw {param.name if param else first.id} at random, e.g. "
             f"torch.nn.init.kaiming_normal_({param.name if param else first.id}); keep at most the "
             "last factor of a branch at zero",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from initlint.load.einsum import is_bilinear, pairwise
+from initlint.load.einsum import is_bilinear, is_elementwise, pairwise
 from initlint.load.onnx import shapes
 from initlint.load.onnx.builder import Builder, flat
 from initlint.load.onnx.call import Call
@@ -238,7 +238,8 @@ def _product(builder: Builder, call: Call, equation: str) -> Result:
     attrs = {"equation": equation}
     plain = "->" in equation and "." not in terms and len(operands) == len(call.inputs)
     if not plain or len(fixed) != 1 or len(set(operands[fixed[0]])) != len(operands[fixed[0]]):
-        op = Op.MATMUL if len(call.inputs) == 2 and not fixed else Op.OTHER
+        product = Op.MUL if is_elementwise(equation) else Op.MATMUL
+        op = product if len(call.inputs) == 2 and not fixed else Op.OTHER
         if len(call.inputs) == 1:
             op = Op.TRANSPOSE if sorted(terms) == sorted(result) else Op.REDUCE
             attrs["kind"] = "sum"
