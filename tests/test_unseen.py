@@ -186,9 +186,24 @@ def test_an_unnamed_layer_is_not_placed_in_this_package() -> None:
 
 
 def test_gains_that_make_a_signal_grow_are_named_and_set_to_one() -> None:
-    (found,) = loud(findings(FAULTS["layer_scales_of_ten"].build, "module"))
-    assert found["layer"] == "0.gamma"
-    assert "by the gain 0.gamma" in found["message"]
+    import torch
+
+    class Gained(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(48, 48)
+            self.gain = torch.nn.Parameter(torch.full((48,), 10.0))
+
+        def forward(self, v):
+            return torch.relu(self.gain * self.linear(v))
+
+    def build():
+        blocks = (Gained() for _ in range(5))
+        return torch.nn.Sequential(*blocks, torch.nn.Linear(48, 5)), (torch.randn(32, 48),)
+
+    (found,) = loud(findings(build, "module"))
+    assert found["layer"] == "0.gain"
+    assert "by the gain 0.gain" in found["message"]
     assert found["fix"]["scheme"] == "ones"
 
 
