@@ -57,10 +57,12 @@ count  code    worst    rule
 TABLE = """\
 deep.onnx: onnx · stage fresh · 1 layer, 1,900,000 parameters
 
-  parameter       shape       fan      std      gain   stage    scheme
+  parameter                   shape         fan        std       gain    stage
+    seed, hash, scheme
 blocks.0.attn  linear -> softmax
-  weight [query]  256x256     256/256  0.0625          fresh    xavier_nor…ormal
-  bias            256                                  unknown
+  weight [query]              256x256       256/256    0.0625            fresh
+    xavier_normal | lecun_normal
+  bias                        256                                        unknown
 - the input size was not given; 224 was assumed
 """
 
