@@ -68,6 +68,7 @@ from initlint.probe.result import Activations, GradientStats, OutputStats, Probe
 from initlint.theory.activations import forward_gain, standardised_gain
 from initlint.theory.activations import slope as variance_slope
 from initlint.theory.harm import (
+    SATURATED,
     blocked_harm,
     correlation_harm,
     excess_loss,
@@ -92,6 +93,7 @@ __all__ = [
     "NORMALISERS",
     "RECURRENT",
     "RELU_FAMILY",
+    "SATURATED",
     "SATURATING",
     "STREAM_MOST",
     "TRANSPARENT",

@@ -367,3 +367,14 @@ def test_post_dominators_are_those_of_the_reversed_graph(seeds):
     found = post_dominators(net.graph)
     for layer in net.graph.order:
         assert found[layer.id] == (None if expected[layer.id] == "end" else expected[layer.id])
+
+
+def test_a_parameter_that_another_layer_reads_is_shared():
+    net = Network()
+    table = normal(net.rng, 40, 16)
+    x = net.embedding(net.tokens(8, 40), table, name="table")
+    x = net.linear(x, he_normal(net.rng, 16, 16), name="own")
+    net.output(net.linear(x, table, tied_to="table.weight", name="head"))
+    graph = net.model().graph
+    shared = {layer.id: graph.is_shared(layer.weight) for layer in graph.weighted}
+    assert shared == {"table": True, "own": False, "head": True}

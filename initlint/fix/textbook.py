@@ -92,8 +92,7 @@ def _is_read_by_weights(network: Network, layer: Layer, param: Param) -> bool:
     Weights are drawn for inputs of that scale. A table that is the head as well, or joins a
     stream of sums, has to fit what it meets there.
     """
-    names = (param.key, param.name)
-    if param.tied_to or any(other.tied_to in names for _, other in network.graph.params):
+    if network.graph.is_shared(param):
         return False
     readers = network.graph.effective_consumers(layer.id)
     return bool(readers) and all(item.op in WEIGHTED for item in readers)

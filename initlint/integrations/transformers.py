@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 from initlint.integrations.watch import Watch, watch
 
 
+# transformers is optional: where it is not installed its class is `Any` to mypy.
 class InitLint(TrainerCallback):  # type: ignore[misc]
     """Lints the model on its first batch, watches the first steps and shows a report.
 

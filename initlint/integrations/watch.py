@@ -79,7 +79,7 @@ class Watch:
             for optimizer in optimizers:
                 self._handles.append(optimizer.register_step_pre_hook(self._before_step))
                 self._handles.append(optimizer.register_step_post_hook(self._after_step))
-        except BaseException:
+        except BaseException:  # an interrupt, too, must leave no hook on the user's model
             self.close()
             raise
 

@@ -34,7 +34,8 @@ class EntryPoint(NamedTuple):
         """
         module, _, attributes = self.value.partition("[")[0].replace(" ", "").partition(":")
         found: Any = import_module(module)
-        return reduce(getattr, filter(None, attributes.split(".")), found)  # type: ignore[no-any-return]
+        loaded: Callable[[], Any] = reduce(getattr, filter(None, attributes.split(".")), found)
+        return loaded
 
 
 def entry_points(group: str, path: Sequence[str] | None = None) -> list[EntryPoint]:

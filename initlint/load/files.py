@@ -151,7 +151,7 @@ class File:
         buffer = np.empty(length, dtype=np.uint8)
         done = 0
         while done < length:
-            piece = memoryview(buffer)[done : done + _PREAD_LIMIT]  # type: ignore[arg-type]
+            piece = buffer.data[done : done + _PREAD_LIMIT]
             try:
                 got = os.preadv(descriptor, [piece], offset + done)
             except OSError as error:

@@ -101,6 +101,11 @@ class LayerGraph:
         graph.add_edges_from((edge.source, edge.target, {"edge": edge}) for edge in self._edges)
         return networkx.freeze(graph)
 
+    def is_shared(self, param: Param) -> bool:
+        """True where another layer reads the same parameter, such as a head that is a table."""
+        names = (param.key, param.name)
+        return param.tied_to is not None or any(other.tied_to in names for _, other in self.params)
+
     def __len__(self) -> int:
         return len(self._layers)
 

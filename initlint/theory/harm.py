@@ -176,10 +176,12 @@ def blocked_harm(share: float, *, trunk: bool, unlocks: bool) -> Harm | None:
     return Harm.ERROR if trunk or share > BLOCKED_SHARE else Harm.WARNING
 
 
-def saturation_harm(share: float) -> Harm | None:
-    """Harm of this share of units with a slope below 6 % of its peak.
+SATURATED = (0.3, 0.7)
+"""Shares of units with a slope below 6 % of its peak, for a warning and an error: at 70 % the mean
+squared slope, and with it the gradient, falls to 0.3 of what it could be per layer. A tanh of
+N(0, q) has 30 % of |z| > 2.09 at sqrt(q) = 2.0 and 70 % at 5.4."""
 
-    At 70 % the mean squared slope, and with it the gradient, falls to 0.3 of what it could be per
-    layer. A tanh of N(0, q) has 30 % of |z| > 2.09 at sqrt(q) = 2.0 and 70 % at 5.4.
-    """
-    return None if math.isnan(share) else _above(share, (0.3, 0.7))
+
+def saturation_harm(share: float) -> Harm | None:
+    """Harm of this share of units that are flat; see `SATURATED`."""
+    return None if math.isnan(share) else _above(share, SATURATED)

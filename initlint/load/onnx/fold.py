@@ -474,9 +474,10 @@ def _fold_shape(call: Call) -> list[Value] | None:
     if operand is None or operand.shape is None:
         return None
     start, stop = call.integer("start", 0), call.attrs.get("end")
-    entries = operand.shape[start : stop if isinstance(stop, int) else None]
+    entries: Shape = operand.shape[start : stop if isinstance(stop, int) else None]
     if call.op == "Size":
-        entries = (None,) if None in operand.shape else (prod(operand.shape),)  # type: ignore[arg-type]
+        known = [side for side in operand.shape if side is not None]
+        entries = (prod(known) if len(known) == len(operand.shape) else None,)
     source = operand if isinstance(operand, Dynamic) else None
     if isinstance(operand, Extent):
         source = operand.source

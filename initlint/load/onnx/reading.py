@@ -57,6 +57,7 @@ def read_model(path: str) -> Any:
 
 
 def _parse(path: str, data: bytes) -> Any:
+    # protobuf ships no types
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +190,8 @@ class Walk:
             if folded is not None:
                 return folded
         if call.op in _BODIES and call.domain == "":
-            return getattr(self, _BODIES[call.op])(call, scope)  # type: ignore[no-any-return]
+            body: Callable[[Call, Scope], Sequence[Value | None]] = getattr(self, _BODIES[call.op])
+            return body(call, scope)
         if call.op not in SEQUENCE_READERS:
             call = flattened(call)
         if fixed and call.op in _UNFOLDED:

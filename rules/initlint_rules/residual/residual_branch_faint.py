@@ -150,7 +150,8 @@ class ResidualBranchFaint(Rule):
             expected="a gain near 1 in all but the last layer of a branch",
             fix=Fix(
                 "open_branches",
-                code=f"torch.nn.init.kaiming_normal_({first.name if first else inner[0]})",
+                code=f"torch.nn.init.kaiming_normal_({first.name if first else inner[0]}), and so "
+                "in every named layer but the last of each branch, which may stay small",
             ),
         )
 

@@ -147,8 +147,9 @@ class ResidualBranchUnscaled(Rule):
         """Yield one finding that names the last layer of every unscaled branch."""
         if context.theory is None:
             return
-        skips = {item.add: item.skip for item in residual_branches(context.model.graph)}
-        gates = {item.add: item.gate for item in residual_branches(context.model.graph)}
+        found = {item.add: item for item in residual_branches(context.model.graph)}
+        skips = {add: item.skip for add, item in found.items()}
+        gates = {add: item.gate for add, item in found.items()}
         loose = [
             (branch, gain)
             for branch in context.theory.residuals

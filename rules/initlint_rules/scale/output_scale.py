@@ -64,8 +64,7 @@ class OutputScale(Rule):
     ---------------------
     Outputs behind an activation, a norm or a table's scale; heads of usual gains behind features
     that have grown; zero and small heads; large biases, which a mean of the targets may ask for;
-    trained weights. Logits of a cross-entropy have their own
-    rule (`head-excess-loss`).
+    trained weights. Logits of a cross-entropy have a rule of their own (`head-excess-loss`).
 
     Example
     -------
@@ -121,7 +120,9 @@ class OutputScale(Rule):
             if std is None or fan is None or size is None:
                 continue
             gain = std * sqrt(fan.fan_in)
-            if gain < WIDE or (size < LOUD and (gain < AWAY or _is_tied(context, weight))):
+            if gain < WIDE or (
+                size < LOUD and (gain < AWAY or context.model.graph.is_shared(weight))
+            ):
                 continue
             yield Finding(
                 severity=Severity.WARNING if gain >= FAR and size >= LOUD else Severity.INFO,
@@ -158,13 +159,6 @@ def _last(graph: LayerGraph) -> Iterator[Layer]:
                     yield layer
             elif layer.op in SEEN_THROUGH:
                 pending.append(layer.id)
-
-
-def _is_tied(context: Context, weight: Param) -> bool:
-    names = (weight.key, weight.name)
-    return bool(weight.tied_to) or any(
-        other.tied_to in names for _, other in context.model.graph.params
-    )
 
 
 def _is_drawn(context: Context, weight: Param) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from math import erfc, log10, sqrt
 
 from initlint.api import (
+    SATURATED,
     SATURATING,
     WEIGHTED,
     Context,
@@ -175,7 +176,7 @@ class Saturation(Rule):
             },
             why="where the activation is flat its gradient is near zero: these units hardly learn",
             measured=f"{share:.0%} of elements with slope below 6 % of the peak",
-            expected=f"below {0.3 + 0.7 * _usual(layer):.0%}",
+            expected=f"below {usual + SATURATED[0] * (1.0 - usual):.0%}",
             fix=_fix(layer, feeding, [bias for bias in biases if bias is not None]),
             shares=_own_shares(context, [item[2] for item in found]),
         )

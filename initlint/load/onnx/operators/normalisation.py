@@ -88,8 +88,9 @@ def _group_norm_microsoft(builder: Builder, call: Call) -> Result:
         return None
     if call.op == "SkipGroupNorm":
         value = builder.emit(Op.ADD, call, [value, call.value(3)], shape=value.shape, part="add")
-        if call.value(4) is not None:
-            value = with_bias(builder, call, value, call.value(4))  # type: ignore[arg-type]
+        bias = call.value(4)
+        if bias is not None:
+            value = with_bias(builder, call, value, bias)
     params = affine(builder, call.value(1), call.value(2), _LEAVES)
     attrs = {"eps": call.number("epsilon", 1e-5), "groups": call.integer("groups", 32)}
     axis = -1 if call.integer("channels_last", 1) else 1

@@ -12,7 +12,7 @@ from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.call import Call
 from initlint.load.onnx.dequantise import dequantised
 from initlint.load.onnx.operators.registry import MICROSOFT, Result, handles
-from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Value, scaled, shifted
+from initlint.load.onnx.values import Dynamic, Fixed, ParamDraft, Shape, Value, scaled, shifted
 from initlint.model import Op, Role
 
 _GATES: dict[str, tuple[str | None, ...]] = {
@@ -125,12 +125,14 @@ def _emit(
         steps, batch = (given[1], given[0]) if attrs["layout"] else (given[0], given[1])
     if steps is not None:
         attrs["sequence_length"] = steps
+    shape: Shape
+    state: Shape
     if attrs["layout"]:
         shape = (batch, steps, directions, size)
         state = (batch, directions, size)
     else:
-        shape = (steps, directions, batch, size)  # type: ignore[assignment]
-        state = (directions, batch, size)  # type: ignore[assignment]
+        shape = (steps, directions, batch, size)
+        state = (directions, batch, size)
     result = builder.emit(_OPS[kind], call, inputs, params, attrs, shape)
     if call.outputs and not call.outputs[0]:
         result.layer.uses = 0
