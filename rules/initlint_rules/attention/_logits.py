@@ -24,6 +24,11 @@ MIN_KEYS = 4
 """Below four keys a softmax has too few entries for its entropy to tell anything."""
 
 
+PART = 0.5
+"""Part of the wider factor's decades above unit scale that make the other one wide as well: with
+less, the wider alone, set to unit scale, takes more than two thirds of the logits' excess away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Logits:
     """The logits of one attention.
@@ -31,7 +36,8 @@ class Logits:
     Attributes:
         layer: id of the fused attention, or of the softmax.
         query, key: ids of the weighted layers behind queries and keys; None where there is none.
-        params: the weights that make queries and keys, still as they were drawn.
+        wide: those of them that make the logits wide; both where neither has more than its part.
+        params: the weights that make queries and keys, still as they were drawn, the wider first.
         scaling: those of them whose scale the logits have: no normaliser stands behind them.
         scale: factor on the product of queries and keys.
         head_dim: length of that product.
@@ -44,6 +50,7 @@ class Logits:
     layer: str
     query: str | None
     key: str | None
+    wide: tuple[str, ...]
     params: tuple[Param, ...]
     scaling: tuple[Param, ...]
     scale: float
@@ -145,9 +152,10 @@ def _build(
         return None
     (q, q_measured), (k, k_measured) = of_query, of_key
     feeders = [_feeder(context.model.graph, source) for source in (query, key)]
+    sides = sorted(zip((q, k), feeders, ("query", "key"), strict=True), key=lambda side: -side[0])
     makers = [
         (param, feeder.normalised)
-        for feeder, gate in zip(feeders, ("query", "key"), strict=True)
+        for _, feeder, gate in sides
         if feeder.layer is not None
         for param in context.model.graph[feeder.layer].with_role(Role.WEIGHT)
         if param.gate in (None, gate)
@@ -158,6 +166,11 @@ def _build(
         layer=layer.id,
         query=feeders[0].layer,
         key=feeders[1].layer,
+        wide=tuple(
+            feeder.layer
+            for power, feeder, _ in sides
+            if feeder.layer is not None and _excess(power) >= PART * _excess(sides[0][0])
+        ),
         params=tuple(param for param, _ in makers),
         scaling=tuple(param for param, normalised in makers if not normalised),
         scale=scale,
@@ -167,6 +180,11 @@ def _build(
         measured=q_measured and k_measured,
         normalised=any(feeder.normalised for feeder in feeders),
     )
+
+
+def _excess(power: float) -> float:
+    """What the power of queries or keys has above unit scale, as a logarithm."""
+    return log(max(power, 1.0))
 
 
 def _power(context: Context, source: str) -> tuple[float, bool] | None:

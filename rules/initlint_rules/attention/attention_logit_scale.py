@@ -50,7 +50,8 @@ class AttentionLogitScale(Rule):
     gradient within one decade over all blocks: such networks trained to 0.70, 0.70, 0.99 and 1.01
     of their twins, beyond it to 0.76, 0.26 and 0.04 (`benchmarks/outcome`). Behind normalised
     queries and keys the width is a factor's alone, narrow on purpose in small heads (10 on cosines
-    of width 16 has s = 2.5): a warning where it is frozen, else silence.
+    of width 16 has s = 2.5): a warning where it is frozen, else silence. Of queries and keys those
+    are named that are wide: the wider, and the other from half of its decades above unit scale on.
 
     What it does not flag
     ---------------------
@@ -137,9 +138,7 @@ def _finding(context: Context, found: list[Logits], excess: float) -> Finding:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     assumed = "" if worst.measured else " predicted"
     state = "frozen on single keys" if frozen else "peaked"
-    makers = tuple(
-        dict.fromkeys(key for item in found for key in (item.query, item.key) if key is not None)
-    )
+    makers = tuple(dict.fromkeys(key for item in found for key in item.wide))
     factor = 1 / worst.std
     widest = (worst.scaling or worst.params)[0]
     name, owner = widest.name, context.measures.layer(widest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import erfc, log10, sqrt
 
+import numpy as np
+
 from initlint.api import (
     SATURATED,
     SATURATING,
@@ -250,13 +252,26 @@ def _own_shares(context: Context, layers: Sequence[Layer]) -> dict[tuple[str, ..
 def _hidden(context: Context, layer: Layer) -> bool:
     """Neither a gate nor an output: some later layer reads it as a signal."""
     graph = context.model.graph
-    consumers = graph.effective_consumers(layer.id)
+    consumers = _readers(graph, layer)
     if not consumers or graph.is_head(layer.id):
         return False
     if _accumulates(graph, layer):
         return False
     products = [consumer.id for consumer in consumers if consumer.op is Op.MUL]
     return all(_is_gated_value(graph, layer, product) for product in products)
+
+
+def _readers(graph: LayerGraph, layer: Layer) -> list[Layer]:
+    """What reads a layer, seen through products with a number: those are no gates.
+
+    A product with zeros is one: a cell's first step gates the state that it starts from.
+    """
+    found: list[Layer] = []
+    for item in graph.effective_consumers(layer.id):
+        factor = item.attrs.get("constant") if item.op is Op.MUL and not item.params else None
+        fixed = factor is not None and len(graph.inputs(item.id)) == 1 and np.all(factor)
+        found += _readers(graph, item) if fixed else [item]
+    return found
 
 
 def _ends_in_tanh(graph: LayerGraph, layer: Layer) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from initlint.api import (
     Activations,
@@ -54,7 +54,8 @@ class ZeroGradient(Rule):
     --------------
     Exactly zero gradient before and after the steps. Zero factors that are meant (the B of LoRA, a
     zero residual gain, a zero head) let the gradient through after one step, at most two; two zero
-    factors in series never do. Warning; error when more than 5 % of the parameters are stuck.
+    factors in series never do. Warning; error when more than 5 % of the parameters are stuck. Where
+    layers of zeros multiply what every stuck parameter makes, those layers are named.
 
     What it does not flag
     ---------------------
@@ -139,20 +140,23 @@ class ZeroGradient(Rule):
         share = size / max(total, 1)
         layer, param = stuck[0]
         names = list(dict.fromkeys(param.name for _, param in stuck))
+        zeros = _zero_factors([owner.id for owner, _ in stuck], graph, context.probe)
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         held: dict[str, int] = {}
         for owner, each in stuck:
             held[owner.id] = held.get(owner.id, 0) + each.size
+        by = f": the zeros of {zeros[0][1].name} multiply the signal" if zeros else ""
         yield Finding(
             severity=Severity.ERROR
             if share > LARGE_SHARE and not is_bypassed(graph, tuple(held))
             else Severity.WARNING,
-            layer=layer.id,
-            param=param.name,
-            layers=tuple(held),
+            layer=zeros[0][0].id if zeros else layer.id,
+            param=zeros[0][1].name if zeros else param.name,
+            layers=tuple(owner.id for owner, _ in zeros) or tuple(held),
             culprits=tuple(key for key, own in held.items() if own >= SMALL_PART * size),
             shares={_around(graph, key, held): own / size for key, own in held.items()},
-            message=f"{param.name}{others} get no gradient, also after three steps on the others",
+            message=f"{param.name}{others} get no gradient, also after three steps on the others"
+            f"{by}",
             evidence={
                 "params": names[:20],
                 "elements": size,
@@ -164,11 +168,46 @@ class ZeroGradient(Rule):
             measured=f"gradient exactly 0 for {size:,} parameters ({share:.1%})",
             expected="a gradient at the first step, or after the zero factor beside it has moved",
             fix=Fix(
-                "reinitialise",
-                params=tuple(param.key for _, param in stuck),
-                code="give one of the factors behind it non-zero values, or freeze the parameter",
+                "scale_preserving" if zeros else "reinitialise",
+                params=tuple(param.key for _, param in zeros or stuck),
+                code=f"draw {zeros[0][1].name} at random, or give a bias of 1 to what scales"
+                if zeros
+                else "give one of the factors behind it non-zero values, or freeze the parameter",
             ),
         )
+
+
+def _zero_factors(
+    stuck: Iterable[str], graph: LayerGraph, probe: Activations
+) -> list[tuple[Layer, Param]]:
+    """Layers of zeros whose output multiplies what every stuck layer makes, and their weights.
+
+    Such a zero would open after one step; where it does not, what is multiplied stays zero too, as
+    behind a normaliser that reads the zeros of another one.
+    """
+    found: dict[str, tuple[Layer, Param]] = {}
+    for key in dict.fromkeys(stuck):
+        behind = {key, *graph.descendants(key)}
+        mine = [
+            place
+            for name in behind
+            if graph[name].op is Op.MUL and len(graph.inputs(name)) > 1
+            for factor in graph.effective_producers(name)
+            if factor.id not in behind and (place := _of_zeros(factor, probe)) is not None
+        ]
+        if not mine:
+            return []
+        found.update((owner.id, (owner, weight)) for owner, weight in mine)
+    return sorted(found.values(), key=lambda place: graph.position[place[0].id])
+
+
+def _of_zeros(layer: Layer, probe: Activations) -> tuple[Layer, Param] | None:
+    """A layer that makes nothing but zeros, of weights that are all zero, and its weight."""
+    stats, weight = probe.outputs.get(layer.id), layer.weight
+    held = probe.gradients.get(weight.key) if weight is not None else None
+    if weight is None or stats is None or held is None or stats.rms or held.weight_rms:
+        return None
+    return layer, weight
 
 
 def _around(graph: LayerGraph, key: str, stuck: Container[str]) -> tuple[str, ...]:
