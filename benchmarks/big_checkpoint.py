@@ -154,7 +154,7 @@ def evict(folder: Path) -> None:
 def read_once(folder: Path) -> float:
     """Seconds to read every shard in order, as ``cat`` does."""
     started = time.perf_counter()
-    buffer = bytearray(1 << 22)
+    buffer = bytearray(1 << 17)
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 
 import numpy as np
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from initlint.load.decode import BytesSource
+from initlint.load.decode import BytesSource, FileSource
+from initlint.load.files import open_file
 from initlint.measure import moments as road
 from initlint.measure.moments import (
     EMPTY,
@@ -22,7 +24,7 @@ from initlint.measure.moments import (
     smallest_normal,
 )
 from initlint.measure.result import Moments
-from initlint.model import ConstantSource, Tensor, from_array
+from initlint.model import ConstantSource, LoadError, Tensor, from_array
 
 finite = hnp.arrays(
     np.float64,
@@ -359,3 +361,37 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch) -> None:
 def test_without_a_compiled_module_numpy_is_used(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "initlint.measure._moments", None)
     assert road._compiled() is None
+
+
+@pytest.mark.skipif(road._native is None, reason="no compiler was there")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "uint8"])
+@pytest.mark.parametrize("size", [1, 4095, SPAN + 7])
+def test_elements_in_a_file_have_the_moments_of_those_in_memory(tmp_path, dtype: str, size: int):
+    layout = {"bfloat16": "<u2", "int8": "i1", "uint8": "u1"}.get(dtype, dtype)
+    noise = np.random.default_rng(size).integers(0, 256, size * np.dtype(layout).itemsize)
+    stored = noise.astype(np.uint8).tobytes()  # every bit pattern: NaN, infinities, subnormals
+    path = tmp_path / "weights"
+    path.write_bytes(b"odd" + stored)
+    with open_file(str(path)) as file:
+        placed = Tensor("w", dtype, (size,), FileSource(file, 3, dtype, size))
+        held = Tensor("w", dtype, (size,), BytesSource(stored, dtype, size))
+        assert repr(moments(placed)) == repr(moments(held))
+        os.truncate(path, 2 + len(stored))
+        with pytest.raises(LoadError, match="changed while it was read"):
+            moments(placed)
+
+
+@pytest.mark.skipif(road._native is None, reason="no compiler was there")
+def test_the_compiled_sums_of_a_file_refuse_what_they_cannot_read(tmp_path) -> None:
+    (tmp_path / "short").write_bytes(b"1234")
+    descriptor = os.open(tmp_path / "short", os.O_RDONLY)
+    try:
+        with pytest.raises(EOFError):
+            road._native.sums_of_file(descriptor, 0, 2, "float32", 0.0)
+        for offset, count, dtype in ((-1, 1, "int8"), (0, -1, "int8"), (0, 1, "int4")):
+            with pytest.raises(ValueError, match="no elements"):
+                road._native.sums_of_file(descriptor, offset, count, dtype, 0.0)
+    finally:
+        os.close(descriptor)
+    with pytest.raises(OSError, match="descriptor"):
+        road._native.sums_of_file(descriptor, 0, 1, "int8", 0.0)

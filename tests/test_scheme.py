@@ -5,7 +5,10 @@ from math import prod, sqrt
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from initlint.measure import scheme
 from initlint.measure.candidates import candidates, is_common, round_number
 from initlint.measure.families import REFERENCES, TRUNCATED_STD
 from initlint.measure.moments import array_moments
@@ -431,3 +434,14 @@ def test_noise_on_an_identity_is_a_draw_without_a_name() -> None:
         assert found.std > 0.05
     learned = np.diag(1.0 + 0.2 * np.random.default_rng(0).standard_normal(64)) + noise
     assert identified(learned.astype(np.float32)).family is Family.UNKNOWN
+
+
+@given(st.floats(-30.0, 30.0), st.integers(0, 2**32 - 1))
+def test_the_variance_beside_a_diagonal_follows_from_moments(height: float, seed: int) -> None:
+    array = np.random.default_rng(seed).standard_normal((24, 40))
+    index = np.arange(24)
+    array[index, index] += height
+    rest = array.copy()
+    rest[index, index] -= height
+    found = scheme._variance_without(array[index, index], height, array_moments(array))
+    assert found == pytest.approx(rest.var(), rel=1e-3)

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from initlint.measure.symmetry import content_key, duplicate_units, same_stream
+from initlint.measure.symmetry import (
+    SMALL,
+    content_key,
+    duplicate_units,
+    same_stream,
+    surely_differ,
+)
 
 
 def weights(*shape: int, seed: int = 0) -> np.ndarray:
@@ -68,6 +74,23 @@ def test_non_finite_rows_equal_nothing() -> None:
     matrix[0, 0] = np.nan
     matrix[1, 0] = np.nan
     assert duplicate_units(matrix) == ((2, 3),)
+
+
+@given(
+    st.integers(2, 12), st.integers(1, 9), st.sampled_from([1.0, -1.0]), st.integers(0, 2**32 - 1)
+)
+def test_equal_rows_are_never_sure_to_differ(rows, factor, sign, seed) -> None:
+    draw = np.random.default_rng(seed).standard_normal((rows, SMALL), np.float32)
+    assert surely_differ(draw, None)
+    draw[-1] = sign * draw[0]
+    assert not surely_differ(np.repeat(draw, factor, axis=1), None)
+
+
+def test_rows_that_single_precision_does_not_hold_are_not_sure_to_differ() -> None:
+    for value in (np.inf, np.nan, 1e30):
+        matrix = weights(64, 128)
+        matrix[3, 5] = value
+        assert not surely_differ(matrix, None)
 
 
 def test_many_equal_units_stay_cheap() -> None:

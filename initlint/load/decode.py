@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.load.files import shown
-from initlint.model import LoadError
+from initlint.load.files import File, shown
+from initlint.model import InFile, LoadError
 
 Array = NDArray[Any]
 Bytes = NDArray[np.uint8]
@@ -308,6 +308,21 @@ class FileSource:
         _check_elements(start, stop, self.count, self.file.name)
         first, length, _ = _span(self.dtype, start, stop)
         return _stored(self.dtype, self.file.read_array(self.offset + first, length))
+
+    def in_file(self, start: int, stop: int) -> InFile | None:
+        """Where elements ``start`` to ``stop`` are; None in an archive or far away."""
+        if self.dtype not in _STORED or not isinstance(self.file, File) or not self.file.local:
+            return None
+        _check_elements(start, stop, self.count, self.file.name)
+        first, length, _ = _span(self.dtype, start, stop)
+        offset, use = self.offset + first, self.file.use
+        return InFile(
+            self.dtype,
+            offset,
+            stop - start,
+            lambda reader: use(offset, length, reader),
+            lambda: self.read(start, stop),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import stat
 import weakref
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ _BLOB_NAME = re.compile(r"[0-9A-Za-z]{1,128}")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*(::|://)")
 _LONGEST_NAME = 80
 """Two names and a sentence stay below 300 characters."""
+MAX_HELD = 64
+"""Files of one model kept open between reads: a process may have 256 descriptors, or a thousand."""
 _PREAD_LIMIT = 1 << 30
 """Linux moves at most 2 GiB minus a page in one call, macOS 2 GiB minus one byte."""
 
@@ -75,6 +77,9 @@ class _Identity:
         return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
 
+Result = TypeVar("Result")
+
+
 class File:
     """A regular file open for reading at any offset.
 
@@ -84,7 +89,10 @@ class File:
     Attributes:
         name: how messages name the file.
         size: bytes when it was opened.
+        local: `use` can be called; False for a file behind a URL.
     """
+
+    local = True
 
     def __init__(self, name: str, opener: Callable[[], int], hold: bool = True) -> None:
         self.name = name
@@ -132,6 +140,30 @@ class File:
             return self._read(descriptor, offset, length)
         finally:
             os.close(descriptor)
+
+    def use(self, offset: int, length: int, reader: Callable[[int], Result]) -> Result:
+        """What a reader of ``length`` bytes from ``offset`` makes of the open file.
+
+        Args:
+            offset: first byte that it reads.
+            length: how many it reads.
+            reader: called with a descriptor; raises `EOFError` where the file ends too soon.
+
+        Raises:
+            LoadError: as `read_at`.
+        """
+        self._check_range(offset, length)
+        held = self._descriptor
+        descriptor = self._reopen() if held is None else held
+        try:
+            return reader(descriptor)
+        except EOFError:
+            raise self._changed() from None
+        except OSError as error:
+            raise LoadError(f"{shown(self.name)}: cannot be read: {error.strerror}") from None
+        finally:
+            if held is None:
+                os.close(descriptor)
 
     def check_unchanged(self) -> None:
         """Raise `LoadError` when size, modification time or inode differ from the opening."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from initlint.load.checkpoint import model_of, read_weights
-from initlint.load.files import Folder, shown
+from initlint.load.files import MAX_HELD, Folder, shown
 from initlint.load.shards import read_index
 from initlint.load.stored import Contents, Stored
 from initlint.load.untrusted_json import parse_json
@@ -106,7 +106,7 @@ def _together(folder: Folder, names: list[str], path: str) -> Contents:
     if missing:
         raise LoadError(f"{shown(path)}: shard {missing[0]} of {count} is missing")
     tensors: dict[str, Stored] = {}
-    read = [read_weights(folder.open(name, hold=False)) for name in names]
+    read = [read_weights(folder.open(name, hold=len(names) <= MAX_HELD)) for name in names]
     for contents in read:
         tensors.update(contents.tensors)
     notices = tuple(notice for contents in read for notice in contents.notices)

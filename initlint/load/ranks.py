@@ -7,15 +7,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from initlint.load.files import File, Folder
+from initlint.load.files import MAX_HELD, File, Folder
 from initlint.load.stored import Contents
 from initlint.model import LoadError, Tensor
 
 MAX_RANKS = 64
 """Ranks compared: tensor parallelism stays within a node or a few."""
-
-MAX_HELD = 16
-"""Files kept open at once; a process may have a thousand."""
 
 _TENSOR_PARALLEL = re.compile(
     r"(?P<before>(.*[._-])?(mp|tp|model|tensor)[._-]?(parallel)?[._-]?rank[._-]?|consolidated\.)"

@@ -75,6 +75,8 @@ _lock = threading.Lock()
 class RemoteFile(File):
     """A file behind a URL, with the interface of a local one."""
 
+    local = False
+
     def __init__(self, name: str, ask: Ask) -> None:
         self.name = name
         self._ask = ask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from initlint.load.files import File, Folder, shown
+from initlint.load.files import MAX_HELD, File, Folder, shown
 from initlint.load.stored import MAX_TENSORS, Contents, Stored
 from initlint.load.untrusted_json import parse_json
 from initlint.model import LoadError
@@ -63,7 +63,7 @@ def _read_shard(folder: Folder, shard: str, count: int, read: Reader) -> Content
     if not folder.has(shard):
         folder.open(shard).close()
         raise LoadError(f"shard {shown(shard)} is missing")
-    return read(folder.open(shard, hold=count <= 1))
+    return read(folder.open(shard, hold=count <= MAX_HELD))
 
 
 def _read(file: File) -> bytes:

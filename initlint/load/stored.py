@@ -8,7 +8,7 @@ from math import prod
 
 from initlint.load.decode import BITS, Array, bits
 from initlint.load.files import shown
-from initlint.model import LoadError, Source, Tensor
+from initlint.model import InFile, LoadError, Source, Tensor
 
 MAX_RANK = 64
 """NumPy's limit on the number of axes; no framework stores more."""
@@ -169,6 +169,14 @@ class Part:
         if read is None or not 0 <= start <= stop <= self.count:
             return None
         found: tuple[str, Array] | None = read(self.offset + start, self.offset + stop)
+        return found
+
+    def in_file(self, start: int, stop: int) -> InFile | None:
+        """Where elements ``start`` to ``stop`` are."""
+        place = getattr(self.source, "in_file", None)
+        if place is None or not 0 <= start <= stop <= self.count:
+            return None
+        found: InFile | None = place(self.offset + start, self.offset + stop)
         return found
 
 

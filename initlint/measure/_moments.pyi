@@ -20,6 +20,17 @@ def sums(data: Any, dtype: str, tiny: float, /) -> Sums:
         ValueError: unknown dtype, a part of an element, or unaligned elements.
     """
 
+def sums_of_file(descriptor: int, offset: int, count: int, dtype: str, tiny: float, /) -> Sums:
+    """As `sums`, the same bits, of ``count`` elements from a byte of a file on.
+
+    They are read in pieces that are summed while they are in a core's own cache.
+
+    Raises:
+        EOFError: the file ends before the elements do.
+        OSError: it cannot be read.
+        ValueError: unknown dtype, or a negative offset or count.
+    """
+
 def use_vectors(widest: int, /) -> int:
     """Choose vector instructions: 0 the common ones, 1 AVX2, 2 AVX-512, or the widest below.
 

@@ -50,10 +50,14 @@ LARGE = 1 << 14
 MOST_THREADS = 8
 """Threads at once: more of them only wait for memory."""
 
-HELD_BLOCKS = 4
-"""Leading rows that may wait for their judgement, so that memory stays bounded."""
+WAITING = 8
+"""Tensors that may wait for their judgement while others are read: their leading rows are then
+still in the page cache."""
 
 UNKNOWN = Identification(Family.UNKNOWN)
+
+Groups = tuple[tuple[int, ...], ...]
+"""Groups of equal units; see `symmetry.duplicate_units`."""
 
 
 class Measures:
@@ -88,7 +92,7 @@ class Measures:
         self._cached_bytes = 0
         self._moments: dict[Any, Moments] = {}
         self._identified: dict[Any, Identification] = {}
-        self._duplicates: dict[Any, tuple[tuple[int, ...], ...]] = {}
+        self._duplicates: dict[Any, Groups] = {}
         self._orthogonality: dict[Any, Orthogonality] = {}
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
@@ -140,13 +144,24 @@ class Measures:
                 self._cached_bytes -= dropped.nbytes
         return array
 
-    def leading(self, param: Param) -> Array | None:
+    def leading(self, param: Param, rows: int | None = None) -> Array | None:
         """All values of an ordinary tensor, the leading rows of a huge one; None for meta tensors.
+
+        Args:
+            param: the parameter.
+            rows: stored rows that are enough where the tensor is huge, of one row or more axes.
 
         Raises:
             LoadError: the file does not hold what its header says.
         """
-        return None if param.tensor is None else self._block(param, param.tensor)
+        tensor = param.tensor
+        if tensor is None:
+            return None
+        if rows is None or tensor.size <= self.whole_elements:
+            return self._block(param, tensor)
+        return _leading_block(
+            tensor, min(rows * prod(tensor.stored_shape[1:]), self.whole_elements)
+        )
 
     def moments(self, param: Param) -> Moments | None:
         """Moments of the parameter as the operator uses it; None for meta tensors."""
@@ -245,14 +260,15 @@ class Measures:
                 self._moments.setdefault(self.key(tasks[key][2]), moments)
 
     def _judge_while_reading(self, tasks: dict[Any, tuple[Layer, Param, Tensor]]) -> None:
-        """One thread judges leading rows while this one reads on, in the order of the files."""
+        """One thread judges leading rows while others read on, in the order of the files."""
         order = sorted(tasks.items(), key=lambda task: _position(task[1][2]))
-        waiting: deque[tuple[Any, Future[Identification]]] = deque()
+        waiting: deque[tuple[Any, Future[tuple[Identification, Groups]]]] = deque()
 
         def take() -> None:
             key, future = waiting.popleft()
             layer, param, tensor = tasks[key]
-            self._identified[key] = future.result()
+            self._identified[key], copies = future.result()
+            self._duplicates.setdefault(self.key(tensor), copies)
             use = self._use_name(layer, param)
             self._kept.keep_identification(tensor, use, self._identified[key])
 
@@ -261,11 +277,11 @@ class Measures:
                 known = self._kept.identification(tensor, self._use_name(layer, param))
                 if known is not None:
                     self._identified[key] = known
-                else:
-                    block = _leading_block(tensor, self.whole_elements)
-                    waiting.append((key, pool.submit(_judge_block, layer, param, block)))
-                self.moments(param)
-                while len(waiting) > HELD_BLOCKS:
+                self.moments(param)  # first: the leading rows then come from the page cache
+                if known is None:
+                    task = pool.submit(_judge_leading, layer, param, tensor, self.whole_elements)
+                    waiting.append((key, task))
+                while len(waiting) > WAITING:
                     take()
             while waiting:
                 take()
@@ -299,7 +315,7 @@ class Measures:
         """Stage of the whole model: declared, known to the loader, or told by the weights."""
         return self._stages.whole
 
-    def duplicates(self, param: Param) -> tuple[tuple[int, ...], ...]:
+    def duplicates(self, param: Param) -> Groups:
         """Groups of equal output units (rows of an embedding); see `symmetry.duplicate_units`.
 
         Tensors above `whole_elements` are compared on their leading block.
@@ -389,8 +405,14 @@ def _judge(task: tuple[Layer, Param, Tensor]) -> tuple[Identification, Moments]:
     return identify(layer, param, array, moments), moments
 
 
-def _judge_block(layer: Layer, param: Param, block: Array) -> Identification:
-    return identify(layer, param, block, _moments.array_moments(block, param.dtype))
+def _judge_leading(
+    layer: Layer, param: Param, tensor: Tensor, elements: int
+) -> tuple[Identification, Groups]:
+    """What is asked about every tensor, while its leading rows are here."""
+    block = _leading_block(tensor, elements)
+    moments = _moments.array_moments(block, tensor.dtype)
+    found = identify(layer, param, block, moments)
+    return found, symmetry.duplicate_units(block, tensor.dtype, moments.max_abs)
 
 
 def _position(tensor: Tensor) -> tuple[str, int]:

@@ -52,8 +52,8 @@ class Numbers(Protocol):
         """Groups of equal output units."""
         ...
 
-    def leading(self, param: Param) -> Array | None:
-        """All values, or the leading rows of a huge tensor."""
+    def leading(self, param: Param, rows: int | None = None) -> Array | None:
+        """All values, or the leading rows of a huge tensor; ``rows`` of them are enough."""
         ...
 
     def key(self, tensor: Tensor) -> Any:
@@ -226,7 +226,7 @@ class ModelStages:
 
     def _is_rank_one(self, param: Param) -> bool:
         moments = self._numbers.moments(param)
-        block = self._numbers.leading(param)
+        block = self._numbers.leading(param, RANK_SIDE)
         assert moments is not None
         assert block is not None
         if _has_minor(block.reshape(len(block), -1), moments.max_abs):

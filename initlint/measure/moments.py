@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from initlint.measure.result import Moments
-from initlint.model import Tensor
+from initlint.model import InFile, Tensor
 
 Array = NDArray[Any]
 
@@ -119,6 +119,9 @@ def moments(tensor: Tensor) -> Moments:
         LoadError: the storage is shorter than the tensor's shape says.
     """
     tiny = smallest_normal(tensor.dtype)
+    placed = tensor.file_chunks(SPAN) if _native is not None else None
+    if placed is not None:
+        return _merged(_parallel(lambda place: _in_file(place, tiny), placed))
     stored = tensor.stored_chunks(SPAN) if _native is not None else None
     if stored is not None:
         return _merged(_parallel(lambda piece: _stored(*piece, tiny), stored))
@@ -265,12 +268,28 @@ def _span(flat: Array, tiny: float) -> Moments:
 def _stored(dtype: str, flat: Array, tiny: float) -> Moments:
     """Moments of stored elements, by the compiled module."""
     usable = flat if flat.flags.c_contiguous and flat.flags.aligned else flat.copy()
-    n, mean, m2, m3, m4, low, high, *counts = _native.sums(usable, dtype, tiny)
+    found = _from_sums(flat.size, _native.sums(usable, dtype, tiny))
+    return _numpy(flat, tiny) if found is None else found
+
+
+def _in_file(place: InFile, tiny: float) -> Moments:
+    """Moments of elements that a thread reads itself, piece by piece into its own cache."""
+
+    def summed(descriptor: int) -> Any:
+        return _native.sums_of_file(descriptor, place.offset, place.count, place.dtype, tiny)
+
+    found = _from_sums(place.count, place.use(summed))
+    return _numpy(place.read(), tiny) if found is None else found
+
+
+def _from_sums(count: int, sums: Any) -> Moments | None:
+    """Moments from what the compiled module gives; None where double precision lost them."""
+    n, mean, m2, m3, m4, low, high, *counts = sums
     if n == 0:
-        return Moments(flat.size, nan, nan, nan, nan, nan, nan, *counts)
+        return Moments(count, nan, nan, nan, nan, nan, nan, *counts)
     if low != high and not _NATIVE_VARIANCES[0] < m2 / n < _NATIVE_VARIANCES[1]:
-        return _numpy(flat, tiny)
-    return _moments(flat.size, n, mean, 1.0, (m2, m3, m4), (low, high), tuple(counts))
+        return None
+    return _moments(count, n, mean, 1.0, (m2, m3, m4), (low, high), tuple(counts))
 
 
 def _numpy(flat: Array, tiny: float) -> Moments:

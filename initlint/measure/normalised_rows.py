@@ -35,12 +35,12 @@ def are_uniform_rows(array: Array, moments: Moments) -> bool:
         array: the weight in canonical orientation, finite.
         moments: its moments.
     """
-    rows = array.reshape(len(array), -1).astype(np.float64)
+    rows = array.reshape(len(array), -1)
     if rows.shape[1] < ROW_LEAST or len(rows) * (rows.shape[1] - 2) < POOLED_LEAST:
         return False
     if moments.std <= 0.0 or not has_equal_rows(array):
         return False
-    ordered = np.sort(rows, axis=1)
+    ordered = np.sort(rows.astype(np.float64), axis=1)
     low, width = ordered[:, :1], ordered[:, -1:] - ordered[:, :1]
     if not (width > 0.0).all():
         return False

@@ -15,10 +15,16 @@ from initlint.measure.candidates import Candidate, candidates, round_number
 from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit, is_independent
 from initlint.measure.moments import array_moments
 from initlint.measure.normalised_rows import are_uniform_rows
-from initlint.measure.precision import effective_dtype, is_float, is_quantised, unit_roundoff
+from initlint.measure.precision import (
+    effective_dtype,
+    is_float,
+    is_quantised,
+    median,
+    unit_roundoff,
+)
 from initlint.measure.result import Family, Identification, Match, Moments
 from initlint.measure.structure import constant, sparsity_per_column, structure
-from initlint.measure.symmetry import duplicate_units
+from initlint.measure.symmetry import duplicate_units, surely_differ
 from initlint.measure.tables import table
 from initlint.model import BUFFERS, Layer, Param, Role
 
@@ -142,7 +148,7 @@ def _judge(
         found = _random(layer, param, rest, array_moments(rest), dtype, matrix)
         if found is not None:
             return found
-    drawn = _without_identity(array) if matrix else None
+    drawn = _without_identity(array, moments) if matrix else None
     if drawn is not None:
         found = _random(layer, param, drawn, array_moments(drawn), dtype, matrix)
         if found is not None:  # its own scheme says nothing of the whole
@@ -310,7 +316,7 @@ def _without_special(array: Array, moments: Moments, dtype: str, matrix: bool) -
     return rests
 
 
-def _without_identity(array: Array) -> Array | None:
+def _without_identity(array: Array, moments: Moments) -> Array | None:
     """What was drawn on top of an identity, a Dirac kernel or a multiple of one; None without one.
 
     The diagonal must stand out and scatter as the rest does, which training does not leave: it
@@ -322,7 +328,11 @@ def _without_identity(array: Array) -> Array | None:
     index = np.arange(side)
     where = (index, index, *(size // 2 for size in array.shape[2:]))
     diagonal = array[where].astype(np.float64)
-    height = float(np.median(diagonal))
+    height = median(diagonal)
+    known = _variance_without(diagonal, height, moments)
+    # From moments, which are right to six digits: with three of them left it needs no second pass.
+    if known > 1e-3 * moments.std**2 and abs(height) < 0.99 * OUTLIER_SIGMAS * sqrt(known):
+        return None
     rest = array.copy()
     rest[where] -= array.dtype.type(height)
     scatter = float(rest.std(dtype=np.float64))
@@ -331,10 +341,20 @@ def _without_identity(array: Array) -> Array | None:
     return rest if scatter > 0.0 and stands_out and alike else None
 
 
+def _variance_without(diagonal: Array, height: float, moments: Moments) -> float:
+    """Variance of an array when ``height`` is taken from each of the elements ``diagonal``."""
+    n = moments.count
+    squares = float(np.sum((diagonal - height) ** 2 - diagonal**2))
+    mean = moments.mean - diagonal.size * height / n
+    return moments.second_moment + squares / n - mean * mean
+
+
 def _distinct_units(array: Array, dtype: str) -> Array:
     """One of each group of units that are equal, or equal up to sign, along both axes."""
     for axis in (0, 1):
         units = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        if surely_differ(units, dtype):
+            continue
         signs = np.sign(units[np.arange(units.shape[0]), np.abs(units).argmax(axis=1)])
         groups = duplicate_units(units * signs[:, None], dtype)
         if groups:

@@ -20,6 +20,7 @@ from initlint.model.optimiser import GradientMemory, OptimiserState
 from initlint.model.tensor import (
     ArraySource,
     ConstantSource,
+    InFile,
     Source,
     StoredSource,
     Tensor,
@@ -43,6 +44,7 @@ __all__ = [
     "Edge",
     "Fans",
     "GradientMemory",
+    "InFile",
     "Kind",
     "Layer",
     "LayerGraph",

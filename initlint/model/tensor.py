@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
@@ -40,6 +40,26 @@ class StoredSource(Source, Protocol):
         have no use for.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """Elements of a file on this machine, one after the other, as they are stored.
+
+    Attributes:
+        dtype: element type, one that `StoredSource.read_stored` gives.
+        offset: byte of the first one.
+        count: how many.
+        use: gives what a reader of these elements makes of the file's descriptor; raises
+            `LoadError` where the file changed or cannot be read.
+        read: the elements as floats.
+    """
+
+    dtype: str
+    offset: int
+    count: int
+    use: Callable[[Callable[[int], Any]], Any]
+    read: Callable[[], Array]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +209,16 @@ class Tensor:
             return None
         total = prod(self.stored_shape)
         return (read(start, min(start + elements, total)) for start in range(0, total, elements))
+
+    def file_chunks(self, elements: int) -> Iterator[InFile] | None:
+        """As `stored_chunks`, where a file of this machine holds the elements and none is read."""
+        place = getattr(self.source, "in_file", None)
+        if place is None or any(view.kind not in ("reshape", "transpose") for view in self.views):
+            return None
+        if place(0, 0) is None:
+            return None
+        total = prod(self.stored_shape)
+        return (place(start, min(start + elements, total)) for start in range(0, total, elements))
 
     def reshape(self, *shape: int) -> Tensor:
         """This tensor seen with another shape of the same size."""
