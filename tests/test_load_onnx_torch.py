@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from initlint.load.onnx import load_onnx
+from initlint.load.onnx.names import public_name
 from initlint.model import Op, Role
 
 torch = pytest.importorskip("torch")
@@ -284,3 +285,36 @@ def test_noise_takes_only_its_shape_from_a_tensor(tmp_path, dynamo):
     noise = next(layer for layer in model.graph.order if layer.op is Op.CONSTANT)
     assert (noise.attrs["mean"], noise.attrs["std"]) == (0.0, 1.0)
     assert not model.graph.inputs(noise.id)
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.utils.parametrizations.weight_norm, nn.utils.weight_norm, nn.utils.spectral_norm],
+    ids=["weight_norm", "older_weight_norm", "older_spectral_norm"],
+)
+def test_a_computed_weight_has_the_name_that_its_module_gives_it(tmp_path, wrap, dynamo):
+    module = nn.Sequential(wrap(nn.Linear(8, 16)), nn.ReLU(), wrap(nn.Linear(16, 4)))
+    model = exported(module, torch.randn(2, 8), tmp_path, dynamo)
+    assert [layer.id for layer in model.graph.weighted] == ["0", "2"]
+    weights = [layer.weight for layer in model.graph.weighted]
+    assert [weight.name for weight in weights] == ["0.weight", "2.weight"]
+    module.eval()(torch.randn(2, 8))  # a spectral norm computes the weight when it is called
+    for weight, made in zip(weights, module[::2], strict=True):
+        np.testing.assert_allclose(weight.tensor.read(), made.weight.detach(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("stored", "public"),
+    [
+        ("fc.parametrizations.weight.original1", "fc.weight"),
+        ("parametrizations.weight.original", "weight"),
+        ("fc.parametrizations.weight.original0", "fc.parametrizations.weight.original0"),
+        ("a.weight_v", "a.weight"),
+        ("a.weight_orig", "a.weight"),
+        ("a.weight_g", "a.weight_g"),
+        ("attention.proj_v", "attention.proj_v"),
+    ],
+)
+def test_public_names_of_what_a_weight_is_computed_from(stored, public):
+    assert public_name(stored) == public

@@ -470,3 +470,63 @@ def test_rows_of_a_table_of_zeros_part_with_the_first_step():
         initlint.check(net(draw), ids).risk for draw in (nn.init.zeros_, nn.init.normal_)
     )
     assert zeros < drawn + 0.2
+
+
+class _Adapted(nn.Module):
+    """Frozen layers, each followed by an adapter that starts closed twice or once."""
+
+    def __init__(self, down):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.ModuleList(nn.Linear(32, 32) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(32, 8) for _ in range(2))
+        self.up = nn.ModuleList(nn.Linear(8, 32) for _ in range(2))
+        self.head = nn.Linear(32, 10)
+        for layer in self.body:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            layer.requires_grad_(False)
+        for layer in self.down:
+            nn.init.normal_(layer.weight, std=down)
+            nn.init.zeros_(layer.bias)
+        for layer in self.up:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        for body, down, up in zip(self.body, self.down, self.up, strict=True):
+            x = body(x)
+            x = torch.relu(x + up(nn.functional.gelu(down(x))))
+        return self.head(x)
+
+
+def test_what_a_closed_adapter_gets_no_gradient_for_is_silent_and_not_lost_on_the_way():
+    closed, open_ = (_risk(_Adapted(down)) for down in (0.0, 0.2))
+    assert open_.risk < closed.risk < 0.5
+    assert closed.to_dict()["risk_reasons"] == [REASONS["silent"]]
+
+
+class _Cell(nn.Module):
+    """A gated cell in a loop, whose last state alone is read."""
+
+    def __init__(self, bias):
+        super().__init__()
+        torch.manual_seed(0)
+        self.update, self.new = nn.Linear(8 + 24, 24), nn.Linear(8 + 24, 24)
+        self.head = nn.Linear(24, 4)
+        nn.init.zeros_(self.new.bias)
+        nn.init.constant_(self.update.bias, bias)
+
+    def forward(self, x):
+        state = x.new_zeros(len(x), 24)
+        for step in x.unbind(1):
+            both = torch.cat([step, state], -1)
+            update = torch.sigmoid(self.update(both))
+            state = (1 - update) * state + update * torch.tanh(self.new(both))
+        return self.head(state)
+
+
+def test_a_written_cell_that_forgets_is_a_risk_by_its_first_step():
+    x = torch.randn(16, 20, 8)
+    forgetful, lasting = (initlint.check(_Cell(bias), x) for bias in (3.0, -3.0))
+    assert lasting.risk < 0.3 < forgetful.risk
+    assert REASONS["forgets"] in forgetful.to_dict()["risk_reasons"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from initlint.load.torch_run import TorchRunnable
 from initlint.load.torch_tracer import Call
 from initlint.model import NORMALISERS, RECURRENT, LayerGraph, Op, Role
 from initlint.model.residual import residual_branches
+from initlint.model.written_cells import keeping_gates
 from initlint.probe.kernel import summary
 from initlint.probe.result import Response
 from initlint.probe.torch_gradients import gradients, sign_step
@@ -213,28 +214,41 @@ class _Lengths:
     def reach(self, gradients: Sequence[Any]) -> float:
         """Decades between the shortest and the longest gradient of a step, given those of `read`.
 
-        Of several recurrent layers the worst counts.
+        Of several recurrent layers the worst counts. A gated cell in a loop, written out, has one
+        state for every step.
         """
-        found = []
+        found = [_spread(sizes) for sizes in self._written_out()]
         for gradient, (_, steps) in zip(gradients, self.read, strict=True):
             others = [axis for axis in range(3) if axis != steps]
-            sizes = torch.linalg.vector_norm(gradient.double(), dim=others)
-            low, high = float(sizes.min()), float(sizes.max())
-            if high > 0.0 and math.isfinite(high):
-                found.append(math.log10(max(low / high, 1e-45)))
-        return min(found, default=math.nan)
+            found.append(_spread(torch.linalg.vector_norm(gradient.double(), dim=others).tolist()))
+        return min((value for value in found if not math.isnan(value)), default=math.nan)
+
+    def _written_out(self) -> Iterator[list[float]]:
+        """Lengths of the gradient at the states of every gated cell in a loop, step by step."""
+        for gate in keeping_gates(self.graph):
+            yield [self.layers[name] for name in gate.states if name in self.layers]
 
     def ratio(self) -> float:
         """Decades between the first and the last quarter of the layers before the output.
 
         The longest gradient of each quarter counts: branches closed by a zero are no loss beside
-        an open trunk. The last layer with parameters is left out, since a zero head is no loss
+        an open trunk, and where the first quarter is nothing but such a branch (adapters in front
+        of frozen layers), it is left out. The last layer with parameters is left out, since a zero head is no loss
         behind it, and so is what comes after: a loss, or a logarithm of probabilities, whose
         gradient is longer by their number.
         """
         before = _before_parameters(self.graph)
+        inside = {
+            key
+            for item in residual_branches(self.graph)
+            if item.projection is None
+            for key in item.branch
+        }
         order = [
-            layer.id for layer in self.graph.order if layer.id in self.layers and layer.id in before
+            layer.id
+            for layer in self.graph.order
+            if layer.id in self.layers and layer.id in before
+            if self.layers[layer.id] > 0.0 or layer.id not in inside
         ]
         if len(order) < 2:
             return math.nan
@@ -244,6 +258,14 @@ class _Lengths:
         if not late > 0.0 or not math.isfinite(early) or not math.isfinite(late):
             return math.nan
         return math.log10(max(early, 1e-45)) - math.log10(late)
+
+
+def _spread(sizes: Sequence[float]) -> float:
+    """Decades between the smallest and the largest; not a number where nothing is told."""
+    most = max(sizes, default=0.0)
+    if not most > 0.0 or not math.isfinite(most):
+        return math.nan
+    return math.log10(max(min(sizes) / most, 1e-45))
 
 
 def _before_parameters(graph: LayerGraph) -> set[str]:

@@ -17,6 +17,7 @@ from initlint.load.onnx.names import (
     is_generic,
     is_path,
     metadata,
+    public_name,
     script_index,
     script_module,
     where,
@@ -215,7 +216,7 @@ class Finish:
                 return traced
         stored = param.fixed.parameter or best_stored_name(param.fixed.names)
         if stored is not None:
-            return stored
+            return public_name(stored)
         if module:
             return f"{module}.{param.leaf}"
         return param.fixed.names[0] if param.fixed.names else f"{draft.origin.name}.{param.leaf}"
@@ -269,7 +270,7 @@ class Finish:
                 stored = f"{stem}{param.leaf}_l{layer}{suffix}"
             elif param.leaf.startswith("bias"):
                 stored = f"{stored or param.fixed.names[0]}.{param.leaf}"
-            found.append(stored or param.fixed.names[0])
+            found.append(public_name(stored or param.fixed.names[0]))
         return found
 
     def _identity(

@@ -40,6 +40,10 @@ _TURNED = re.compile(r"(?:permute|transpose|(?:numpy_)?t|mt)(?:_\d+)?")
 _CONVERTED = re.compile(r"(?:_quantized|_quant|_Q[248](?:G\d+)?|_fp16|_float16|_bf16)$")
 """What quantisers and converters append to the name of a tensor they rewrite."""
 
+_COMPUTED_FROM = re.compile(r"\.?parametrizations\.(\w+)\.original[1-9]?$|(?<=weight)_(?:orig|v)$")
+"""Where PyTorch keeps what it computes a weight from: the matrix of a spectral norm, and of a
+weight norm the direction, which has the weight's shape."""
+
 _OWN = str(Path(__file__).parents[2])
 """This package, whose own frame is around what it exports."""
 
@@ -295,6 +299,11 @@ def best_stored_name(names: tuple[str, ...]) -> str | None:
     if plain and not is_generic(plain[0]):
         return plain[0]
     return None
+
+
+def public_name(stored: str) -> str:
+    """The parameter that a user knows: ``fc.weight`` for what a parametrisation stores for it."""
+    return _COMPUTED_FROM.sub(lambda found: f".{found[1]}" * bool(found[1]), stored).lstrip(".")
 
 
 def scopes_of(protos: Iterable[Any]) -> Iterable[str]:
