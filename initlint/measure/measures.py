@@ -34,15 +34,16 @@ VERY_LARGE = 1 << 27
 """Elements of a model (0.5 GB of float32) from which reading it should take the time: its large
 tensors are then judged on shorter leading rows, `JUDGED_ELEMENTS` in all."""
 
-JUDGED_SHARE = 16
-JUDGED_ELEMENTS = 1 << 28
-"""Of a very large model one element in sixteen is judged, and no more than these: a judgement takes
-30 ns an element, the moments of all elements 1 ns, reading them from a disk 2 to 8 ns. In smaller
+JUDGED_SHARE = 32
+JUDGED_ELEMENTS = 1 << 27
+"""Of a very large model one element in 32 is judged, and no more than these: a judgement takes up
+to 20 ns an element, the moments of all elements 0.3, reading them from a disk 1 to 8 ns. In smaller
 models every tensor is judged as `WHOLE_ELEMENTS` says."""
 
-LEAST_BLOCK = 1 << 20
+LEAST_BLOCK = 1 << 19
 """Leading elements that are judged whatever the number of tensors: the scale is then known to
-4·0.71/√2²⁰ = 0.3 %, and `scheme.SAMPLE_ELEMENTS` says what such a sample refuses."""
+4·0.71/√2¹⁹ = 0.4 %, less than `scheme.SCALE_SLACK`, and `scheme.SAMPLE_ELEMENTS` says what twice as
+large a sample refuses."""
 
 LARGE = 1 << 14
 """Elements from which the arithmetic on a tensor outweighs what threads cost."""
