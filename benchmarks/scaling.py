@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from initlint.cluster.running import SPLIT_BYTES  # noqa: E402
-from initlint.measure.measures import (  # noqa: E402
+from initlint.measure.leading import (  # noqa: E402
     JUDGED_ELEMENTS,
     JUDGED_SHARE,
     LEAST_BLOCK,
@@ -119,7 +119,7 @@ FITTED = (
 )
 """Tensors, side and element type of the files that the coefficients are fitted to."""
 
-BIG_BYTES, BIG_JUDGED, BIG_TENSORS, BIG_SECONDS = 19.9e9, 1 << 28, 290, 36.0
+BIG_BYTES, BIG_TENSORS, BIG_SECONDS = 19.9e9, 290, 14.0
 """What ``benchmarks/big_checkpoint.py --gigabytes 20`` measured: the cost of a byte comes from it,
 as in small files every element is also judged, which takes twenty times as long and hides it."""
 
@@ -140,7 +140,9 @@ def fit(folder: Path, repeats: int) -> tuple[Costs, list[tuple[str, float, float
     scale = weighted.max(axis=0)
     found = _not_negative(weighted / scale, np.ones(len(times))) / scale
     costs = Costs(*map(float, found))
-    big = BIG_SECONDS - replace(costs, per_byte=0.0).seconds(BIG_BYTES, BIG_JUDGED, BIG_TENSORS)
+    big = BIG_SECONDS - replace(costs, per_byte=0.0).seconds(
+        BIG_BYTES, BIG_TENSORS * LEAST_BLOCK, BIG_TENSORS
+    )
     costs = replace(costs, per_byte=max(big / BIG_BYTES, 0.0))
     checks = []
     for tensors, side, kind in UNSEEN:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from initlint.measure import leading
 from initlint.measure import measures as measures_module
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
@@ -204,7 +205,7 @@ def test_each_tensor_is_read_at_most_twice(monkeypatch: pytest.MonkeyPatch) -> N
         ask_everything(measures, param)
     assert sum(source.elements) == 64 * 64
     source.elements.clear()
-    monkeypatch.setattr(measures_module, "WHOLE_ELEMENTS", 32 * 64)
+    monkeypatch.setattr(leading, "WHOLE_ELEMENTS", 32 * 64)
     measures = Measures(model)
     measures.moments(shared)
     measures.identify(shared)
@@ -215,7 +216,7 @@ def test_each_tensor_is_read_at_most_twice(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_block_of_a_larger_transposed_tensor_keeps_its_orientation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(measures_module, "WHOLE_ELEMENTS", 64 * 100)
+    monkeypatch.setattr(leading, "WHOLE_ELEMENTS", 64 * 100)
     stored = he(300, 64).astype(np.float32)  # He's scale for fan_in 64
     param = Param(
         Role.WEIGHT, "w", (64, 300), "float32", from_array("w", stored).transpose(), module=None
@@ -326,7 +327,6 @@ def test_a_very_large_model_is_judged_by_leading_rows_and_says_so(monkeypatch, t
     from initlint import engine
     from initlint.load.checkpoint import load_checkpoint
     from initlint.load.files import File
-    from initlint.measure import measures
 
     rng = np.random.default_rng(0)
     path = tmp_path / "m.safetensors"
@@ -336,8 +336,8 @@ def test_a_very_large_model_is_judged_by_leading_rows_and_says_so(monkeypatch, t
     model = load_checkpoint(str(path))
     whole = engine.lint(model, engine.Settings(layers=True))
     assert not whole["notices"]
-    monkeypatch.setattr(measures, "VERY_LARGE", 1 << 18)
-    monkeypatch.setattr(measures, "LEAST_BLOCK", 1 << 14)
+    monkeypatch.setattr(leading, "VERY_LARGE", 1 << 18)
+    monkeypatch.setattr(leading, "LEAST_BLOCK", 1 << 14)
     read: list[int] = []
     original = File.read_array
 

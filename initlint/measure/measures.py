@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from initlint.measure import leading, spectrum, symmetry
 from initlint.measure import moments as _moments
-from initlint.measure import spectrum, symmetry
 from initlint.measure.kept import LEAST_KEPT, Kept
 from initlint.measure.model_stages import ModelStages
 from initlint.measure.result import Family, Identification, Moments, Stage
@@ -24,26 +24,6 @@ Array = NDArray[Any]
 
 CACHE_BYTES = 64 << 20
 """Arrays kept for the next question about the same tensor."""
-
-WHOLE_ELEMENTS = 1 << 24
-"""Tensors up to this many elements are read whole, once (64 MiB of float32). Larger ones are
-streamed for their moments, and their distribution is judged on leading rows of this many elements:
-a sample that finds a relative change of the scale of 4·0.71/√2²⁴ = 7e-4."""
-
-VERY_LARGE = 1 << 27
-"""Elements of a model (0.5 GB of float32) from which reading it should take the time: its large
-tensors are then judged on shorter leading rows, `JUDGED_ELEMENTS` in all."""
-
-JUDGED_SHARE = 32
-JUDGED_ELEMENTS = 1 << 27
-"""Of a very large model one element in 32 is judged, and no more than these: a judgement takes up
-to 20 ns an element, the moments of all elements 0.3, reading them from a disk 1 to 8 ns. In smaller
-models every tensor is judged as `WHOLE_ELEMENTS` says."""
-
-LEAST_BLOCK = 1 << 19
-"""Leading elements that are judged whatever the number of tensors: the scale is then known to
-4·0.71/√2¹⁹ = 0.4 %, less than `scheme.SCALE_SLACK`, and `scheme.SAMPLE_ELEMENTS` says what twice as
-large a sample refuses."""
 
 LARGE = 1 << 14
 """Elements from which the arithmetic on a tensor outweighs what threads cost."""
@@ -75,7 +55,7 @@ class Measures:
 
     Attributes:
         whole_elements: tensors up to this many elements are judged whole, larger ones by their
-            leading rows (`leading`); `WHOLE_ELEMENTS` unless the model is very large.
+            leading rows (`leading`); `leading.WHOLE_ELEMENTS` unless the model is very large.
     """
 
     def __init__(
@@ -98,7 +78,7 @@ class Measures:
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
         self._prepared = False
-        self.whole_elements = _whole_elements(model)
+        self.whole_elements = leading.whole_elements(model)
         # What was asked about an object before; the object is kept, so that its id stays its own.
         self._keys: dict[int, tuple[Tensor, Any]] = {}
         self._asked: dict[int, tuple[Tensor, Moments]] = {}
@@ -108,7 +88,7 @@ class Measures:
     @property
     def notices(self) -> tuple[str, ...]:
         """What was looked at in part only, one line."""
-        if self.whole_elements >= WHOLE_ELEMENTS:
+        if self.whole_elements >= leading.WHOLE_ELEMENTS:
             return ()
         count = len(self._large(self.whole_elements + 1, None))
         return (
@@ -160,7 +140,7 @@ class Measures:
             return None
         if rows is None or tensor.size <= self.whole_elements:
             return self._block(param, tensor)
-        return _leading_block(
+        return leading.leading_block(
             tensor, min(rows * prod(tensor.stored_shape[1:]), self.whole_elements)
         )
 
@@ -238,7 +218,7 @@ class Measures:
             tasks = self._large(LARGE, self.whole_elements)
             if len(tasks) > 1:
                 self._judge_in_memory(tasks)
-        elif self.whole_elements < WHOLE_ELEMENTS:
+        elif self.whole_elements < leading.WHOLE_ELEMENTS:
             self._judge_while_reading(self._large(self.whole_elements + 1, None))
 
     def _large(self, least: int, most: int | None) -> dict[Any, tuple[Layer, Param, Tensor]]:
@@ -262,7 +242,7 @@ class Measures:
 
     def _judge_while_reading(self, tasks: dict[Any, tuple[Layer, Param, Tensor]]) -> None:
         """One thread judges leading rows while others read on, in the order of the files."""
-        order = sorted(tasks.items(), key=lambda task: _position(task[1][2]))
+        order = sorted(tasks.items(), key=lambda task: leading.position(task[1][2]))
         waiting: deque[tuple[Any, Future[tuple[Identification, Groups]]]] = deque()
 
         def take() -> None:
@@ -292,7 +272,7 @@ class Measures:
 
         Shares are runs of neighbours on disk of about equal size; each tensor is in one share.
         """
-        tasks = sorted(self._large(LEAST_KEPT, None).values(), key=lambda t: _position(t[2]))
+        tasks = sorted(self._large(LEAST_KEPT, None).values(), key=lambda t: leading.position(t[2]))
         total = sum(param.size for _, param, _ in tasks)
         before = 0
         mine: dict[Any, tuple[Layer, Param, Tensor]] = {}
@@ -333,7 +313,7 @@ class Measures:
     def _block(self, param: Param, tensor: Tensor) -> Array:
         """The whole of an ordinary tensor, the leading block of a huge one."""
         if tensor.size > self.whole_elements:
-            return _leading_block(tensor, self.whole_elements)
+            return leading.leading_block(tensor, self.whole_elements)
         array = self.read(param)
         assert array is not None
         return array
@@ -410,16 +390,10 @@ def _judge_leading(
     layer: Layer, param: Param, tensor: Tensor, elements: int
 ) -> tuple[Identification, Groups]:
     """What is asked about every tensor, while its leading rows are here."""
-    block = _leading_block(tensor, elements)
+    block = leading.leading_block(tensor, elements)
     moments = _moments.array_moments(block, tensor.dtype)
     found = identify(layer, param, block, moments)
     return found, symmetry.duplicate_units(block, tensor.dtype, moments.max_abs)
-
-
-def _position(tensor: Tensor) -> tuple[str, int]:
-    """Where a tensor begins on disk, as far as its source tells; read in this order."""
-    source = tensor.source
-    return str(getattr(getattr(source, "file", None), "name", "")), getattr(source, "offset", 0)
 
 
 _SETTINGS = ("groups", "stride", "kernel", "hidden_size")
@@ -451,28 +425,3 @@ def _frozen(argument: Any) -> Any:
     if np.isscalar(argument):
         return repr(argument)
     return id(argument) if isinstance(argument, np.ndarray) else tuple(np.atleast_1d(argument))
-
-
-def _whole_elements(model: Model) -> int:
-    sizes = [
-        param.size
-        for _, param in model.graph.params
-        if param.tensor is not None and param.tied_to is None and param.size > LEAST_BLOCK
-    ]
-    total = sum(sizes)
-    if total <= VERY_LARGE:
-        return WHOLE_ELEMENTS
-    judged = min(JUDGED_ELEMENTS, total // JUDGED_SHARE)
-    return min(WHOLE_ELEMENTS, max(LEAST_BLOCK, judged // len(sizes)))
-
-
-def _leading_block(tensor: Tensor, elements: int) -> Array:
-    """About ``elements`` elements of a larger tensor, whole stored rows, in its orientation."""
-    order = [view.kind for view in tensor.views]
-    rows = tensor.stored_shape[0]
-    count = max(1, elements // max(1, prod(tensor.stored_shape[1:])))
-    if order in ([], ["transpose"]) and count < rows:
-        block = Tensor(tensor.name, tensor.dtype, tensor.stored_shape, tensor.source)
-        block = block.take(0, 0, count)
-        return (block.transpose(*tensor.views[0].argument) if order else block).read()
-    return tensor.read()

@@ -233,9 +233,9 @@ class _Lengths:
 
         The longest gradient of each quarter counts: branches closed by a zero are no loss beside
         an open trunk, and where the first quarter is nothing but such a branch (adapters in front
-        of frozen layers), it is left out. The last layer with parameters is left out, since a zero head is no loss
-        behind it, and so is what comes after: a loss, or a logarithm of probabilities, whose
-        gradient is longer by their number.
+        of frozen layers), it is left out. The last layer with parameters is left out, since a zero
+        head is no loss behind it, and so is what comes after: a loss, or a logarithm of
+        probabilities, whose gradient is longer by their number.
         """
         before = _before_parameters(self.graph)
         inside = {
