@@ -61,7 +61,7 @@ class Costs:
 
 
 def judged_elements(elements: int, tensors: int) -> int:
-    """Elements whose distribution is judged: `initlint.measure.measures` in short."""
+    """Elements whose distribution is judged: `initlint.measure.leading` in short."""
     each = elements // max(tensors, 1)
     if elements <= VERY_LARGE:
         return min(each, WHOLE_ELEMENTS) * tensors
