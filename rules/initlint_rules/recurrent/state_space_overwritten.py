@@ -67,8 +67,11 @@ class StateSpaceOverwritten(Rule):
 
     How it decides
     --------------
-    More than half of the channels have softplus(b) outside [10^-4, 0.5]: warning. Rates above zero,
-    or a decay of more than 20 per step in more than half of the states: error.
+    More than half of the channels have softplus(b) outside [10^-4, 0.5]: warning. It is no error,
+    for the harm is the task's: two blocks with steps of 0.69 made 0.12 of their twin's progress
+    where 32 tokens had to be counted (0.09 with every parameter drawn again), and all of it where
+    the last two tell the answer. Rates above zero, or a decay of more than 20 per step in more than
+    half of the states: error.
 
     What it does not flag
     ---------------------
