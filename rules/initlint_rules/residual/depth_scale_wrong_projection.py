@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import median
@@ -19,6 +19,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    fans,
     residual_branches,
 )
 
@@ -36,12 +37,20 @@ MIN_ELEMENTS = 2048
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """A weight inside a branch, and the one that closes the branch."""
+    """A weight inside a branch, and the one that closes the branch.
+
+    Attributes:
+        layer, param: inside the branch.
+        writer, writer_param: what closes it.
+        wanted: std that the closing weight's own scheme would give the inner one.
+        ratio: the inner weight's std over that.
+    """
 
     layer: str
     param: Param
     writer: str
     writer_param: Param
+    wanted: float
     ratio: float
 
 
@@ -50,9 +59,9 @@ class DepthScaleWrongProjection(Rule):
 
     What it does
     ------------
-    Compares the std of every weight inside a residual branch with that of the branch's last one.
-    A ratio of exactly 1/sqrt(2L) or 1/sqrt(L) in all blocks says that the factor for depth went to
-    the wrong matrix.
+    Compares the std of every weight inside a residual branch with what the scheme of the branch's
+    last one would give it: the same std, or the same gain over its own fan. A ratio of exactly
+    1/sqrt(2L) or 1/sqrt(L) in all blocks says that the factor for depth went to the wrong matrix.
 
     Why is this bad
     ---------------
@@ -65,8 +74,10 @@ class DepthScaleWrongProjection(Rule):
     How it decides
     --------------
     In at least 8 residual additions: median ratio within 3 % of 1/sqrt(additions) or
-    1/sqrt(additions / 2), in at least half of the branches that have such a weight, while the last
-    weight has the std of other weights of the network. A warning: no recipe does this.
+    1/sqrt(additions / 2), or of 1/sqrt(2 additions) where all branches are alike (a block of one
+    branch, counted as two), in at least half of the branches that have such a weight, while the
+    last weight follows a scheme of its own that knows no depth, or has the std of other weights of
+    the network. A warning: no recipe does this.
 
     What it does not flag
     ---------------------
@@ -146,8 +157,9 @@ class DepthScaleWrongProjection(Rule):
             for kind, item in _inner(context, branch):
                 kinds.setdefault(kind, []).append(item)
         common = _plain_stds(context, kinds)
+        wanted = _factors(context, branches)
         for items in kinds.values():
-            factor = _factor(items, len(branches))
+            factor = _factor(items, wanted)
             scaled = [item for item in items if factor and abs(item.ratio / factor - 1) < 0.1]
             if factor is None or len(scaled) * 2 < len(items):
                 continue
@@ -168,10 +180,11 @@ def _inner(context: Context, branch: Residual) -> Iterator[tuple[tuple[object, .
         if key == branch.last or graph[key].op is not Op.LINEAR:
             continue
         for param in graph[key].with_role(Role.WEIGHT):
-            if _drawn(context, param) and not _own_fans(context, param, writer):
-                ratio = _std(context, param) / _std(context, writer)
+            if _drawn(context, param) and not _own_fan(context, param):
+                wanted = _wanted(context, (key, param), (branch.last, writer))
                 kind = (index, len(branch.layers), param.shape, param.gate)
-                yield kind, _Scaled(key, param, branch.last, writer, ratio)
+                ratio = _std(context, param) / wanted
+                yield kind, _Scaled(key, param, branch.last, writer, wanted, ratio)
 
 
 def _drawn(context: Context, param: Param) -> bool:
@@ -187,18 +200,43 @@ def _std(context: Context, param: Param) -> float:
     return context.measures.effective_std(param) or 0.0
 
 
-def _own_fans(context: Context, *params: Param) -> bool:
-    """True when each std follows from the weight's own fans by a named scheme."""
-    return all(
-        any(match.fan and match.true_fan for match in context.measures.identify(param).matches)
-        for param in params
+def _own_fan(context: Context, param: Param) -> str:
+    """The fan that the weight's std follows from by a scheme that knows no depth, or nothing."""
+    matches = context.measures.identify(param).matches
+    return next(
+        (match.fan for match in matches if match.true_fan and match.fan not in ("", "depth")), ""
     )
 
 
-def _factor(items: list[_Scaled], additions: int) -> float | None:
+def _wanted(context: Context, inner: tuple[str, Param], last: tuple[str, Param]) -> float:
+    """Std that the scheme of the last weight would give an inner one."""
+    graph, std = context.model.graph, _std(context, last[1])
+    kind = _own_fan(context, last[1])
+    mine, its = (fans(graph[key], param) for key, param in (inner, last))
+    if mine is None or its is None or not kind:
+        return std
+    if kind == "fan_in":
+        return std * sqrt(its.fan_in / mine.fan_in)
+    if kind == "fan_out":
+        return std * sqrt(its.fan_out / mine.fan_out)
+    return std * sqrt((its.fan_in + its.fan_out) / (mine.fan_in + mine.fan_out))
+
+
+def _factors(context: Context, branches: Sequence[Residual]) -> tuple[float, ...]:
+    """The factors for depth: 2L counts the additions, or twice the blocks of one branch each."""
+    additions = len(branches)
+    graph = context.model.graph
+    made = {
+        tuple(weight.shape if (weight := graph[key].weight) else () for key in branch.layers)
+        for branch in branches
+    }
+    twice = (1 / sqrt(2 * additions),) if len(made) == 1 else ()
+    return (1 / sqrt(additions), 1 / sqrt(additions / 2), *twice)
+
+
+def _factor(items: list[_Scaled], wanted: Iterable[float]) -> float | None:
     """The factor for depth that the median ratio equals, if any."""
     ratio = median(item.ratio for item in items)
-    wanted = (1 / sqrt(additions), 1 / sqrt(additions / 2))
     return next((value for value in wanted if abs(ratio / value - 1) < TOLERANCE), None)
 
 
@@ -208,7 +246,13 @@ def _plain_stds(context: Context, kinds: dict[tuple[object, ...], list[_Scaled]]
 
 
 def _is_plain(context: Context, writer: Param, common: list[float]) -> bool:
-    """True when other weights have the writer's std: it carries no factor itself."""
+    """True when the writer carries no factor itself.
+
+    A scheme without depth tells its std, or other weights have the same.
+    """
+    matches = context.measures.identify(writer).matches
+    if any(match.true_fan and match.fan != "depth" for match in matches):
+        return True
     return any(abs(std / _std(context, writer) - 1) < 0.1 for std in common)
 
 
@@ -237,7 +281,7 @@ def _finding(context: Context, scaled: list[_Scaled], factor: float, additions: 
         "the scaled one starts too small for its learning rate",
         measured=f"std {_std(context, first.param):.3g} inside, "
         f"{_std(context, first.writer_param):.3g} on the last projection",
-        expected=f"{_std(context, first.writer_param):.3g} inside, "
+        expected=f"{first.wanted:.3g} inside, "
         f"{_std(context, first.writer_param) * factor:.3g} on the last projection",
         fix=Fix(
             "residual_scaling",
