@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,16 @@ def test_unit_variance_recurrent_weights_saturate_or_explode(op):
     assert wild.saturated > 0.3 or wild.decades_at(30) > 3
     assert tame.saturated < 0.15
     assert tame.decades_at(30) < 0.5
+
+
+@pytest.mark.parametrize(("op", "gate"), [(Op.LSTM, "cell"), (Op.GRU, "new")])
+def test_what_a_bias_saturates_of_the_candidate_is_no_doing_of_its_weights(op, gate):
+    rng = np.random.default_rng(5)
+    tame = cell(op, HIDDEN**-0.5, rng)
+    biased = replace(tame, biases={**tame.biases, gate: np.full(HIDDEN, 6.0)})
+    assert simulate(biased, 20).saturated > 0.2
+    assert simulate(biased, 20).candidate_saturated < 0.1
+    assert simulate(cell(op, 1.5, rng), 20).candidate_saturated > 0.3
 
 
 def test_forget_bias_keeps_the_gradient():

@@ -56,6 +56,8 @@ class RecurrentResponse:
             to a random unit vector, after 1, 2, … T steps.
         saturated: share of gate and cell pre-activations, over the second half of the steps, at
             which the activation's slope is below `SATURATED_SLOPE` of its peak.
+        candidate_saturated: the same of a gated cell's candidate alone, its bias aside: that is the
+            signal, where gates may start open or shut.
         state_rms: rms of h over the second half of the steps.
         one_direction: share of what differs between the sequences, over the second half of the
             steps, that lies along one direction of h.
@@ -65,6 +67,7 @@ class RecurrentResponse:
     saturated: float
     state_rms: float
     one_direction: float
+    candidate_saturated: float = 0.0
 
     def decades_at(self, steps: int) -> float:
         """Decades of gradient gain after a number of steps (the last value beyond the end)."""
@@ -88,6 +91,7 @@ class _Cell:
         self.dc = rng.standard_normal(shape) if weights.op is Op.LSTM else np.zeros(shape)
         self.log_scale = np.zeros((samples, 1))
         self.slopes: list[float] = []
+        self.candidate: list[float] = []
 
     def _gate(self, name: str, x: Array, h: Array) -> Array:
         w = self.weights
@@ -96,6 +100,11 @@ class _Cell:
 
     def _note(self, *shares: Array) -> None:
         self.slopes.extend(float(np.mean(share < SATURATED_SLOPE)) for share in shares)
+
+    def _note_candidate(self, z: Array, gate: str) -> None:
+        """Of what enters the candidate's tanh: what its bias saturates is the bias's."""
+        slope = 1 - np.tanh(z - self.weights.biases[gate]) ** 2
+        self.candidate.append(float(np.mean(slope < SATURATED_SLOPE)))
 
     def _renormalise(self) -> None:
         """Keep the tangent near unit norm, so that T steps neither under- nor overflow."""
@@ -140,6 +149,8 @@ class _Cell:
             value = np.tanh(z) if name == "cell" else _sigmoid(z)
             slope = 1 - value**2 if name == "cell" else value * (1 - value)
             self._note(slope if name == "cell" else 4 * slope)
+            if name == "cell":
+                self._note_candidate(z, name)
             gates[name], tangents[name] = value, slope * (self.dh @ w.recurrent[name].T)
         c = gates["forget"] * self.c + gates["input"] * gates["cell"]
         dc = (
@@ -170,6 +181,7 @@ class _Cell:
         new = np.tanh(z)
         slope = 1 - new**2
         self._note(4 * reset * (1 - reset), 4 * update * (1 - update), slope)
+        self._note_candidate(z, "new")
         self.dh = dupdate * (self.h - new) + update * self.dh + (1 - update) * slope * dz
         self.h = (1 - update) * new + update * self.h
 
@@ -205,6 +217,7 @@ def simulate(
         for step in range(steps):
             if step == steps // 2:
                 cell.slopes.clear()
+                cell.candidate.clear()
             cell.step(input_rms * rng.standard_normal((samples, width)))
             decades.append(cell.decades() - start)
             cell._renormalise()
@@ -214,8 +227,9 @@ def simulate(
                 differences.append(cell.h - cell.h.mean(axis=0))
         aligned = _along_one_direction(np.concatenate(differences))
     saturated = float(np.mean(cell.slopes)) if cell.slopes else 0.0
+    candidate = float(np.mean(cell.candidate)) if cell.candidate else 0.0
     state_rms = float(np.sqrt(np.mean(squares)))
-    return RecurrentResponse(tuple(decades), saturated, state_rms, aligned)
+    return RecurrentResponse(tuple(decades), saturated, state_rms, aligned, candidate)
 
 
 def _along_one_direction(rows: Array) -> float:

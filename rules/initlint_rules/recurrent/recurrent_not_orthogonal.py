@@ -72,7 +72,8 @@ class RecurrentNotOrthogonal(Rule):
     an RNN of ReLUs, half of whose units stop the gradient at every step. The severity is the harm
     that the simulation shows over T steps. A plain RNN: gradient below 10^-4 warning,
     below 10^-7.2 (one float32 rounding error) error. Any cell: gradient above 10^1.5 warning, above
-    10^3 error; saturated share above 0.3 warning, above 0.7 error; 70 % of what differs between
+    10^3 error; saturated share of all gates, or of the candidate (the signal; what its bias
+    saturates left out), above 0.3 warning, above 0.7 error; 70 % of what differs between
     sequences along one direction of the state, for weights whose mean outweighs their spread:
     warning. T is the graph's sequence length
     or `--sequence-length`; otherwise 50 is assumed, the message says so, and a vanishing gradient
@@ -297,6 +298,7 @@ def _findings(
             "orthogonality_residual": residual if isfinite(residual) else None,
             "gradient_decades": response.decades_at(steps),
             "saturated_share": response.saturated,
+            "candidate_saturated_share": response.candidate_saturated,
             "state_rms": response.state_rms,
             "one_direction": response.one_direction,
             "steps": steps,
@@ -334,13 +336,15 @@ def _harm(
                 "gradient explodes",
             )
         )
-    saturated = severity_of(saturation_harm(response.saturated))
+    share = max(response.saturated, response.candidate_saturated)
+    saturated = severity_of(saturation_harm(share))
     if saturated:
+        what = "gate units" if share == response.saturated else "candidate's values"
         found.append(
             (
                 saturated,
-                f"{response.saturated:.0%} of the gate units are saturated",
-                "large recurrent weights push gates to 0 or 1, where their gradient vanishes",
+                f"{share:.0%} of the {what} are saturated",
+                "large recurrent weights push units to their ends, where their gradient vanishes",
             )
         )
     if alike and response.one_direction >= ONE_DIRECTION:
