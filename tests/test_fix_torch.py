@@ -172,6 +172,36 @@ def test_infos_that_follow_from_a_warning_are_not_treated_where_that_does_harm()
     assert {change["param"] for change in report.changes} == {"positions.weight"}
 
 
+class Remembering(nn.Module):
+    """A GRU whose last state is read after a long sequence."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRU(8, 32, batch_first=True), nn.Linear(32, 4)
+        for weight in self.cell.parameters():
+            nn.init.normal_(weight, std=std) if weight.ndim > 1 else nn.init.zeros_(weight)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(("std", "woken"), [(0.01, True), (0.15, False)])
+def test_a_memory_that_opens_gets_weights_that_write_to_it(std, woken):
+    torch.manual_seed(0)
+    net = Remembering(std)
+    before = {name: weight.clone() for name, weight in net.cell.state_dict().items()}
+    report = initlint.fix(net, torch.randn(16, 40, 8))
+    assert report.status == "fixed"
+    after = net.cell.state_dict()
+    assert not torch.equal(after["bias_ih_l0"], before["bias_ih_l0"])
+    for name in ("weight_ih_l0", "weight_hh_l0"):
+        assert torch.equal(after[name], before[name]) != woken
+    if woken:
+        block = after["weight_hh_l0"][:32]
+        np.testing.assert_allclose((block @ block.T).numpy(), np.eye(32), atol=1e-5)
+        assert 0.15 < float(after["weight_ih_l0"].std()) < 0.3
+
+
 class Highway(nn.Module):
     """Layers beside gated ways around them."""
 

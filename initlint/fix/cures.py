@@ -355,6 +355,25 @@ def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
                     continue
                 keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
                 planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
+            _wake(planner, finding, layer)
+
+
+def _wake(planner: Planner, finding: Record, layer: Layer) -> None:
+    """Weights of a cell that are far too small: a memory that opens has nothing to keep.
+
+    Its input and its state then are two small factors in a row (`residual-branch-faint`).
+    """
+    for param in layer.with_role(*WEIGHT_ROLES):
+        std = planner.measures.effective_std(param) if param.trainable else None
+        slot = planner.network.slot(layer, param)
+        recurs = param.role is Role.RECURRENT_WEIGHT
+        wanted = 1 / math.sqrt(slot.fan_in) if recurs else law_std(slot, "xavier_normal", {})
+        if not std or FAR * std >= wanted or param.tied_to is not None:
+            continue
+        if recurs:
+            planner.draw(finding, layer, param, "orthogonal", gain=1.0)
+        else:
+            planner.rescale(finding, layer, param, wanted / std, "xavier")
 
 
 CURES: dict[str, Cure] = {

@@ -140,7 +140,7 @@ class Addend:
         values: ``(positions, width)``; None for a table that is looked up.
         power: mean square of the table.
         tokens: mean square of the tokens; None when unknown.
-        embedded: whether the tokens come from a table too.
+        table: where the tokens are looked up; None where they are a projection of the input.
     """
 
     layer: Layer
@@ -149,7 +149,12 @@ class Addend:
     values: Any
     power: float
     tokens: float | None
-    embedded: bool
+    table: Layer | None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the tokens come from a table too."""
+        return self.table is not None
 
 
 def addends(context: Context) -> Iterator[Addend]:
@@ -177,9 +182,8 @@ def addends(context: Context) -> Iterator[Addend]:
             power = moments.second_moment if moments is not None else None
         start = _tokens(graph, source) if power is not None else None
         if power is not None and start is not None:
-            yield Addend(
-                layer, source, param, values, power, _power(context, source), start is Op.EMBEDDING
-            )
+            known = start if start.op is Op.EMBEDDING else None
+            yield Addend(layer, source, param, values, power, _power(context, source), known)
 
 
 def _behind_views(graph: LayerGraph, key: str) -> Layer:
@@ -198,18 +202,18 @@ def _by_position(layer: Layer, values: Any) -> bool:
     return bool(values.shape[-1] == shape[-1] and shape[-2] in (None, values.shape[-2]))
 
 
-def _tokens(graph: LayerGraph, key: str) -> Op | None:
-    """The operator that makes the tokens: a look-up, or a projection of the input itself."""
+def _tokens(graph: LayerGraph, key: str) -> Layer | None:
+    """The layer that makes the tokens: a look-up, or a projection of the input itself."""
     for _ in range(len(graph)):
         layer = graph[key]
         edges = graph.inputs(key)
         if not edges:
             return None
         if layer.op is Op.EMBEDDING:
-            return layer.op
+            return layer
         if layer.op in (Op.LINEAR, Op.CONV):
             start = _behind_views(graph, edges[0].source)
-            return layer.op if start.op is Op.INPUT else None
+            return layer if start.op is Op.INPUT else None
         if layer.op not in _LEADS:
             return None
         sources = [edge.source for edge in edges if graph.inputs(edge.source)]

@@ -32,6 +32,12 @@ NARROW = 1 / 30
 """Below it positions are a thousandth of the variance. They still have gradients of their own, as a
 table of zeros has, so that this is no more than an info."""
 
+FAINT = 0.1
+"""Rms of tokens over that of a fixed table below which they are less than a hundredth of the
+variance. With a thirtieth (N(0, 0.02) beside sines) a network reached half of its twin's progress
+in twice the steps (benchmarks/outcome: sinusoidal). Sinusoids of rms 0.7 beside N(0, 0.02) times
+sqrt(width) are beyond it from a width of 13 on."""
+
 EQUAL = 1e-3
 """Relative spread below which frequencies are one number. Neighbours of a real table differ by
 10000^(2/d): 15 % at a head of width 128, 0.2 % at one of 8192."""
@@ -68,7 +74,7 @@ class PositionTable(Rule):
     that go neither up nor down throughout, and a fixed sinusoidal table with equal rows: a warning.
     A fixed table of zeros in front of attention that sees both sides, with no other table in the
     network: a warning. Learned: more than 3 times the tokens' standard deviation is a warning, less
-    than 1/30 an info.
+    than 1/30 an info. Looked-up tokens below a tenth of a fixed table: an info.
 
     What it does not flag
     ---------------------
@@ -252,6 +258,42 @@ def _added(context: Context, addend: Addend, *, alone: bool) -> Iterator[Finding
     elif (values == values[0]).all() and _is_sinusoidal(values[0]):
         fault = "has the same row at every position"
         yield _fixed(Severity.WARNING, [addend.layer], param, _name(addend), fault)
+    else:
+        yield from _drowned(context, addend)
+
+
+def _drowned(context: Context, addend: Addend) -> Iterator[Finding]:
+    """Token vectors far below a fixed table: what can be changed is theirs."""
+    table, tokens = addend.table, addend.tokens
+    weight = table.weight if table is not None else None
+    if table is None or weight is None or not weight.trainable or not tokens or not addend.power:
+        return
+    ratio = sqrt(tokens / addend.power)
+    if ratio >= FAINT or context.measures.stage(weight) is Stage.TRAINED:
+        return
+    share = ratio * ratio / (1 + ratio * ratio)
+    std = (context.measures.effective_std(weight) or 0.0) / ratio
+    yield Finding(
+        severity=Severity.INFO,
+        confidence=Confidence.HIGH,
+        layer=table.id,
+        param=weight.name,
+        layers=(table.id,),
+        message=f"vectors of {table.id} start {ratio:.2g} times as wide as the fixed positions "
+        f"that are added to them: {share:.2%} of the variance is tokens",
+        evidence={"ratio": 1 / ratio, "token_share": share},
+        why="the first layer sees the sum; what is a small part of its variance is a small part of "
+        "every product until training has changed the scales",
+        measured=f"rms of tokens over positions {ratio:.2g}",
+        expected=f"about 1, at least {FAINT:g}",
+        fix=Fix(
+            "rescale",
+            params=(weight.key,),
+            arguments={"factor": 1 / ratio},
+            code=f"torch.nn.init.normal_({weight.name}, std={std:.2g}), or multiply what is looked "
+            "up by sqrt(width)",
+        ),
+    )
 
 
 def _name(addend: Addend) -> str:

@@ -20,6 +20,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    dominators,
 )
 
 MIN_ROWS = 64
@@ -46,17 +47,20 @@ class OddRows(Rule):
     A table resized for new tokens gets rows of zeros or of one repeated vector. Tokens with equal
     rows mean the same to the network, a zero row is no token at all, and in a head tied to the
     table they all share one logit. Of equal codes the first is the nearest to everything: the
-    others are never chosen and never get a gradient.
+    others are never chosen and never get a gradient. A table of one vector alone (a constant)
+    hands on the same signal for every token, until its rows have parted.
 
     How it decides
     --------------
     Zero rows beside the padding row, and groups of eight or more equal rows. Always an info: rows
-    of tokens that never occur look the same. A fresh codebook of which at most half of the codes
-    differ: warning.
+    of tokens that never occur look the same. A fresh table of one vector that all of the signal
+    comes through: info, for its rows receive different gradients and part. A fresh codebook of
+    which at most half of the codes differ: warning.
 
     What it does not flag
     ---------------------
-    The padding row, tables that are zero or repeated altogether, tables of fewer than 64 rows,
+    The padding row, tables that are zero altogether (`zero-weight`), single rows of tables of fewer
+    than 64, tables of one vector beside another path (gains and positions that are looked up),
     quantised tables.
 
     Example
@@ -98,18 +102,21 @@ class OddRows(Rule):
 
     code = "EMB803"
     name = "odd-rows"
-    formula = "|row| = 0 beside the padding row,  or row_i = row_j for eight and more"
+    formula = "|row| = 0 beside the padding row,  or row_i = row_j for eight and more, or for all"
     needs = frozenset({Need.WEIGHTS})
     stages = frozenset(Stage)
     folds = ("correlation-collapse", "zero-gradient")
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per kind of oddity and table."""
-        for layer in context.model.graph.order:
+        graph = context.model.graph
+        for layer in graph.order:
             weight = layer.weight
             if layer.op is Op.EMBEDDING and weight is not None and weight.size <= MAX_ELEMENTS:
-                if _is_codebook(context.model.graph, layer, weight):
+                if _is_codebook(graph, layer, weight):
                     yield from _copied_codes(context, layer, weight)
+                elif _is_one_vector(context, layer, weight):
+                    yield _one_vector(layer, weight)
                 else:
                     yield from _examine(context, layer, weight)
 
@@ -118,6 +125,44 @@ def _is_codebook(graph: LayerGraph, layer: Layer, weight: Param) -> bool:
     """True where the table itself has a say in which of its rows is read."""
     above = graph.upstream([layer.id])
     return any(param.key == weight.key for key in above for param in graph[key].params)
+
+
+def _is_one_vector(context: Context, layer: Layer, weight: Param) -> bool:
+    """True for a fresh table of one vector, not of zeros, that every path from the input crosses.
+
+    Elsewhere it may be a gain or a shift per class, which starts alike for all.
+    """
+    if weight.shape[0] < 3 or not weight.trainable or weight.quantised:
+        return False
+    moments = context.measures.moments(weight)
+    if moments is None or moments.non_finite or moments.max_abs == 0:
+        return False
+    groups = context.measures.duplicates(weight)
+    if len(groups) != 1 or len(groups[0]) < weight.shape[0]:
+        return False
+    if context.measures.stage(weight) is Stage.TRAINED:
+        return False
+    return layer.id in dominators(context.model.graph)
+
+
+def _one_vector(layer: Layer, weight: Param) -> Finding:
+    return Finding(
+        severity=Severity.INFO,
+        confidence=Confidence.HIGH,
+        layer=layer.id,
+        param=weight.name,
+        message=f"all {weight.shape[0]} rows of {weight.name} are one vector: every token looks "
+        "the same until the first steps have parted them",
+        evidence={"distinct": 1, "count": weight.shape[0], "kind": "one vector"},
+        why="what is the same for every token tells the layers behind nothing about the input",
+        measured=f"1 distinct of {weight.shape[0]} rows",
+        expected="random vectors",
+        fix=Fix(
+            "reinitialise",
+            params=(weight.key,),
+            code=f"torch.nn.init.normal_({weight.name})",
+        ),
+    )
 
 
 def _copied_codes(context: Context, layer: Layer, weight: Param) -> Iterator[Finding]:
