@@ -57,11 +57,12 @@ from initlint.model.structure import (
 from initlint.model.unrolled import Unrolled, reads_all_steps, unrolled_recurrences
 from initlint.model.written_cells import KeepingGate, keeping_gates
 from initlint.probe.profile import (
+    OVERFLOWED,
     hidden_layers,
     input_rms,
     measured_drift,
     saturates,
-    signal_rms,
+    signal_profile,
     stretches,
 )
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
@@ -91,6 +92,7 @@ __all__ = [
     "ACTIVATIONS",
     "BUFFERS",
     "NORMALISERS",
+    "OVERFLOWED",
     "RECURRENT",
     "RELU_FAMILY",
     "SATURATED",
@@ -186,7 +188,7 @@ __all__ = [
     "saturation_harm",
     "segment_makers",
     "severity_of",
-    "signal_rms",
+    "signal_profile",
     "simulate_recurrent",
     "standardised_gain",
     "stretches",

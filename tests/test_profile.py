@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from initlint.probe.profile import hidden_layers, measured_drift, saturates, stretches
+from initlint.model import Op
+from initlint.probe.profile import (
+    OVERFLOWED,
+    hidden_layers,
+    measured_drift,
+    saturates,
+    signal_profile,
+    stretches,
+)
 from initlint.testing import Network, he_normal, normal, zeros
 
 
@@ -64,6 +72,32 @@ def test_unobserved_layers_give_no_drift():
     graph = net.graph
     assert measured_drift(["fc0"], graph, net.run(16, 0)) is None
     assert measured_drift([], graph, net.run(16, 0)) is None
+
+
+def exponents(std: float, *, domain: bool = False) -> Network:
+    """A signal times the exponential of what is made of it, or the root of what may be negative."""
+    net = Network(seed=0)
+    x = net.input(64)
+    for index in range(4):
+        scale = net.linear(x, normal(net.rng, 64, 64, std=std), name=f"fc{index}")
+        x = net.layer(Op.SQRT, scale) if domain else net.mul(x, net.layer(Op.EXP, scale))
+    net.output(net.linear(x, normal(net.rng, 4, 64, std=0.1), name="head"))
+    return net
+
+
+def test_an_overflow_counts_with_the_largest_number():
+    net = exponents(1.0)
+    chain = [f"fc{index}" for index in range(4)]
+    profile = signal_profile(chain, net.graph, net.run(64, 0))
+    assert profile[-1][1] == OVERFLOWED
+    assert measured_drift(chain, net.graph, net.run(64, 0)) > 30
+
+
+def test_what_is_not_finite_for_another_reason_is_no_growth():
+    net = exponents(1.0, domain=True)
+    chain = [f"fc{index}" for index in range(4)]
+    assert [key for key, _ in signal_profile(chain, net.graph, net.run(64, 0))] == ["fc0"]
+    assert measured_drift(chain, net.graph, net.run(64, 0)) is None
 
 
 def test_bounded_activations_absorb_growth():

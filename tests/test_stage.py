@@ -76,11 +76,12 @@ def test_learned_tensors_are_trained_unless_quantised_or_vectors() -> None:
 def test_uniforms_whose_rows_were_brought_to_one_norm_are_fresh(
     shape: tuple[int, ...], centred: bool
 ) -> None:
-    rows = np.random.default_rng(3).uniform(-1.0, 1.0, (shape[0], prod(shape[1:])))
+    rng = np.random.default_rng(3)
+    rows = rng.uniform(-1.0, 1.0, (shape[0], prod(shape[1:])))
     rows -= rows.mean(axis=1, keepdims=True) if centred else 0.0
     uniform = 1.4 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
     assert judged(uniform.reshape(shape))[0] is FRESH
-    moved = uniform * RNG.uniform(0.99, 1.01, (len(rows), 1))
+    moved = uniform * rng.uniform(0.8, 1.2, (len(rows), 1))
     assert judged(moved.reshape(shape))[0] is not FRESH
 
 
@@ -88,6 +89,37 @@ def test_other_rows_of_one_norm_are_no_uniforms() -> None:
     learned = RNG.standard_t(3, (64, 64)) * np.exp(RNG.standard_normal((1, 64)))
     learned /= np.linalg.norm(learned, axis=1, keepdims=True)
     assert judged(learned)[0] is TRAINED
+
+
+def folded(rng: np.random.Generator, rows: np.ndarray, bias: float) -> Model:
+    """Four convolutions into which a batch normaliser with drawn gains was folded."""
+    net = Network(seed=0)
+    value = net.input(32, 8, 8)
+    for _ in range(4):
+        gain = rng.normal(1.0, 0.1, (32, 1, 1, 1))
+        shift = bias * rng.standard_normal(32) * gain.reshape(-1) if bias else None
+        value = net.relu(net.conv(value, rows * gain, shift, padding=1))
+    net.output(value)
+    return net.model()
+
+
+@pytest.mark.parametrize("family", ["normal", "uniform"])
+def test_draws_behind_folded_gains_are_fresh(family: str) -> None:
+    rng = np.random.default_rng(1)
+    rows = (
+        rng.normal(0.0, 0.02, (32, 32, 3, 3))
+        if family == "normal"
+        else rng.uniform(-0.06, 0.06, (32, 32, 3, 3))
+    )
+    assert Measures(folded(rng, rows, 0.0)).model_stage is FRESH
+    assert Measures(folded(rng, rows, 0.01)).model_stage is FRESH
+    assert Measures(folded(rng, rows, 0.5)).model_stage is TRAINED
+
+
+def test_learned_rows_behind_folded_gains_are_trained() -> None:
+    rng = np.random.default_rng(1)
+    learned = rng.normal(0.0, 0.02, (32, 32, 3, 3)) * rng.uniform(0.5, 1.5, (1, 32, 1, 1))
+    assert Measures(folded(rng, learned, 0.0)).model_stage is TRAINED
 
 
 def test_certainty_needs_size_and_a_common_name() -> None:

@@ -456,3 +456,21 @@ def test_parts_of_a_packed_projection_keep_their_scale():
     forward = predicted(net).forward
     for number, gain in enumerate(scales.values()):
         assert forward[f"part_{number}"].log_q == pytest.approx(math.log(gain), abs=0.1)
+
+
+@pytest.mark.parametrize(("shared", "readers"), [(False, 1), (True, 5)])
+def test_matrices_of_a_stack_share_a_gradient_only_where_they_share_their_input(shared, readers):
+    net = Network(seed=0)
+    shape = (8, 64) if shared else (5, 8, 64)
+    x = net.layer(Op.IDENTITY, net.input(*shape), name="before")
+    blocks = [normal(net, 64, 64, 1.0) for _ in range(5)]
+    params = [
+        net.param(Role.WEIGHT, "w", block, gate=str(index), packed=5)
+        for index, block in enumerate(blocks)
+    ]
+    made = net.linear(x, blocks[0], name="stack")
+    net._layers[-1] = type(net._layers[-1])(
+        "stack", Op.LINEAR, tuple(params), output_shape=(None, 5, 8, 64), channel_axis=-1
+    )
+    net.output(made)
+    assert predicted(net).backward["before"] == pytest.approx(math.log(readers), abs=0.1)

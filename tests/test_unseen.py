@@ -53,6 +53,8 @@ HEALTHY_EXPORTS = (
     "equilibrium_of_one_matrix",
     "tied_autoencoder_of_raw_matrices",
     "experts_mixed_in_one_product",
+    "gains_drawn_around_one",
+    "ensemble_of_true_fans",
 )
 
 FAULTY = (
@@ -77,6 +79,7 @@ FAULTY = (
     "factorisation_of_wide_tables",
     "codebook_of_zeros",
     "written_lstm_that_forgets",
+    "flow_that_overflows",
 )
 
 FAULTY_EXPORTS = (
@@ -96,6 +99,7 @@ FAULTY_EXPORTS = (
     "standardised_stack_without_gains",
     "written_lstm_that_forgets",
     "cell_that_replaces_its_state",
+    "gains_drawn_around_zero",
 )
 
 ONE_CAUSE = (

@@ -18,6 +18,7 @@ MODULES = (
     "later",
     "fourth",
     "fifth",
+    "seventh",
 )
 
 for name in MODULES:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from initlint.measure.folded_rows import scaled_rows
 from initlint.measure.moments import array_moments
 from initlint.measure.result import Family, Identification, Moments, Stage
 from initlint.measure.scheme import identify
@@ -16,6 +17,7 @@ from initlint.measure.stage import (
     UNINFORMATIVE,
     WEIGHT_ROLES,
     Verdict,
+    default_bound,
     is_certain,
     model_stage,
     never_stepped,
@@ -79,6 +81,7 @@ class ModelStages:
         self._stages: dict[int, tuple[Param, Stage]] = {}
         self._computed: dict[Any, Stage] = {}
         self._copies: dict[int, tuple[Param, bool]] = {}
+        self._folded: dict[Any, float | None] = {}
 
     def of(self, param: Param) -> Stage:
         """Stage of one tensor, in the light of its model.
@@ -116,6 +119,8 @@ class ModelStages:
         """
         identification = self._numbers.identify(param)
         own = tensor_stage(identification, moments, layer, param)
+        if own is Stage.TRAINED and self._is_folded_draw(layer, param):
+            return Stage.FRESH
         if identification.family is not Family.UNKNOWN or own is Stage.FRESH:
             return own
         if param.tensor is None or param.quantised or not param.tensor.operands:
@@ -130,6 +135,25 @@ class ModelStages:
             order = (Stage.TRAINED, Stage.FRESH)
             self._computed[key] = next((s for s in order if s in held), own)
         return self._computed[key]
+
+    def _is_folded_draw(self, layer: Layer, param: Param) -> bool:
+        """True for a draw whose rows carry the gains of a batch normaliser folded into them.
+
+        A fresh normaliser only scales the layer's bias: nothing, or within PyTorch's bound times
+        the largest gain.
+        """
+        if not self._model.connected or param.tensor is None or len(param.shape) < 2:
+            return False
+        bias = self._numbers.moments(layer.bias) if layer.bias is not None else None
+        if layer.bias is not None and bias is None:
+            return False
+        key = self._numbers.key(param.tensor)
+        if key not in self._folded:
+            block = self._numbers.leading(param)
+            self._folded[key] = scaled_rows(block) if block is not None else None
+        gains = self._folded[key]
+        most = bias.max_abs if bias is not None else 0.0
+        return gains is not None and most <= default_bound(layer) * gains
 
     @property
     def whole(self) -> Stage:

@@ -195,7 +195,7 @@ def never_stepped(
             if moments is None:
                 return False
             if not moments.constant:
-                bound = _default_bound(layer) if param.role in _BIASES else 0.0
+                bound = default_bound(layer) if param.role in _BIASES else 0.0
                 if moments.max_abs > bound:
                     return False
                 continue
@@ -208,7 +208,7 @@ def never_stepped(
     return speaking or len(zero_biases) >= LEAST_BIASES
 
 
-def _default_bound(layer: Layer) -> float:
+def default_bound(layer: Layer) -> float:
     """1/sqrt(fan_in), or 1/sqrt(hidden) for recurrent layers: where PyTorch draws biases."""
     weight = layer.weight
     if weight is None or len(weight.shape) < 2:

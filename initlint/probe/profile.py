@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
-from math import isfinite, log10
+from math import log10
 
 from initlint.model import NORMALISERS, RECURRENT, SATURATING, TRANSPARENT, Layer, LayerGraph, Op
 from initlint.model.unrolled import unrolled_recurrences
-from initlint.probe.result import Activations
+from initlint.probe.result import Activations, OutputStats
 
 _PASSING = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.BILINEAR})
 """Weighted layers whose output scale follows their input's: no tables, no bounded states."""
@@ -30,14 +29,44 @@ def input_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | N
 _MEANS = ("mean", "average", "avg")
 
 
-def signal_rms(layer_id: str, graph: LayerGraph, probe: Activations) -> float | None:
-    """Measured rms of the signal that a layer reads, in front of means over positions.
+OVERFLOWED = 3.4e38
+"""Float32's largest number: the rms of a signal that overflowed was at least about that."""
 
-    None where it was not observed.
+OVERFLOWING = 88.0
+"""ln(`OVERFLOWED`): from this exponent on an exponential overflows, and products need larger
+factors still. What is not finite behind smaller values is no growth (the logarithm of a negative
+input)."""
+
+
+def signal_profile(
+    layers: Sequence[str], graph: LayerGraph, probe: Activations
+) -> tuple[tuple[str, float], ...]:
+    """Layers of a stretch and the measured rms of the signal that each reads.
+
+    The signal is that in front of means over positions. Layers that were not observed are left
+    out. A signal that is exactly zero from some layer on was cut there, and one that is not finite
+    makes no numbers behind it: what comes before counts, and an overflow with `OVERFLOWED`.
     """
-    source = _before_means(layer_id, graph)
-    stats = probe.outputs.get(source) if source is not None else None
-    return stats.rms if stats is not None and stats.count else None
+    profile: list[tuple[str, float]] = []
+    most = 0.0
+    for key in layers:
+        if key not in graph or graph[key].op not in _PASSING:
+            continue
+        source = _before_means(key, graph)
+        stats = probe.outputs.get(source) if source is not None else None
+        if stats is None or not stats.count:
+            continue
+        if stats.non_finite and most >= OVERFLOWING:
+            profile.append((key, OVERFLOWED))
+        if stats.non_finite or not stats.rms > 0.0:
+            break
+        profile.append((key, stats.rms))
+        most = max(most, _magnitude(stats), _magnitude(probe.outputs.get(key)))
+    return tuple(profile)
+
+
+def _magnitude(stats: OutputStats | None) -> float:
+    return 0.0 if stats is None or not stats.count else max(abs(stats.min), abs(stats.max))
 
 
 def _before_means(layer_id: str, graph: LayerGraph) -> str | None:
@@ -61,21 +90,13 @@ def measured_drift(layers: Sequence[str], graph: LayerGraph, probe: Activations)
 
     With the right gain the input of every layer has the same second moment (He et al. 2015,
     equation 9), so the intended value is 0. Growth counts from 1 upwards: a signal that enters
-    small (a codebook, a hash grid, coordinates) and reaches unit scale does no harm. A signal that
-    is exactly zero from some layer on was cut there, which is no drift: what comes before counts.
+    small (a codebook, a hash grid, coordinates) and reaches unit scale does no harm.
 
     Returns:
-        None when fewer than two inputs were observed, or one was not finite.
+        None when fewer than two inputs were observed.
     """
-    seen = [
-        rms
-        for key in layers
-        if key in graph
-        and graph[key].op in _PASSING
-        and (rms := signal_rms(key, graph, probe)) is not None
-    ]
-    seen = list(takewhile(bool, seen))
-    if len(seen) < 2 or not all(isfinite(rms) for rms in seen):
+    seen = [rms for _, rms in signal_profile(layers, graph, probe)]
+    if len(seen) < 2:
         return None
     end = log10(seen[-1])
     drift = end - log10(seen[0])

@@ -289,7 +289,24 @@ def _linear_backward(node: Node, gradient: Gradient) -> Sequence[Gradient | None
         shared_out += shared * fan * (1 + max(fan - 1, 0.0) * gradient.units)
     units = unit(shared_out / factor) if factor > 0 else 0.0
     factor *= scale_of(node) ** 2
+    if _reads_slices(node, [param for param, _, _ in weights]):
+        factor /= len(weights)
     return _to_first(node, Gradient(gradient.log_g + log(factor), gradient.positions, units))
+
+
+def _reads_slices(node: Node, stack: Sequence[Param]) -> bool:
+    """True when each matrix of a stack reads a slice of the input that no other matrix reads.
+
+    Ensembles and heads in one batched product, against packed projections and experts, all blocks
+    of which read the same: those make as many outputs more per input.
+    """
+    before, after = node.input_shape(), node.output_shape
+    if len(stack) < 2 or before is None or after is None:
+        return False
+    if [side for side in before if side is None] != [side for side in after if side is None]:
+        return False
+    rows, columns = stack[0].shape[:2]
+    return abs(node.ratio() * columns / rows - 1.0) < 1e-9
 
 
 def weight_gain(node: Node) -> float | None:

@@ -187,7 +187,7 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
         return None
     carried = power * entering * entering + behind.trunk**2
     share = moments.second_moment / (moments.second_moment + carried)
-    if share < MOSTLY:
+    if not share >= MOSTLY:  # also where the signal is not finite
         return None
     distance = _distance(context, layer.id)
     stats = context.probe.outputs.get(behind.layer) if context.probe else None

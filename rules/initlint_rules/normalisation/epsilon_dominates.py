@@ -16,6 +16,7 @@ from initlint.api import (
     LayerGraph,
     Need,
     Op,
+    Role,
     Rule,
     Severity,
     Stage,
@@ -134,6 +135,7 @@ class EpsilonDominates(Rule):
             edge.source in context.probe.outputs for edge in graph.inputs(worst.id)
         )
         norms = tuple(layer.id for _, layer, _ in found)
+        shares = _shares(context, [norm for _, norm, _ in found])
         sources = _sources(graph, worst)
         small = " and ".join(sources)
         feeding = dict.fromkeys(key for _, norm, _ in found for key in _sources(graph, norm))
@@ -167,7 +169,61 @@ class EpsilonDominates(Rule):
                 code=f"draw {small or f'the layers before {worst.id}'} "
                 f"{sqrt(ENOUGH / ratio):.2g} times as wide",
             ),
+            shares=shares,
         )
+
+
+def _shares(context: Context, norms: list[Layer]) -> dict[tuple[str, ...], float]:
+    """Decades below unit scale that normalisers see, by what made them.
+
+    A small gain of a normaliser that comes before answers for its own decades, the weights in
+    between for what they take away. What that normaliser's own epsilon took is a consequence.
+    """
+    graph = context.model.graph
+    shares: dict[tuple[str, ...], float] = {}
+    for norm in norms:
+        sources = _sources(graph, norm)
+        variance = _variance_over_epsilon(context, norm) * float(norm.attrs["eps"])
+        lost = -0.5 * log10(variance)
+        for before in _normalisers_before(graph, sources):
+            small = max(-log10(_gain(context, before)), 0.0)
+            shares[(before.id,)] = shares.get((before.id,), 0.0) + small
+            lost = min(lost, log10(_rms(context, before.id)) - 0.5 * log10(variance))
+        if sources:
+            shares[sources] = shares.get(sources, 0.0) + max(lost, 0.0)
+    return shares
+
+
+def _normalisers_before(graph: LayerGraph, keys: tuple[str, ...]) -> list[Layer]:
+    """The normalisers that layers read through nothing with weights."""
+    found: dict[str, Layer] = {}
+    seen, waiting = set(keys), list(keys)
+    while waiting:
+        for layer in graph.producers(waiting.pop()):
+            if layer.id in seen:
+                continue
+            seen.add(layer.id)
+            if layer.op in NORMALISERS:
+                found[layer.id] = layer
+            elif layer.op not in WEIGHTED:
+                waiting.append(layer.id)
+    return list(found.values())
+
+
+def _rms(context: Context, key: str) -> float:
+    """Rms of what a layer makes; 1 where it is not known."""
+    stats = context.probe.outputs.get(key) if context.probe else None
+    if stats is not None and stats.count:
+        return stats.rms or 1.0
+    signal = context.theory.forward.get(key) if context.theory else None
+    return exp(0.5 * signal.log_q) if signal is not None and abs(signal.log_q) < 600 else 1.0
+
+
+def _gain(context: Context, norm: Layer) -> float:
+    """Rms of a normaliser's gain; 1 where it has none or is zero, which scales nothing."""
+    gain = next(iter(norm.with_role(Role.GAIN)), None)
+    moments = context.measures.moments(gain) if gain is not None else None
+    return sqrt(moments.second_moment) if moments and moments.second_moment > 0.0 else 1.0
 
 
 def _sources(graph: LayerGraph, norm: Layer) -> tuple[str, ...]:

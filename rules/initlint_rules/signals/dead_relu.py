@@ -110,7 +110,7 @@ class DeadRelu(Rule):
             stats = context.probe.outputs.get(layer.id)
             if layer.op not in RELU_FAMILY - {Op.LEAKY_RELU, Op.PRELU} or stats is None:
                 continue
-            if stats.rows < MIN_ROWS or stats.units < 2 or not stats.count:
+            if stats.rows < MIN_ROWS or stats.units < 2 or not stats.count or stats.non_finite:
                 continue
             if _reads_zeros(context, layer):
                 continue

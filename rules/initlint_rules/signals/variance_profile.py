@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import log10
 
 from initlint.api import (
-    Activations,
+    OVERFLOWED,
     Context,
     Finding,
     Fix,
@@ -23,7 +23,7 @@ from initlint.api import (
     measured_drift,
     on_branches,
     saturates,
-    signal_rms,
+    signal_profile,
     stretches,
 )
 
@@ -46,7 +46,8 @@ class VarianceProfile(Rule):
     Decades from the second to the last layer of the stretch (the first reads data). Vanishing: 0.7
     info, 1.5 warning, 4 error where three layers or more make it up; exploding: 0.3 info, 0.7
     warning, 1.5 error. A signal that shrinks by less than 4 on branches alone, beside a
-    trunk whose gradient hardly changes, is an info.
+    trunk whose gradient hardly changes, is an info. A signal that overflows counts with float32's
+    largest number.
 
     What it does not flag
     ---------------------
@@ -110,7 +111,7 @@ class VarianceProfile(Rule):
             drift = measured_drift(hidden, graph, context.probe)
             if drift is None or (drift > 0 and saturates(hidden, graph)):
                 continue
-            profile = _profile(hidden, graph, context.probe)
+            profile = signal_profile(hidden, graph, context.probe)
             layers = makers((step for _, step in _steps(profile)), drift)
             severity = drift_severity(drift, 0.0, Sink.OUTPUT, layers)
             if severity is not None:
@@ -118,20 +119,13 @@ class VarianceProfile(Rule):
                 yield _finding(graph, profile, hidden, drift, severity)
 
 
-Profile = list[tuple[str, float]]
+Profile = tuple[tuple[str, float], ...]
 """Layers and the rms of what enters them."""
-
-
-def _profile(layers: tuple[str, ...], graph: LayerGraph, probe: Activations) -> Profile:
-    return [(key, rms) for key in layers if (rms := signal_rms(key, graph, probe)) is not None]
 
 
 def _steps(profile: Profile) -> list[tuple[str, float]]:
     """Each layer but the last, and the decades by which it changes the signal."""
-    return [
-        (key, log10(max(after, 1e-300) / max(before, 1e-300)))
-        for (key, before), (_, after) in pairwise(profile)
-    ]
+    return [(key, log10(after) - log10(before)) for (key, before), (_, after) in pairwise(profile)]
 
 
 def _finding(
@@ -140,22 +134,25 @@ def _finding(
     steps = _steps(profile)
     worst = max((abs(step), key) for key, step in steps)[1]
     word = "shrinks" if drift < 0 else "grows"
+    end, last = profile[-1]
+    said = f"{word} 10^{drift:+.1f} times over {len(profile)} layers"
+    if last >= OVERFLOWED:
+        said = f"grows beyond float32 before {end}, over {len(profile)} layers"
     params = tuple(weight.key for key in layers if (weight := graph[key].weight) is not None)
     return Finding(
         severity=severity,
         layer=worst,
         layers=layers,
-        message=f"the measured signal {word} 10^{drift:+.1f} times over {len(profile)} layers",
+        message=f"the measured signal {said}",
         evidence={
             "measured_decades": drift,
             "decades_per_layer": drift / (len(profile) - 1),
             "first_rms": profile[0][1],
-            "last_rms": profile[-1][1],
+            "last_rms": last,
             "largest_step": worst,
         },
         why="a scale that drifts from layer to layer takes the gradient with it",
-        measured=f"rms {profile[0][1]:.3g} into {profile[0][0]}, {profile[-1][1]:.3g} into "
-        f"{profile[-1][0]}",
+        measured=f"rms {profile[0][1]:.3g} into {profile[0][0]}, {last:.3g} into {end}",
         expected="about the same rms into every hidden layer",
         fix=Fix("lsuv", params=params, code="rescale each layer to unit output variance (LSUV)"),
         shares={(key,): step * (-1 if drift < 0 else 1) for key, step in steps},
