@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph
 from initlint.model.layer import Role
-from initlint.model.op import NORMALISERS, WEIGHTED, Op
+from initlint.model.op import NORMALISERS, TRANSPARENT, WEIGHTED, Op
 from initlint.model.residual import takes_other_parts
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node
@@ -32,7 +32,8 @@ class _Walk:
         """The producer through which the trunk runs, if any.
 
         At an addition that is the operand made first (the branch is computed from it), at an
-        attention the query, at a product the operand that is not a gate.
+        attention the query, at a product the operand that is not a gate: of two the one made last,
+        for a signal that is multiplied by the trunk itself (a cross layer) is made from it.
         """
         node = self.nodes[key]
         sources = [node.edges[index].source for index in node.signals]
@@ -41,9 +42,15 @@ class _Walk:
         if node.layer.op in (Op.ADD, Op.SUB):
             return min(sources, key=self.graph.position.__getitem__)
         if node.layer.op is Op.MUL:
-            plain = [source for source in sources if self.graph[source].op not in _GATES]
-            return (plain or sources)[0]
+            plain = [source for source in sources if not self._is_gate(source)]
+            return max(plain or sources[:1], key=self.graph.position.__getitem__)
         return sources[0]
+
+    def _is_gate(self, key: str) -> bool:
+        """True for shares between 0 and 1, also where they were given further axes."""
+        layer = self.graph[key]
+        seen = self.graph.effective_producers(key) if layer.op in TRANSPARENT else (layer,)
+        return any(item.op in _GATES for item in seen)
 
     def fork(self, a: str, b: str) -> tuple[str, list[str], list[str]] | None:
         """The layer from which two operands come, and the layers between on either side."""

@@ -16,6 +16,7 @@ from initlint.api import (
     LayerGraph,
     Need,
     Param,
+    Residual,
     ResidualBranch,
     Role,
     Rule,
@@ -158,7 +159,7 @@ class ResidualBranchUnscaled(Rule):
             and not _bounded(context, branch)
             and branch.last is not None
             and _fresh(context, branch)
-            and (gain := _gain(context, branch, plain=skips.get(branch.add) == ())) is not None
+            and (gain := _gain(context, branch, found.get(branch.add))) is not None
             and gain > (WIDE_OPEN if branch.gated else MIN_GAIN)
         ]
         by_addition = {branch.add: (branch, gain) for branch, gain in loose}
@@ -298,10 +299,21 @@ def _resets(context: Context, skip: tuple[str, ...]) -> bool:
     return any(context.model.graph[key].op in NORMALISERS for key in skip)
 
 
-def _gain(context: Context, branch: ResidualBranch, *, plain: bool) -> float | None:
-    """Power of the branch over the trunk's: measured behind a plain skip path, else predicted."""
-    outputs = context.probe.outputs if context.probe and plain else {}
+def _gain(context: Context, branch: ResidualBranch, item: Residual | None) -> float | None:
+    """Power of the branch over the trunk's: measured behind a plain skip path, else predicted.
+
+    What a branch is multiplied by at its end (a cross layer by the input) answers for its own size.
+    """
+    outputs = context.probe.outputs if context.probe else {}
+    gain = branch.gain
     trunk, total = outputs.get(branch.trunk), outputs.get(branch.add)
-    if trunk is not None and total is not None and trunk.rms > 0 and isfinite(total.rms):
-        return max((total.rms / trunk.rms) ** 2 - 1, 0.0)
-    return branch.gain
+    plain = item is not None and item.skip == ()
+    if plain and trunk is not None and total is not None and trunk.rms > 0 and isfinite(total.rms):
+        gain = max((total.rms / trunk.rms) ** 2 - 1, 0.0)
+    if gain is None or item is None or item.gate is None:
+        return gain
+    inside = {*item.branch, item.add}
+    factors = (edge.source for edge in context.model.graph.inputs(item.gate))
+    sizes = [outputs[key].rms for key in factors if key not in inside and key in outputs]
+    size = max((size for size in sizes if isfinite(size)), default=1.0)
+    return gain / max(size, 1.0) ** 2
