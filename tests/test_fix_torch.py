@@ -221,6 +221,26 @@ class Highway(nn.Module):
         return self.head(x)
 
 
+class Carried(nn.Module):
+    """Rectified layers beside carries, with the gates' usual bias (Srivastava et al. 2015)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(40, 40), nn.Linear(40, 10)
+        self.layers = nn.ModuleList(nn.Linear(40, 40) for _ in range(10))
+        self.gates = nn.ModuleList(nn.Linear(40, 40) for _ in range(10))
+        for layer in (self.enter, self.head, *self.layers, *self.gates):
+            nn.init.normal_(layer.weight, std=40**-0.5)
+            nn.init.constant_(layer.bias, -2.0 if layer in [*self.gates] else 0.0)
+
+    def forward(self, x):
+        x = self.enter(x)
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            share = torch.sigmoid(gate(x))
+            x = share * torch.relu(layer(x)) + (1 - share) * x
+        return self.head(x)
+
+
 def test_all_shut_gates_are_opened_and_nothing_else_is_changed():
     torch.manual_seed(0)
     net = Highway()
@@ -242,6 +262,18 @@ def test_a_gate_beside_saturated_units_is_taken_back_by_the_same_factor():
     assert report.record["risk"]["after"] < 0.2
     for gate in net.gates:
         assert float(gate.weight.detach().std()) == pytest.approx(40**-0.5, rel=0.1)
+
+
+def test_gates_keep_how_far_they_were_opened_where_the_signal_shut_them():
+    torch.manual_seed(0)
+    net = Carried()
+    for layer in (net.enter, *net.layers, *net.gates):
+        layer.weight.data.mul_(10)
+    report = initlint.fix(net, torch.randn(32, 40))
+    assert report.status == "fixed"
+    for gate in net.gates:
+        assert (gate.bias == -2).all()
+        assert float(gate.weight.detach().std()) < 2 * 40**-0.5
 
 
 class Halves(nn.Module):

@@ -11,10 +11,11 @@ import numpy as np
 from initlint.fix.branches import FAR, open_branches, residual_scaling
 from initlint.fix.computed import open_factor
 from initlint.fix.lsuv import SCALED
+from initlint.fix.memory import open_memory
 from initlint.fix.plan import Planner, Record
 from initlint.fix.schemes import SCHEMES, default_value, find, law_std, preserving_std
 from initlint.fix.slot import WEIGHT_ROLES, Slot
-from initlint.fix.textbook import SHORT, is_gate, sine_frequencies, written_memory
+from initlint.fix.textbook import is_gate, sine_frequencies
 from initlint.model import NORMALISERS, Layer, LayerGraph, Op, Param, Role
 
 SINE_BAND = 1.5
@@ -32,6 +33,9 @@ the largest (torch.nn.Embedding). What such a table would have to keep up with i
 
 SAME = 2.0
 """Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
+
+OPEN = 3.0
+"""Bias to which a gate may be held open or shut: its slope is still a fifth of the largest."""
 
 Cure = Callable[[Planner, Record, dict[str, Any]], None]
 
@@ -79,6 +83,9 @@ def _preserving(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
     within thirty layers, at whatever gain (Pennington, Schoenholz, Ganguli 2017): see `_to_std`.
     """
     named = list(planner.targets(finding, *WEIGHT_ROLES))
+    for layer, param, excess in _beside(planner, named):
+        if excess > 1:  # gates: too wide they stand still, too narrow they stand half open
+            planner.rescale(finding, layer, param, 1 / excess)
     for layer, param in (*named, *planner.overlooked(named)):
         if param.role not in WEIGHT_ROLES:
             planner.draw(finding, layer, param, "constant", value=default_value(param.role))
@@ -310,11 +317,22 @@ def _reinitialise(planner: Planner, finding: Record, arguments: dict[str, Any]) 
             planner.draw(finding, layer, param, "orthogonal", gain=1.0)
         elif param.role in WEIGHT_ROLES:
             planner.redraw(finding, layer, param)
-        else:
+        elif not _holds_a_gate(planner, layer, param):
             value = default_value(param.role)
             planner.draw(finding, layer, param, "constant", value=value)
             if param.role is Role.GAIN and layer.op in NORMALISERS:
                 _other_gains(planner, finding)
+
+
+def _holds_a_gate(planner: Planner, layer: Layer, param: Param) -> bool:
+    """True for a gate's bias that leaves it a slope: how far it is open is a choice."""
+    moments = planner.measures.moments(param)
+    return (
+        param.role is Role.BIAS
+        and is_gate(planner.network, layer)
+        and moments is not None
+        and moments.max_abs <= OPEN
+    )
 
 
 def _other_gains(planner: Planner, finding: Record) -> None:
@@ -332,50 +350,6 @@ def _other_gains(planner: Planner, finding: Record) -> None:
                 planner.draw(finding, layer, param, "constant", value=default_value(Role.GAIN))
 
 
-def _memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
-    """The biases of gated cells: spread over the time scales of a sequence of known length.
-
-    One value for every unit, where the length is only assumed.
-    """
-    evidence = finding.get("evidence") or {}
-    steps = int(evidence.get("steps") or 0) if evidence.get("steps_known") else 0
-    value = float(arguments.get("value", 1.0))
-    for key in finding["layers"]:
-        for layer in planner.weighted(key):
-            for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
-                if not param.trainable:
-                    continue
-                written = planner.network.keeping.get(param.key)
-                if written is not None:
-                    drawn = written_memory(planner.network, layer, param, written)
-                    planner.keep(finding, drawn)
-                    continue
-                if steps > SHORT:
-                    planner.draw(finding, layer, param, "chrono", steps=steps)
-                    continue
-                keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
-                planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
-            _wake(planner, finding, layer)
-
-
-def _wake(planner: Planner, finding: Record, layer: Layer) -> None:
-    """Weights of a cell that are far too small: a memory that opens has nothing to keep.
-
-    Its input and its state then are two small factors in a row (`residual-branch-faint`).
-    """
-    for param in layer.with_role(*WEIGHT_ROLES):
-        std = planner.measures.effective_std(param) if param.trainable else None
-        slot = planner.network.slot(layer, param)
-        recurs = param.role is Role.RECURRENT_WEIGHT
-        wanted = 1 / math.sqrt(slot.fan_in) if recurs else law_std(slot, "xavier_normal", {})
-        if not std or FAR * std >= wanted or param.tied_to is not None:
-            continue
-        if recurs:
-            planner.draw(finding, layer, param, "orthogonal", gain=1.0)
-        else:
-            planner.rescale(finding, layer, param, wanted / std, "xavier")
-
-
 CURES: dict[str, Cure] = {
     "scale_preserving": _preserving,
     "residual_scaling": residual_scaling,
@@ -387,7 +361,7 @@ CURES: dict[str, Cure] = {
     "reinitialise": _reinitialise,
     "redraw": _reinitialise,
     "ones": _reinitialise,
-    "forget_bias": _memory,
-    "forget_gate_bias": _memory,
+    "forget_bias": open_memory,
+    "forget_gate_bias": open_memory,
 }
 """How each kind of fix that rules name is planned; other names are tensor schemes."""

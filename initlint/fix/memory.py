@@ -1,0 +1,57 @@
+"""The cure of cells that forget: biases that keep the state, and weights that write to it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from initlint.fix.branches import FAR
+from initlint.fix.plan import Planner, Record
+from initlint.fix.schemes import law_std
+from initlint.fix.slot import WEIGHT_ROLES
+from initlint.fix.textbook import SHORT, long_memory, written_memory
+from initlint.model import Layer, Role
+
+
+def open_memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
+    """The biases of gated cells: spread over the time scales of a sequence of known length.
+
+    One value for every unit, where the length is only assumed.
+    """
+    evidence = finding.get("evidence") or {}
+    steps = int(evidence.get("steps") or 0) if evidence.get("steps_known") else 0
+    value = float(arguments.get("value", 1.0))
+    for key in finding["layers"]:
+        for layer in planner.weighted(key):
+            for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
+                if not param.trainable:
+                    continue
+                written = planner.network.keeping.get(param.key)
+                if written is not None:
+                    drawn = written_memory(planner.network, layer, param, written)
+                    planner.keep(finding, drawn)
+                    continue
+                if steps > SHORT:
+                    planner.keep(finding, long_memory(planner.network, layer, param, steps))
+                    continue
+                keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
+                planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
+            _wake(planner, finding, layer)
+
+
+def _wake(planner: Planner, finding: Record, layer: Layer) -> None:
+    """Weights of a cell that are far too small: a memory that opens has nothing to keep.
+
+    Its input and its state then are two small factors in a row (`residual-branch-faint`).
+    """
+    for param in layer.with_role(*WEIGHT_ROLES):
+        std = planner.measures.effective_std(param) if param.trainable else None
+        slot = planner.network.slot(layer, param)
+        recurs = param.role is Role.RECURRENT_WEIGHT
+        wanted = 1 / math.sqrt(slot.fan_in) if recurs else law_std(slot, "xavier_normal", {})
+        if not std or FAR * std >= wanted or param.tied_to is not None:
+            continue
+        if recurs:
+            planner.draw(finding, layer, param, "orthogonal", gain=1.0)
+        else:
+            planner.rescale(finding, layer, param, wanted / std, "xavier")
