@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import log10, sqrt
 
 from initlint.api import (
@@ -118,17 +118,28 @@ class NormalisedWeightsFaint(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names the layers of the longest row."""
         lost: dict[str, float] = {}
-        rows: dict[str, tuple[str, ...]] = {}
+        faint: set[str] = set()
+        before: dict[str, str] = {}
         for layer in context.model.graph.order:
-            before = [edge.source for edge in context.model.graph.inputs(layer.id)]
-            least = min(before, key=lambda key: lost.get(key, 0.0), default="")
+            entering = [edge.source for edge in context.model.graph.inputs(layer.id)]
+            least = min(entering, key=lambda key: lost.get(key, 0.0), default="")
             own = _decades(context, layer)
             lost[layer.id] = lost.get(least, 0.0) + own
-            rows[layer.id] = (*rows.get(least, ()), *((layer.id,) if own else ()))
+            before[layer.id] = least
+            if own:
+                faint.add(layer.id)
         worst = max(lost, key=lost.__getitem__, default="")
         severity = next((level for limit, level in LEVELS if lost.get(worst, 0.0) >= limit), None)
         if severity is not None:
-            yield _finding(context, severity, rows[worst], lost[worst])
+            row = tuple(key for key in _path_to(worst, before) if key in faint)
+            yield _finding(context, severity, row[::-1], lost[worst])
+
+
+def _path_to(key: str, before: Mapping[str, str]) -> Iterator[str]:
+    """A layer and those in front of it, backwards."""
+    while key:
+        yield key
+        key = before.get(key, "")
 
 
 def _decades(context: Context, layer: Layer) -> float:
