@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from benchmarks.unseen.parts import Built, clean, fault, x
+from benchmarks.unseen.parts import Block, Built, clean, fault, ids, x
 
 
 class Coupling(nn.Module):
@@ -98,3 +98,32 @@ def ensemble_by_the_helpers_fan() -> Built:
 @clean
 def ensemble_of_true_fans() -> Built:
     return Ensemble(helper=False), x(16, 64)
+
+
+class Encoder(nn.Module):
+    """Post-norm blocks over tokens, all but queries and keys of one Xavier gain."""
+
+    def __init__(self, depth, gain, d=48):
+        super().__init__()
+        self.emb = nn.Embedding(60, d)
+        self.blocks = nn.ModuleList(Block(d, 4, post=True) for _ in range(depth))
+        self.head = nn.Linear(d, 4)
+        for block in self.blocks:
+            for layer in (block.attn.v, block.attn.o, block.up, block.down):
+                nn.init.xavier_normal_(layer.weight, gain)
+
+    def forward(self, index):
+        v = self.emb(index)
+        for block in self.blocks:
+            v = block(v)
+        return self.head(v.mean(1))
+
+
+@fault("post-norm-deep", at=("blocks",))
+def post_norm_blocks_of_strong_branches() -> Built:
+    return Encoder(24, 1.4), ids(60)
+
+
+@clean
+def post_norm_blocks_of_weaker_branches() -> Built:
+    return Encoder(18, 0.7), ids(60)

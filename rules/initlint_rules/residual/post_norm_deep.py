@@ -27,6 +27,13 @@ SKIP_LOSS = 0.7
 """Decades of gradient lost on the skip path alone that are worth saying: the lowest level at which
 vanishing signals are reported."""
 
+SKIP_GONE = 24 * log10(2)
+"""Decades after which what the skip path brings is below float32's rounding of what the branches
+do, as if there were none. Trained for 150 steps on a task of words, at width 48 with clipping: 18
+blocks at 10^-3.8 and 9 at 10^-4.6 made 83 to 90 % of the progress of their twins with small
+branches; 36 at 10^-7.9, 24 at 10^-8.8 and 18 at 10^-9.6 made none with SGD at 0.1 and 0.01, and 72,
+12 and 79 % with Adam at the better of 3e-3 and 3e-4."""
+
 
 class PostNormDeep(Rule):
     """Normalising the residual stream after each of many additions wears out the skip path.
@@ -46,8 +53,9 @@ class PostNormDeep(Rule):
     How it decides
     --------------
     At least 12 additions followed by a normaliser, plain skip paths, and a loss on them of
-    sum 0.5 log10(1 + r) of 0.7 decades or more: an info. A warning or an error when the gradient
-    as a whole, measured or else predicted, vanishes over those additions by 10^-1.5 or 10^-4.
+    sum 0.5 log10(1 + r) of 0.7 decades or more: an info. A warning from 7.2 decades on, below
+    float32's rounding error; a warning or an error when the gradient as a whole, measured or else
+    predicted, vanishes over those additions by 10^-1.5 or 10^-4.
 
     What it does not flag
     ---------------------
@@ -136,6 +144,8 @@ class PostNormDeep(Rule):
             return
         drift, measured = _gradient(context, found[0][0].add, found[-1][0].add)
         severity = backward_severity(drift) if drift is not None and drift < 0 else None
+        if lost >= SKIP_GONE:
+            severity = max(severity or Severity.WARNING, Severity.WARNING)
         layers = tuple(branch.add for branch, _ in found)
         blocks = len(found) / 2
         yield Finding(
