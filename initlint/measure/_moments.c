@@ -74,6 +74,7 @@ static struct {
     void (*scan)(const float *, size_t, struct scan *);
     void (*powers)(const float *, size_t, float, double[4]);
     void (*near_zero)(const float *, size_t, int32_t, int64_t *, int64_t *);
+    void (*near_zero_halves)(const uint16_t *, size_t, int64_t *, int64_t *);
     void (*from_bfloat16)(const uint16_t *, size_t, uint32_t *);
     void (*from_float16)(const uint16_t *, size_t, float *);
     void (*integers)(const int8_t *, size_t, int64_t[4]);
@@ -85,6 +86,7 @@ static struct {
         kernel.scan = set##_scan;                                                                  \
         kernel.powers = set##_powers;                                                              \
         kernel.near_zero = set##_near_zero;                                                        \
+        kernel.near_zero_halves = set##_near_zero_halves;                                          \
         kernel.from_bfloat16 = set##_from_bfloat16;                                                \
         kernel.from_float16 = set##_from_float16;                                                  \
         kernel.integers = set##_integers;                                                          \
@@ -201,9 +203,13 @@ static void add_widened(struct total *t, const float *x, size_t count, double ti
     add_doubles(t, wide_x, count, tiny);
 }
 
-/* At most BLOCK elements. Magnitudes below 1e8 and a spread above 1e-8 keep the fourth powers of
- * the elements within a factor 30 of the farthest one inside single precision. */
-static void add_floats(struct total *t, const float *x, size_t count, double tiny, int precise)
+#define TINY_HALF 0x1p-14 /* the smallest normal number of half precision */
+
+/* At most BLOCK elements, with the halves that they were decoded from, or NULL. Magnitudes below 1e8
+ * and a spread above 1e-8 keep the fourth powers of the elements within a factor 30 of the farthest
+ * one inside single precision. */
+static void add_floats(struct total *t, const float *x, const uint16_t *halves, size_t count,
+                       double tiny, int precise)
 {
     size_t n = precise ? 0 : count - count % LANES;
     struct scan seen;
@@ -220,7 +226,10 @@ static void add_floats(struct total *t, const float *x, size_t count, double tin
             memcpy(&bits, &limit, sizeof bits);
             if (seen.nearest == 0 || seen.nearest < bits) {
                 int64_t zeros = 0, below = 0;
-                kernel.near_zero(x, n, bits, &zeros, &below);
+                if (halves && tiny == TINY_HALF)
+                    kernel.near_zero_halves(halves, n, &zeros, &below);
+                else
+                    kernel.near_zero(x, n, bits, &zeros, &below);
                 t->zeros += zeros;
                 t->subnormals += below > zeros ? below - zeros : 0;
             }
@@ -244,7 +253,7 @@ static void add_sixteen_bits(struct total *t, const uint16_t *x, size_t count, d
         kernel.from_bfloat16(x, count, wide_x.bits);
     else
         kernel.from_float16(x, count, wide_x.values);
-    add_floats(t, wide_x.values, count, tiny, precise);
+    add_floats(t, wide_x.values, half ? x : NULL, count, tiny, precise);
 }
 
 /* At most EXACT bytes; every number below is an integer until the divisions. */
@@ -292,7 +301,7 @@ static void add(struct total *t, const uint8_t *data, size_t count, enum kind ki
         size_t n = count - start < kinds[kind].block ? count - start : kinds[kind].block;
         const uint8_t *x = data + start * kinds[kind].bytes;
         if (kind == FLOAT32) {
-            add_floats(t, (const float *)(const void *)x, n, tiny, precise);
+            add_floats(t, (const float *)(const void *)x, NULL, n, tiny, precise);
         } else if (kind == FLOAT64) {
             double copy[BLOCK];
             memcpy(copy, x, n * sizeof *copy);

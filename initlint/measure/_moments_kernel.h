@@ -84,6 +84,21 @@ TARGET static void NAME(near_zero)(const float *x, size_t count, int32_t tiny, i
     *below += less;
 }
 
+/* The same of halves, as they are stored, below their smallest normal number; at most BLOCK. */
+TARGET static void NAME(near_zero_halves)(const uint16_t *x, size_t count, int64_t *zeros,
+                                          int64_t *below)
+{
+    uint16_t equal = 0, less = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        uint16_t magnitude = x[i] & 0x7fff;
+        equal += magnitude == 0;
+        less += magnitude < 0x0400;
+    }
+    *zeros += equal;
+    *below += less;
+}
+
 TARGET static void NAME(from_bfloat16)(const uint16_t *x, size_t count, uint32_t *out)
 {
     for (size_t i = 0; i < count; i++)
