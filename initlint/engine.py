@@ -18,7 +18,7 @@ from initlint.measure.result import Stage
 from initlint.model import Draws, Kind, LoadError, Model, Where
 from initlint.model.collector import collector_paused
 from initlint.probe.result import Activations, ProbeStatus, Response
-from initlint.risk import Risk, risk
+from initlint.risk import Risk, risk, with_findings
 from initlint.rows import Record, finding_record, layer_record
 from initlint.selection import choose
 from initlint.theory.result import Prediction
@@ -398,6 +398,8 @@ def _record(
     judged = None
     if evidence.stage is Stage.FRESH and evidence.probe is not None:
         judged = predicted_risk(model, settings, evidence)
+    if judged is not None:
+        judged = with_findings(judged, counts["error"], counts["warning"])
     record: Record = {
         "target": model.target,
         "kind": model.kind.value,

@@ -11,7 +11,7 @@ from benchmarks.outcome.models import Entry
 from initlint.engine import Settings, lint
 from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
-from initlint.risk import evidence
+from initlint.risk import WARNED, evidence
 
 ROADS = ("module", "noise", "onnx")
 """A module with a batch of its task; a module of which only the input's shape is given, so that
@@ -44,6 +44,8 @@ def judge(entry: Entry, road: str, seed: int = 0) -> dict[str, Any]:
             record = lint(loaded, Settings())
         finally:
             engine.risk = inner
+    counts = record["summary"]
+    kept["named"] = 1.0 if counts["error"] else WARNED if counts["warning"] else 0.0
     return {
         "risk": record["risk"],
         "stage": record["stage"],

@@ -19,6 +19,7 @@ from initlint.model import RECURRENT, WEIGHTED, Layer, LayerGraph, Model, Op
 from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.risk import with_findings
 from initlint.theory.harm import (
     VANISHING,
     Harm,
@@ -180,6 +181,7 @@ def _trial(model: Model, settings: Settings) -> Trial:
     gathered = engine.gather(model, static, frozenset({Need.THEORY}))
     predicted = engine.predicted_risk(model, static, replace(gathered, probe=seen))
     if predicted is not None:
+        predicted = with_findings(predicted, trial.errors, trial.warnings)
         trial = replace(trial, risk=predicted.value)
     return _measured(model, static, seen, trial)
 
