@@ -193,11 +193,22 @@ def with_findings(found: Risk, errors: int, warnings: int) -> Risk:
     Units that stay equal, a gate that forgets, a head alone too wide leave the terms of the whole
     network as they are.
     """
-    named = 1.0 if errors else WARNED if warnings else 0.0
+    named = _named(errors, warnings)
     if not named or not all(map(isfinite, found.terms.values())):
         return found
-    weighted = {**found.terms, "named": WEIGHTS["named"] * named}
+    weighted = {**found.terms, "named": named}
     return Risk(_chance(weighted), weighted, found.basis)
+
+
+def without_findings(value: float, errors: int, warnings: int) -> float:
+    """What `with_findings` started from: the risk that no named fault explains."""
+    if not 0.0 < value < 1.0:
+        return value
+    return 1.0 / (1.0 + (1.0 - value) / value * exp(_named(errors, warnings)))
+
+
+def _named(errors: int, warnings: int) -> float:
+    return WEIGHTS["named"] * (1.0 if errors else WARNED if warnings else 0.0)
 
 
 def _chance(weighted: Mapping[str, float]) -> float:

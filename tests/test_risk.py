@@ -16,7 +16,7 @@ from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
 from initlint.probe.torch import probe_torch
 from initlint.probe.torch_coherent import coherent
-from initlint.risk import REASONS, WEIGHTS, Risk, evidence, score, with_findings
+from initlint.risk import REASONS, WEIGHTS, Risk, evidence, score, with_findings, without_findings
 
 TERMS = st.dictionaries(st.sampled_from(sorted(WEIGHTS)), st.floats(0.0, 6.0))
 
@@ -540,6 +540,7 @@ def test_findings_never_lower_the_risk(terms: dict[str, float]) -> None:
     warned, wrong = with_findings(plain, 0, 2), with_findings(plain, 1, 0)
     assert with_findings(plain, 0, 0) == plain
     assert plain.value <= warned.value <= wrong.value == with_findings(plain, 3, 5).value
+    assert without_findings(warned.value, 0, 2) == pytest.approx(plain.value, rel=1e-6, abs=1e-9)
     assert wrong.value == pytest.approx(score({**terms, "named": 1.0}).value)
     assert wrong.reasons == (plain.reasons or (REASONS["named"],))
 

@@ -17,6 +17,7 @@ from initlint.fix.search import (
     Search,
     judged,
     scaled_by_running,
+    unnamed_risk,
     wanted,
 )
 from initlint.model import Model
@@ -119,8 +120,8 @@ def doubts(result: Repair, model: Model) -> list[str]:
         if rank > before.get(item["fingerprint"], 0):
             found.append(f"{item['name']} at {item['layer']} is new or worse ({item['severity']})")
     found.extend(str(failure) for failure in result.after["failures"])
-    risk = result.after.get("risk")
-    if risk is not None and risk >= RISKY:
+    risk = unnamed_risk(result.after)
+    if risk >= RISKY:
         found.append(f"the predicted risk of harm is still {risk:.2f}")
     if not model.connected:
         found.append("there are weights only: give the network with --model to run it")

@@ -10,7 +10,7 @@ import numpy as np
 
 from initlint.fix.changes import Change
 from initlint.fix.repair import Repair, wanted
-from initlint.fix.search import RISKY
+from initlint.fix.search import RISKY, unnamed_risk
 from initlint.fix.torch_code import code_for
 from initlint.model import WEIGHTED, Model
 from initlint.probe.result import Activations
@@ -46,8 +46,8 @@ def _verdict(result: Repair, reasons: Sequence[str]) -> Record:
     left = {item["fingerprint"] for item in result.after["findings"]}
     called = [item for item in wanted(result.before, None) if item["severity"] != "info"]
     cured = sorted({item["name"] for item in called if item["fingerprint"] not in left})
-    risk = result.before.get("risk")
-    if not result.changes and risk is not None and risk >= RISKY:
+    risk = unnamed_risk(result.before)
+    if not result.changes and risk >= RISKY:
         status = "failed"
         reasons = [f"the predicted risk of harm is {risk:.2f}, and no weights tried lower it"]
     elif not result.changes:

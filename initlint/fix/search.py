@@ -16,6 +16,7 @@ from initlint.fix.slot import gain_of, written_gain
 from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.risk import without_findings
 
 Record = dict[str, Any]
 
@@ -70,8 +71,8 @@ class State:
 
     @property
     def risk(self) -> float:
-        """The predicted probability of harm; 0 where there is none."""
-        return float(self.record.get("risk") or 0.0)
+        """The predicted probability of harm beside what findings name; 0 where there is none."""
+        return unnamed_risk(self.record)
 
     @property
     def weight(self) -> tuple[int, int, float, int]:
@@ -91,6 +92,17 @@ class State:
     def sound(self) -> bool:
         """True without warnings, errors, or a high risk."""
         return not any(self.weight[:3])
+
+
+def unnamed_risk(record: Mapping[str, Any]) -> float:
+    """The risk of a lint that none of its findings explains, 0 where there is none.
+
+    What is to be cured is named; only a risk beside that asks for more.
+    """
+    risk, counts = record.get("risk"), record["summary"]
+    if risk is None:
+        return 0.0
+    return without_findings(float(risk), counts.get("error", 0), counts.get("warning", 0))
 
 
 def wanted(record: Mapping[str, Any], only: Collection[str] | None) -> list[Record]:
