@@ -124,10 +124,17 @@ def figures(found: list[dict[str, Any]]) -> None:
     fine, fails = outcomes == training.FINE, outcomes == training.FAILS
     counts = {kind: int((outcomes == kind).sum()) for kind in ("fine", "harmed", "fails")}
     print(f"  {len({case['architecture'] for case in found})} architectures: {counts}")
-    shipped = predict(
-        np.array([WEIGHTS[name] for name in TERMS]), OFFSET, [case["terms"] for case in found]
-    )
+    shipped = predict(np.array([*WEIGHTS.values()]), OFFSET, [case["terms"] for case in found])
     _areas("as shipped", found, shipped)
+    bare = [{**case["terms"], "named": 0.0} for case in found]
+    _areas("without findings", found, predict(np.array([*WEIGHTS.values()]), OFFSET, bare))
+    worst = np.array([_worst(case) for case in found])
+    shares = ", ".join(
+        f"{level} {(~fine)[worst == level].mean():.0%}"
+        for level in ("error", "warning", "neither")
+        if (worst == level).any()
+    )
+    print(f"  harmed or failing, by the worst finding: {shares}")
     flagged = np.array([any(f[0] == "error" for f in case["findings"]) for case in found])
     print(
         f"  any error finding: precision {(~fine)[flagged].mean():.2f}, "
@@ -145,6 +152,11 @@ def figures(found: list[dict[str, Any]]) -> None:
             print(f"    fails   {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
         if case["outcome"] == training.HARMED and risk < 0.2:
             print(f"    harmed  {case['score']:.2f} risk {risk:.2f} {case['name']} {_short(case)}")
+
+
+def _worst(case: dict[str, Any]) -> str:
+    levels = {severity for severity, _, _ in case["findings"]}
+    return next((level for level in ("error", "warning") if level in levels), "neither")
 
 
 def _areas(title: str, found: list[dict[str, Any]], risks: np.ndarray) -> None:

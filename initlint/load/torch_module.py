@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def _need_torch() -> None:
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401 - only whether it is there
     except ImportError as error:
         raise LoadError("PyTorch is not installed; install initlint[torch]") from error
 

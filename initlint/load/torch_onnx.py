@@ -68,7 +68,7 @@ def load_export(
             )
     except ImportError as error:
         raise LoadError("--via onnx needs onnxscript: install it beside PyTorch") from error
-    except Exception as error:
+    except Exception as error:  # the exporter's own classes, and whatever a user's forward raises
         cause = _first_cause(error)
         message = f"{target}: the ONNX export raised {one_line(cause)}{user_frame(cause)}"
         raise LoadError(message) from error

@@ -131,7 +131,7 @@ def _replay(node: Node, rows: torch.Tensor) -> list[torch.Tensor]:
     for candidate in (rows, rows.contiguous()):  # copies have no node of their own
         try:
             result = node.replay(candidate)
-        except (RuntimeError, TypeError, IndexError, NotImplementedError):
+        except (RuntimeError, TypeError, IndexError, NotImplementedError):  # not on row numbers
             continue
         return [result] if isinstance(result, torch.Tensor) else list(result)
     return []

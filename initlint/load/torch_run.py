@@ -257,7 +257,7 @@ def _captured(
         try:
             with borrowed(module, seed) as saved:
                 return trace(names, module, args, kwargs, saved, meta=True), False
-        except Exception as error:
+        except Exception as error:  # what the user's forward raises, for want of values perhaps
             if structure_only:
                 raise _load_error(module, target, error) from error
     few = _two_rows(args, kwargs)
@@ -270,7 +270,7 @@ def _captured(
     try:
         with borrowed(module, seed) as saved:
             return trace(names, module, args, kwargs, saved, meta=False), False
-    except Exception as error:
+    except Exception as error:  # whatever the user's forward raises is told as the module's
         if SINGLE_VALUE not in str(error):
             raise _load_error(module, target, error) from error
     with borrowed(module, seed, frozen_norms=True) as saved:

@@ -145,7 +145,7 @@ def _inputs(built: Built, module: Any, options: LoadOptions) -> Inputs:
             with random_state(options.seed):
                 try:
                     return from_value(function())
-                except Exception as error:
+                except Exception as error:  # the user's function may raise anything
                     message = f"example_inputs() raised {one_line(error)}{user_frame(error)}"
                     raise LoadError(message) from error
     array = getattr(module, "example_input_array", None)

@@ -6,6 +6,7 @@ Where the gains were drawn themselves, N(1, 0.02) say, the matrix fits no family
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from initlint.measure.moments import array_moments
 from initlint.measure.normalised_rows import ROW_LEAST, are_uniform_rows
 from initlint.measure.precision import median
 from initlint.measure.result import Family
+from initlint.measure.scattered import scattered
 
 Array = NDArray[Any]
 
@@ -61,7 +63,18 @@ def _scales(array: Array) -> Array | None:
     level = (rows / rms).reshape(array.shape)
     if are_uniform_rows(level, array_moments(level)):
         return rms
-    degrees = rows.shape[1]
-    radii = np.sqrt(np.random.default_rng(0).chisquare(degrees, (len(rows), 1)) / degrees)
-    drawn = (level.reshape(rows.shape) * radii).reshape(array.shape)
+    drawn = (level.reshape(rows.shape) * _radii(*rows.shape)).reshape(array.shape)
     return rms if fit(drawn, array_moments(drawn), True).family is Family.NORMAL else None
+
+
+def _radii(count: int, degrees: int) -> Array:
+    """``(count, 1)`` draws of the root of χ²/degrees, always the same.
+
+    The cube root of χ²_m / m is nearly normal, with mean 1 - 2/(9m) and variance 2/(9m) (Wilson &
+    Hilferty 1931); the normals are Box and Muller's (1958).
+    """
+    first, second = (scattered(count, 2) + 0.5).T
+    normal = np.sqrt(-2.0 * np.log(1.0 - first)) * np.cos(2.0 * np.pi * second)
+    spread = 2.0 / (9.0 * degrees)
+    cubes: Array = np.maximum(1.0 - spread + normal * sqrt(spread), 0.0) ** 3
+    return np.sqrt(cubes)[:, None]

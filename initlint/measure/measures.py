@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.measure import leading, spectrum, symmetry
+from initlint.measure import leading as _leading
 from initlint.measure import moments as _moments
+from initlint.measure import spectrum, symmetry
 from initlint.measure.kept import LEAST_KEPT, Kept
 from initlint.measure.model_stages import ModelStages
 from initlint.measure.result import Family, Identification, Moments, Stage
@@ -55,7 +56,8 @@ class Measures:
 
     Attributes:
         whole_elements: tensors up to this many elements are judged whole, larger ones by their
-            leading rows (`leading`); `leading.WHOLE_ELEMENTS` unless the model is very large.
+            leading rows (`leading`); `initlint.measure.leading.WHOLE_ELEMENTS` unless the model is
+            very large.
     """
 
     def __init__(
@@ -78,7 +80,7 @@ class Measures:
         self._radius: dict[Any, float] = {}
         self._norm: dict[Any, float] = {}
         self._prepared = False
-        self.whole_elements = leading.whole_elements(model)
+        self.whole_elements = _leading.whole_elements(model)
         # What was asked about an object before; the object is kept, so that its id stays its own.
         self._keys: dict[int, tuple[Tensor, Any]] = {}
         self._asked: dict[int, tuple[Tensor, Moments]] = {}
@@ -88,7 +90,7 @@ class Measures:
     @property
     def notices(self) -> tuple[str, ...]:
         """What was looked at in part only, one line."""
-        if self.whole_elements >= leading.WHOLE_ELEMENTS:
+        if self.whole_elements >= _leading.WHOLE_ELEMENTS:
             return ()
         count = len(self._large(self.whole_elements + 1, None))
         return (
@@ -130,7 +132,8 @@ class Measures:
 
         Args:
             param: the parameter.
-            rows: stored rows that are enough where the tensor is huge, of one row or more axes.
+            rows: stored rows that are enough where the tensor is huge; None for as many as are
+                judged.
 
         Raises:
             LoadError: the file does not hold what its header says.
@@ -140,7 +143,7 @@ class Measures:
             return None
         if rows is None or tensor.size <= self.whole_elements:
             return self._block(param, tensor)
-        return leading.leading_block(
+        return _leading.leading_block(
             tensor, min(rows * prod(tensor.stored_shape[1:]), self.whole_elements)
         )
 
@@ -218,7 +221,7 @@ class Measures:
             tasks = self._large(LARGE, self.whole_elements)
             if len(tasks) > 1:
                 self._judge_in_memory(tasks)
-        elif self.whole_elements < leading.WHOLE_ELEMENTS:
+        elif self.whole_elements < _leading.WHOLE_ELEMENTS:
             self._judge_while_reading(self._large(self.whole_elements + 1, None))
 
     def _large(self, least: int, most: int | None) -> dict[Any, tuple[Layer, Param, Tensor]]:
@@ -242,7 +245,7 @@ class Measures:
 
     def _judge_while_reading(self, tasks: dict[Any, tuple[Layer, Param, Tensor]]) -> None:
         """One thread judges leading rows while others read on, in the order of the files."""
-        order = sorted(tasks.items(), key=lambda task: leading.position(task[1][2]))
+        order = sorted(tasks.items(), key=lambda task: _leading.position(task[1][2]))
         waiting: deque[tuple[Any, Future[tuple[Identification, Groups]]]] = deque()
 
         def take() -> None:
@@ -272,7 +275,8 @@ class Measures:
 
         Shares are runs of neighbours on disk of about equal size; each tensor is in one share.
         """
-        tasks = sorted(self._large(LEAST_KEPT, None).values(), key=lambda t: leading.position(t[2]))
+        large = self._large(LEAST_KEPT, None).values()
+        tasks = sorted(large, key=lambda task: _leading.position(task[2]))
         total = sum(param.size for _, param, _ in tasks)
         before = 0
         mine: dict[Any, tuple[Layer, Param, Tensor]] = {}
@@ -313,7 +317,7 @@ class Measures:
     def _block(self, param: Param, tensor: Tensor) -> Array:
         """The whole of an ordinary tensor, the leading block of a huge one."""
         if tensor.size > self.whole_elements:
-            return leading.leading_block(tensor, self.whole_elements)
+            return _leading.leading_block(tensor, self.whole_elements)
         array = self.read(param)
         assert array is not None
         return array
@@ -390,7 +394,7 @@ def _judge_leading(
     layer: Layer, param: Param, tensor: Tensor, elements: int
 ) -> tuple[Identification, Groups]:
     """What is asked about every tensor, while its leading rows are here."""
-    block = leading.leading_block(tensor, elements)
+    block = _leading.leading_block(tensor, elements)
     moments = _moments.array_moments(block, tensor.dtype)
     found = identify(layer, param, block, moments)
     return found, symmetry.duplicate_units(block, tensor.dtype, moments.max_abs)
