@@ -1,4 +1,4 @@
-"""Spectra of weight matrices: exact while that is cheap, by randomised iteration beyond."""
+"""Spectra of weight matrices: exact while that is cheap, from Krylov spaces beyond."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ EXACT_FLOPS = 1e9
 matrix costs 2m²n and its eigenvalues about 9m³, so a square matrix stays exact up to m = 450;
 eigenvalues of a non-symmetric matrix cost about 25m³ (m = 340)."""
 
-SWEEPS = 24
-"""Block power iterations. After k sweeps an error component shrinks by (σ_j/σ_1)^(4k) in the
-squared norm: a neighbour at 0.97 σ_1 is down to 5 %, so σ_1 is right to about 0.2 %."""
+STEPS = 24
+"""Lanczos steps for a largest singular value. Measured on Gaussian matrices of up to 4,096 by 4,096,
+whose edge is as crowded as edges get: right to 0.1 %."""
 
-BLOCK = 8
-"""Vectors per sweep: the block also holds the neighbours that one vector would converge into."""
+TINY = 1e-4
+"""Largest magnitude below which, and above whose inverse, a matrix is scaled first: squares of
+float32 end at 1e-38 and 1e38, and a product sums millions of them."""
 
-REORTHOGONALISED = 3
-"""Sweeps between two orthogonalisations. Until then the others lean towards the first direction,
-by (σ_1/σ_j)^6 of float32's seven digits: of use where the gap is small, of none where it is not."""
+EXHAUSTED = 1e-5
+"""Rest of a step, relative to the step, that is rounding: a hundred times that of float32."""
 
 KRYLOV = 120
 """Arnoldi steps for the spectral radius of large matrices. Measured on Gaussian matrices of 400
@@ -115,37 +115,51 @@ def singular_values(matrix: Array) -> Array:
 
 
 def spectral_norm(matrix: Array) -> float:
-    """The largest singular value: exact while cheap, else from below by block power iteration."""
+    """The largest singular value: exact while cheap, else from below by Lanczos iteration."""
     wide = _wide(as_matrix(matrix))
     if wide.size == 0:
         return 0.0
     rows, columns = wide.shape
     if 2.0 * rows * rows * columns + 9.0 * rows**3 <= EXACT_FLOPS:
         return float(singular_values(wide)[0])
-    return leading_singular_value(wide, SWEEPS)
+    return leading_singular_value(wide, STEPS)
 
 
-def leading_singular_value(matrix: Array, sweeps: int) -> float:
-    """A lower bound of the largest singular value after some sweeps of block power iteration.
+def leading_singular_value(matrix: Array, steps: int) -> float:
+    """A lower bound of the largest singular value after some steps of Lanczos iteration.
 
-    An outlier above the bulk is found within a few sweeps, the edge of the bulk needs more
-    (Halko, Martinsson & Tropp 2011, §4.5). The start is fixed: the same matrix, the same answer.
+    An outlier above the bulk is found within a few steps, the edge of the bulk needs more (Golub &
+    Van Loan 2013, §10.1): each costs two products with a vector, which is what memory allows. The
+    start is fixed: the same matrix, the same answer.
     """
     wide = np.asarray(_wide(as_matrix(matrix)), dtype=np.float32)
-    scale = float(np.abs(wide).max()) if wide.size else 0.0
+    scale = max(float(wide.max()), -float(wide.min())) if wide.size else 0.0
     if scale == 0.0 or not np.isfinite(scale):
         return 0.0 if scale == 0.0 else float("nan")
-    wide = wide / np.float32(scale)
-    width = min(BLOCK, wide.shape[0])
-    block = scattered(wide.shape[0], width).astype(np.float32)
-    for sweep in range(1, sweeps + 1):
-        block = wide @ (wide.T @ block)
-        if sweep == sweeps or sweep % REORTHOGONALISED == 0:
-            block, _ = np.linalg.qr(block)
-        else:
-            block /= np.abs(block).max()
-    projected = (wide.T @ block).astype(np.float64)
-    return scale * sqrt(max(float(np.linalg.eigvalsh(projected.T @ projected)[-1]), 0.0))
+    if not TINY < scale < 1.0 / TINY:
+        wide = wide / np.float32(scale)
+    else:
+        scale = 1.0
+    rows = wide.shape[0]
+    steps = min(steps, rows)
+    start = scattered(rows, 1)[:, 0].astype(np.float32)
+    basis = np.empty((steps, rows), np.float32)
+    basis[0] = start / sqrt(float(start @ start))
+    small = np.zeros((steps, steps))
+    for step in range(steps):
+        vector = wide @ (basis[step] @ wide)
+        known = basis[: step + 1]
+        for _ in range(2):  # once more: classical Gram-Schmidt alone loses orthogonality
+            overlap = known @ vector
+            small[: step + 1, step] += overlap
+            vector -= overlap @ known
+        norm = sqrt(float(vector @ vector))
+        if step + 1 == steps or norm <= EXHAUSTED * small[step, step]:
+            small = small[: step + 1, : step + 1]
+            break
+        small[step + 1, step] = norm
+        basis[step + 1] = vector / norm
+    return scale * sqrt(max(float(np.linalg.eigvalsh(small)[-1]), 0.0))
 
 
 def spectral_radius(square: Array) -> float:

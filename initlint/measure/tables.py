@@ -127,23 +127,22 @@ def _fourier_basis(matrix: Array) -> str | None:
     for rows in (matrix, matrix.T):
         if rows.shape[0] < LEAST or rows.shape[1] < 64:
             continue
-        x = rows[:: max(1, rows.shape[0] // 64)][:64].astype(np.float64)
+        few = rows[:: max(1, rows.shape[0] // 64)][:64]
+        if np.count_nonzero(_in_one_band(few[:LEAST])) <= 0.1 * LEAST:
+            continue  # whatever the other rows are: nearly every matrix ends here
+        x = few.astype(np.float64)
         x -= x.mean(axis=1, keepdims=True)
         energy = np.einsum("ij,ij->i", x, x)
         x = x[energy > 1e-6 * energy.max()]
-        if x.shape[0] < LEAST:
-            continue
-        head = _in_one_band(x[:LEAST])
-        if np.count_nonzero(~head) > 0.1 * x.shape[0]:
-            continue  # whatever the other rows are: nearly every matrix ends here
-        if np.mean(_in_one_band(x)) >= 0.9:
+        if x.shape[0] >= LEAST and np.mean(_in_one_band(x)) >= 0.9:
             return "fourier_basis"
     return None
 
 
 def _in_one_band(x: Array) -> Array:
     """Which rows have nearly all of their energy in five neighbouring bins of their spectrum."""
-    spectrum = np.abs(np.fft.rfft(x, axis=1)) ** 2
+    x = x.astype(np.float64)
+    spectrum = np.abs(np.fft.rfft(x - x.mean(axis=1, keepdims=True), axis=1)) ** 2
     padded = np.pad(spectrum, ((0, 0), (4, 4)))
     band = sum(padded[:, shift : shift + spectrum.shape[1] + 4] for shift in range(5))
     return np.asarray(np.max(band, axis=1) / spectrum.sum(axis=1) > FOURIER_SHARE)
