@@ -256,8 +256,8 @@ KS_LIMIT = 2.23
 """√n times the greatest distance: exceeded with probability 1e-4 (Kolmogorov)."""
 
 KS_BINS = 1 << 12
-"""Many values are counted in bins first. Between two edges of a bin both functions rise, so that the
-distance there is at most the one at an edge and the bin's probability (1e-3 of a normal whose
+"""Many values are counted in bins first. Between two edges of a bin both functions rise, so that
+the distance there is at most the one at an edge and the bin's probability (1e-3 of a normal whose
 largest value is at 4σ) more: that seldom leaves the question open."""
 
 
@@ -281,7 +281,7 @@ def _distribution_fits(
             return _normal_cdf(values / moments.std)
         low = _normal_cdf(np.array([-cut]))[0]
         scaled = np.clip(values * cut_std(cut) / moments.std, -cut, cut)
-        return (_normal_cdf(scaled) - low) / (1.0 - 2.0 * low)
+        return np.asarray((_normal_cdf(scaled) - low) / (1.0 - 2.0 * low))
 
     if n > KS_BINS:
         expected = cdf(np.linspace(-bound, bound, KS_BINS + 1))

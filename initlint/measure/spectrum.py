@@ -19,8 +19,8 @@ matrix costs 2m²n and its eigenvalues about 9m³, so a square matrix stays exac
 eigenvalues of a non-symmetric matrix cost about 25m³ (m = 340)."""
 
 STEPS = 24
-"""Lanczos steps for a largest singular value. Measured on Gaussian matrices of up to 4,096 by 4,096,
-whose edge is as crowded as edges get: right to 0.1 %."""
+"""Lanczos steps for a largest singular value. Measured on Gaussian matrices of up to 4,096 rows and
+columns, whose edge is as crowded as edges get: right to 0.1 %."""
 
 TINY = 1e-4
 """Largest magnitude below which, and above whose inverse, a matrix is scaled first: squares of
