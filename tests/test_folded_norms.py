@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from torch import nn
 import initlint
 from initlint.load.onnx import load_onnx
 from initlint.model import Op
+from initlint.probe.onnx_request import request_for
 
 RNG = np.random.default_rng(0)
 DEPTH = 12
@@ -160,3 +162,10 @@ def test_a_gain_that_is_left_of_a_norm_is_that_norm(tmp_path):
     (norm,) = (layer for layer in load_onnx(path).graph if layer.op is Op.BATCH_NORM)
     assert norm.channel_axis == -1
     assert initlint.check(path).to_dict()["probe"]["status"] == "ok"
+
+
+def test_the_work_of_layers_with_a_folded_norm_is_counted(tmp_path: Path) -> None:
+    path = exported(plain(True).eval(), torch.randn(2, 3, 6, 6), str(tmp_path / "m.onnx"), False)
+    request = request_for(load_onnx(path), seed=0, memory_mb=512, inputs_file=None, train_norm=True)
+    kernels = 16 * 3 * 9 + (DEPTH - 1) * 16 * 16 * 9
+    assert sum(item.weights for item in request.observed) == kernels + 4 * 16 * 36

@@ -171,6 +171,19 @@ def test_a_batch_fixed_at_one_is_run_several_times(tmp_path: Path) -> None:
         assert abs(stats.correlation) < 0.9
 
 
+@pytest.mark.parametrize("batch", [1, "n"])
+def test_a_large_model_is_run_on_two_samples(batch: int | str, tmp_path: Path) -> None:
+    kernel = np.random.default_rng(0).standard_normal((64, 64, 3, 3)).astype(np.float32)
+    proto = model(
+        [helper.make_node("Conv", ["x", "w"], ["y"])],
+        [value("x", dims=[batch, 64, 200, 200])],
+        [value("y")],
+        [tensor("w", kernel)],
+    )
+    found = probe(proto, tmp_path)
+    assert (found.status, found.samples) == (ProbeStatus.OK, 2)
+
+
 def test_a_batch_that_the_exporter_baked_in_is_run_several_times(tmp_path: Path) -> None:
     proto = model(
         [

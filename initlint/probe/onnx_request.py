@@ -108,7 +108,7 @@ def _observed(model: Model, random: frozenset[str]) -> tuple[Observed, ...]:
                 op=layer.op.value,
                 channel_axis=axes[layer.id],
                 bounds=_bounds(layer),
-                weights=_weights(layer),
+                weights=_weights(layer) + _folded_weights(layer, model.graph, runnable),
                 varies=value in varying,
                 batched=value in batched,
             )
@@ -168,6 +168,13 @@ def _weights(layer: Layer) -> int:
     if layer.op is Op.EMBEDDING:
         return 0
     return sum(param.size for param in layer.with_role(Role.WEIGHT, Role.RECURRENT_WEIGHT))
+
+
+def _folded_weights(layer: Layer, graph: LayerGraph, runnable: Any) -> int:
+    """Weights of the layers whose outputs are no values: a normaliser was folded into them."""
+    outputs = runnable.layer_outputs
+    makers = (graph[edge.source] for edge in graph.inputs(layer.id))
+    return sum(_weights(maker) for maker in makers if outputs.get(maker.id) is None)
 
 
 _DTYPES = frozenset(
