@@ -7,7 +7,6 @@ from typing import Any
 
 from initlint.fix.branches import FAR
 from initlint.fix.plan import Planner, Record
-from initlint.fix.schemes import law_std
 from initlint.fix.slot import WEIGHT_ROLES
 from initlint.fix.textbook import SHORT, long_memory, written_memory
 from initlint.model import Layer, Role
@@ -47,11 +46,10 @@ def _wake(planner: Planner, finding: Record, layer: Layer) -> None:
     for param in layer.with_role(*WEIGHT_ROLES):
         std = planner.measures.effective_std(param) if param.trainable else None
         slot = planner.network.slot(layer, param)
-        recurs = param.role is Role.RECURRENT_WEIGHT
-        wanted = 1 / math.sqrt(slot.fan_in) if recurs else law_std(slot, "xavier_normal", {})
+        wanted = 1 / math.sqrt(slot.fan_in)
         if not std or FAR * std >= wanted or param.tied_to is not None:
             continue
-        if recurs:
+        if param.role is Role.RECURRENT_WEIGHT:
             planner.draw(finding, layer, param, "orthogonal", gain=1.0)
         else:
-            planner.rescale(finding, layer, param, wanted / std, "xavier")
+            planner.rescale(finding, layer, param, wanted / std, "lecun")

@@ -308,6 +308,15 @@ class Planner:
         self.keep(finding, drawn)
         if param.role is Role.RECURRENT_WEIGHT:
             self._calm(finding, layer)
+            if drawn.scheme == "identity":
+                self._unbiased(finding, layer)
+
+    def _unbiased(self, finding: Record, layer: Layer) -> None:
+        """Biases beside an identity to zero: it sums them over all steps (Le et al. 2015)."""
+        for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
+            moments = self.measures.moments(param) if param.trainable else None
+            if moments is not None and moments.max_abs > 0:
+                self.draw(finding, layer, param, "zeros")
 
     def _calm(self, finding: Record, layer: Layer) -> None:
         """Input weights of a recurrent layer that drown its state, to unit pre-activations."""

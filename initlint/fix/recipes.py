@@ -37,6 +37,7 @@ PER_TENSOR = frozenset(
         "rezero",
         "forget_gate_bias",
         "chrono",
+        "two_scales",
         "focal_prior",
         "class_prior",
     }

@@ -351,13 +351,28 @@ def _forget_gate(slot: Slot, rng: np.random.Generator, value: float) -> Array:
     "Tallec, Ollivier 2018",
     steps=50,
     opening=0,
+    shortest=1,
 )
-def _chrono(slot: Slot, rng: np.random.Generator, steps: float, opening: float) -> Array:
+def _chrono(
+    slot: Slot, rng: np.random.Generator, steps: float, opening: float, shortest: float
+) -> Array:
     if slot.role is not Role.BIAS:
         return np.zeros(slot.shape)
-    drawn = np.log(rng.uniform(1, max(steps - 1, 2), slot.shape))
+    drawn = np.log(rng.uniform(shortest, max(steps - 1, shortest + 1), slot.shape))
     sign = {"forget": 1.0, "update": 1.0, "input": -1.0}.get(slot.gate or "", 0.0)
     return drawn * (opening or sign)
+
+
+@scheme(
+    "two_scales",
+    "0 on half of the units, ln(T-1) on the others",
+    "Tallec, Ollivier 2018, for gates that shut the input as they keep the state",
+    steps=50,
+)
+def _two_scales(slot: Slot, rng: np.random.Generator, steps: float) -> Array:
+    found = np.zeros(slot.shape)
+    found[slot.shape[0] // 2 :] = log(max(steps - 1, 1))
+    return found
 
 
 @scheme("focal_prior", "bias -ln((1 - π)/π)", "Lin et al. 2017 (RetinaNet)", prior=0.01)

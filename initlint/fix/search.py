@@ -13,6 +13,7 @@ from initlint.fix.lsuv import SCALED, Scaled, scale
 from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
 from initlint.fix.slot import gain_of, written_gain
+from initlint.fix.together import put_right
 from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
@@ -139,6 +140,8 @@ class Search:
             self._rounds(THOROUGH_ROUNDS, thorough=True)
         if not self.best.sound and self._whole_is_meant():
             self._whole()
+        if self.best.sound and self.best.changes:
+            self._level()
         if self.best.sound and not self._start.sound:
             self._follow()
         if self._start.sound and self.best.risk > self._start.risk + RISE:
@@ -175,6 +178,14 @@ class Search:
             else:
                 self.notes.append(_useless(plan, thorough=thorough))
                 return
+
+    def _level(self) -> None:
+        """The rest of weights that are all off by one factor, where that does no harm."""
+        further = put_right(self._planner(self.model, thorough=False), self.best.changes)
+        if further:
+            tried = self._try({**self.best.changes, **further}, ())
+            if tried.sound and tried.risk < self.best.risk + RISE:
+                self.best = tried
 
     def _follow(self) -> None:
         """The infos that what was cured leaves behind, where treating them lowers the risk."""

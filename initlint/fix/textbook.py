@@ -78,7 +78,9 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
         return network.draw("embedding_scaled", layer, param)
     if param.role is Role.RECURRENT_WEIGHT:
         return recurrent(network, layer, param)
-    if layer.op in RECURRENT or param.gate in ("query", "key", "value"):
+    if layer.op in RECURRENT:  # Xavier's mean of the fans starves a wide cell of few inputs
+        return network.draw("lecun_normal", layer, param)
+    if param.gate in ("query", "key", "value"):
         return network.draw("xavier_normal", layer, param)
     if slot.activation is Op.SIGMOID and not is_gate(network, layer):
         gain = balanced_gain(Op.TANH, max(network.saturating, 2))
@@ -134,7 +136,7 @@ def constant(network: Network, layer: Layer, param: Param) -> Iterator[Drawn]:
 
 
 def memory(network: Network, layer: Layer, param: Param) -> Drawn:
-    """The biases of a gated cell: chrono over the sequence (Tallec, Ollivier 2018), 1 if short.
+    """The biases of a gated cell: open over the sequence (Tallec, Ollivier 2018), at 1 if short.
 
     A GRU's update gate keeps the old state as an LSTM's forget gate does.
     """
@@ -148,14 +150,21 @@ def memory(network: Network, layer: Layer, param: Param) -> Drawn:
 def long_memory(network: Network, layer: Layer, param: Param, steps: int) -> Drawn:
     """One bias of a cell that remembers so many steps.
 
-    The input gate stays as far open as noise allows. Shut by the forget gate's bias, as the paper
-    has it for a signal that lasts, it writes a T-th of what is shown once: a cell that has to
-    recall one symbol of 25 then learnt with Adam alone (0.51), and so with both (0.99).
+    All units of an LSTM remember over once to twice the sequence, its input gate stays as far open
+    as noise allows. Spread from one step on, as the paper has it for time scales that are not
+    known, few units reach back: a cell that has to recall one symbol of 25 then made 0.5 to 0.8 of
+    its twin's progress. Shut by the forget gate's bias, its input gate writes a T-th of what is
+    shown once. A GRU's update gate shuts the input as it keeps the state: half of the units do, the
+    others see every step.
     """
-    if param.gate == "input" and param.role is Role.BIAS:
+    if param.role is Role.BIAS and param.gate == "update":
+        return network.draw("two_scales", layer, param, steps=steps)
+    if param.role is Role.BIAS and param.gate == "forget":
+        return network.draw("chrono", layer, param, steps=2 * steps + 1, shortest=steps)
+    if param.role is Role.BIAS and param.gate == "input":
         share = min(0.5, sqrt(NOISE / steps))
         return network.draw("constant", layer, param, value=log(share / (1 - share)))
-    return network.draw("chrono", layer, param, steps=steps)
+    return network.draw("zeros", layer, param)
 
 
 def written_memory(network: Network, layer: Layer, param: Param, kept: KeepingGate) -> Drawn:

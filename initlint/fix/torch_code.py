@@ -182,7 +182,9 @@ def _chrono(place: str, blocks: Sequence[Change]) -> str:
 
 
 def _time_scales(arguments: Mapping[str, Any]) -> str:
-    return f".uniform_(1, {max(arguments.get('steps', 2) - 1, 2)}).log_()"
+    shortest = arguments.get("shortest", 1)
+    longest = max(arguments.get("steps", 2) - 1, shortest + 1)
+    return f".uniform_({shortest:g}, {longest:g}).log_()"
 
 
 def _call(model: Model, change: Change, place: str) -> str:
@@ -208,6 +210,10 @@ def _call(model: Model, change: Change, place: str) -> str:
             return f"torch.nn.init.zeros_({place})"
         sign = arguments.get("opening") or _SIGNS.get(param.gate or "", 1)
         return f"{place}.data{_time_scales(arguments)}.mul_({sign:g})"
+    if change.scheme == "two_scales":
+        units = len(change.values)
+        kept = f"(torch.arange({units}) >= {units // 2}) * {float(change.values[-1]):.4g}"
+        return f"{place}.data.copy_({kept})"
     if change.scheme in ("zeros", "zero_gamma", "rezero"):
         return f"torch.nn.init.zeros_({place})"
     if change.scheme == "ones":

@@ -41,7 +41,10 @@ STARTS = {"input": 0.0, "output": 0.0, "update": 1.0}
 is kept by more. A gate that was shut on purpose keeps its sign, a cell's is a mistake."""
 
 OPEN = 3.0
-"""Bias that another gate is brought back to: highway networks start at -1 to -3."""
+"""Bias that another gate is brought back to, with its sign: it keeps a fifth of its slope."""
+
+CARRY = 2.0
+"""Bias from which a gate passes most of the trunk on: highway networks start at -1 to -3."""
 
 CANDIDATES = {Op.RNN: "", Op.LSTM: "cell", Op.GRU: "new"}
 """What a cell writes into its state: a tanh, which a large bias of either sign holds at one value
@@ -58,6 +61,8 @@ class _Gate:
     bias: float
     param: Param
     harmless: bool = False
+    carries: int = 0
+    """Sign of the bias that passes the gate's own input on; 0 where it chooses between others."""
 
     @property
     def stuck(self) -> bool:
@@ -207,6 +212,8 @@ def _start(gate: _Gate) -> float:
         return 0.0
     if gate.layer.op in SHUTTING and gate.param.gate in STARTS:
         return STARTS[gate.param.gate]
+    if gate.carries * gate.bias < 0:  # held where the trunk is shut
+        return gate.carries * CARRY
     return float(np.clip(gate.bias, -OPEN, OPEN))
 
 
@@ -231,7 +238,31 @@ def _examine(context: Context, gate: Gate) -> _Gate | None:
         return None
     level = float(np.median(flat))
     harmless = kind is not Op.TANH and level > 0 and not _leaves_a_share(graph, gate)
-    return _Gate(layer, float(np.median(slopes)), level, bias, harmless)
+    return _Gate(layer, float(np.median(slopes)), level, bias, harmless, _carries(graph, gate))
+
+
+def _carries(graph: LayerGraph, gate: Gate) -> int:
+    """Which way a gate g in ``g x + (1 - g) y`` passes on what it is computed from, and so a trunk.
+
+    1 where g multiplies it, -1 where 1 - g does; 0 where neither does, or both.
+    """
+    if gate.source is None or not _leaves_a_share(graph, gate):
+        return 0
+    read = {layer.id for layer in graph.effective_producers(gate.source)}
+    rest = [item for item in graph.effective_consumers(gate.activation) if item.op is Op.SUB]
+    kept = _multiplies(graph, gate.activation, read)
+    left = any(_multiplies(graph, item.id, read) for item in rest)
+    return int(kept) - int(left)
+
+
+def _multiplies(graph: LayerGraph, key: str, factors: set[str]) -> bool:
+    """True when a tensor is multiplied by one of these."""
+    return any(
+        other.id in factors
+        for product in graph.effective_consumers(key)
+        if product.op is Op.MUL
+        for other in graph.effective_producers(product.id)
+    )
 
 
 def _leaves_a_share(graph: LayerGraph, gate: Gate) -> bool:

@@ -6,21 +6,18 @@ from collections.abc import Iterator
 from math import exp, log10, sqrt
 
 from initlint.api import (
-    TRANSPARENT,
     Confidence,
     Context,
     Finding,
     Fix,
     Layer,
-    LayerGraph,
     Need,
-    Op,
-    Param,
     Rule,
     Severity,
     Stage,
     fans,
 )
+from initlint_rules._outputs import is_drawn, last_layers
 
 WIDE, FAR = 10**0.7, 10**1.5
 """sqrt(fan_in Var(W)) of a last layer from which it is spoken of, and from which it is a warning:
@@ -36,8 +33,6 @@ AWAY = 10.0
 """Gain from which that holds no longer, a table that is the head as well left out: features grow
 as they are learned. A GRU whose states of 0.05 met a head of gain 29 made half of its twin's
 progress."""
-
-SEEN_THROUGH = TRANSPARENT | {Op.CONCAT}
 
 
 class OutputScale(Rule):
@@ -109,11 +104,11 @@ class OutputScale(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per last layer."""
-        for head in _last(context.model.graph):
+        for head in last_layers(context.model.graph):
             weight = head.weight
             if weight is None or weight.quantised or not weight.trainable:
                 continue
-            if not _is_drawn(context, weight):
+            if not is_drawn(context, weight):
                 continue
             std, fan = context.measures.effective_std(weight), fans(head, weight)
             size, measured = _size(context, head)
@@ -143,28 +138,6 @@ class OutputScale(Rule):
                     code=f"torch.nn.init.kaiming_normal_({weight.name}, nonlinearity='linear')",
                 ),
             )
-
-
-def _last(graph: LayerGraph) -> Iterator[Layer]:
-    """Weighted layers whose outputs leave the network unchanged, or side by side with others."""
-    seen: set[str] = set()
-    pending = [layer.id for layer in graph.order if layer.op is Op.OUTPUT]
-    while pending:
-        for layer in graph.effective_producers(pending.pop()):
-            if layer.id in seen:
-                continue
-            seen.add(layer.id)
-            if layer.op in (Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE):
-                if graph.is_head(layer.id):
-                    yield layer
-            elif layer.op in SEEN_THROUGH:
-                pending.append(layer.id)
-
-
-def _is_drawn(context: Context, weight: Param) -> bool:
-    """Not trained: a few weights may be too few to tell by themselves."""
-    stage = context.measures.stage(weight)
-    return stage is Stage.FRESH or (stage is Stage.UNKNOWN and context.stage is Stage.FRESH)
 
 
 def _size(context: Context, head: Layer) -> tuple[float | None, bool]:
