@@ -182,10 +182,12 @@ class Search:
     def _level(self) -> None:
         """The rest of weights that are all off by one factor, where that does no harm."""
         further = put_right(self._planner(self.model, thorough=False), self.best.changes)
-        if further:
-            tried = self._try({**self.best.changes, **further}, ())
-            if tried.sound and tried.risk < self.best.risk + RISE:
-                self.best = tried
+        if not further or self._start is None:
+            return
+        tried = self._try({**self.best.changes, **further}, ())
+        before = min(self.best.risk, self._start.risk) if self._start.sound else self.best.risk
+        if tried.sound and tried.risk < before + RISE:
+            self.best = tried
 
     def _follow(self) -> None:
         """The infos that what was cured leaves behind, where treating them lowers the risk."""
