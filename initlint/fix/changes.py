@@ -19,6 +19,7 @@ from initlint.fix.canonical import (
     rounded,
     write_through,
 )
+from initlint.fix.normalised import Factors, factors
 from initlint.model import Kind, Layer, LayerGraph, Model, Param, Tensor, from_array
 
 
@@ -84,6 +85,8 @@ def unwritable(model: Model, param: Param) -> str | None:
         return "it is quantised: integers behind a scale"
     if tensor.dtype not in WRITABLE:
         return f"its element type {tensor.dtype} is not one that weights are drawn in"
+    if factors_of(model, param) is not None:
+        return None
     if not tensor.name or tensor.name not in stored_names(model):
         return "it is computed from other tensors (a parametrisation, a constant in a body)"
     if model.kind is Kind.TORCH and not _is_live(tensor, torch_tensors(model)[tensor.name]):
@@ -92,6 +95,17 @@ def unwritable(model: Model, param: Param) -> str | None:
     if len(sources) > 1 and model.kind is not Kind.TORCH:
         return "several tensors have this name"
     return None
+
+
+def factors_of(model: Model, param: Param) -> Factors | None:
+    """What a module stores of a weight that it normalises where it is used; None for others."""
+    tensor = param.tensor
+    if model.kind is not Kind.TORCH or tensor is None or not tensor.operands:
+        return None
+    found = factors(tensor)
+    stored = stored_names(model)
+    known = found is not None and {found.gain.name, found.direction.name} <= stored
+    return found if known else None
 
 
 def _is_live(tensor: Tensor, live: Any) -> bool:
@@ -134,7 +148,7 @@ def merged(changes: Iterable[Change]) -> dict[str, Array]:
         NotInvertible: a change whose tensor cannot be written.
     """
     arrays: dict[str, Array] = {}
-    dtypes: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
     for change in changes:
         for param in change.stored:
             tensor = param.tensor
@@ -142,9 +156,24 @@ def merged(changes: Iterable[Change]) -> dict[str, Array]:
                 raise NotInvertible(f"{param.name} holds no values")
             if tensor.name not in arrays:
                 arrays[tensor.name] = read_stored(tensor)
-                dtypes[tensor.name] = tensor.dtype
+                tensors[tensor.name] = tensor
             write_through(arrays[tensor.name], tensor.views, change.values)
-    return {name: rounded(dtypes[name], array) for name, array in arrays.items()}
+    return {
+        name: rounded(dtype, values)
+        for key, array in arrays.items()
+        for name, dtype, values in _as_stored(tensors[key], array)
+    }
+
+
+def _as_stored(tensor: Tensor, array: Array) -> Iterator[tuple[str, str, Array]]:
+    """Names, element types and values of the tensors that hold a weight."""
+    parts = factors(tensor) if tensor.operands else None
+    if parts is None:
+        yield tensor.name, tensor.dtype, array
+        return
+    values = parts.through(array)
+    for part in (parts.gain, parts.direction):
+        yield part.name, part.dtype, values[part.name]
 
 
 def by_stored_name(changes: Iterable[Change]) -> dict[str, list[Change]]:
@@ -236,21 +265,37 @@ def _in_module(model: Model, arrays: Mapping[str, Array]) -> Iterator[None]:
     import torch
 
     live = torch_tensors(model)
-    kept = {name: live[name].detach().clone() for name in arrays}
+    changed = [*(live[name] for name in arrays), *(seen for seen, _ in _computed(model, arrays))]
+    kept = [tensor.detach().clone() for tensor in changed]
     try:
         set_module(model, arrays)
         yield
     finally:
         with torch.no_grad():
-            for name, tensor in kept.items():
-                live[name].data.copy_(tensor)
+            for tensor, before in zip(changed, kept, strict=True):
+                tensor.data.copy_(before)
 
 
 def set_module(model: Model, arrays: Mapping[str, Array]) -> None:
-    """Write stored arrays into a module's live tensors."""
+    """Write stored arrays into a module's live tensors, and into what was computed from them."""
     import torch
 
     live = torch_tensors(model)
+    computed = _computed(model, arrays)
     with torch.no_grad():
         for name, array in arrays.items():
             live[name].data.copy_(torch.from_numpy(np.array(array)))
+        for seen, parts in computed:
+            seen.copy_(torch.from_numpy(parts.product()))
+
+
+def _computed(model: Model, arrays: Mapping[str, Array]) -> list[tuple[Any, Factors]]:
+    """Normalised weights, as the model's layers read them, with stored factors that change."""
+    found: dict[int, tuple[Any, Factors]] = {}
+    for tensor in _tensors(model):
+        if any(item.name in arrays for item in tensor.operands):
+            parts = factors(tensor)
+            if parts is not None:
+                seen = tensor.source.tensor  # type: ignore[attr-defined]  # of a module
+                found.setdefault(id(seen), (seen, parts))
+    return list(found.values())

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.changes import Change, by_stored_name
+from initlint.fix.changes import Change, by_stored_name, factors_of
+from initlint.fix.normalised import Factors
 from initlint.fix.schemes import law_std
 from initlint.fix.slot import slot_of
 from initlint.lint.code import rolled
@@ -83,7 +84,23 @@ def expression(stored: str) -> str:
 
 
 def _lines(model: Model, stored: str, blocks: Sequence[Change]) -> list[str]:
-    place = expression(stored)
+    parts = factors_of(model, blocks[0].param)
+    if parts is not None:
+        return [_normalised(model, parts, blocks)]
+    return _plain_lines(model, expression(stored), blocks)
+
+
+def _normalised(model: Model, parts: Factors, blocks: Sequence[Change]) -> str:
+    """Lines for what a normalised weight is stored as: its direction drawn, its norms behind."""
+    gain, direction = expression(parts.gain.name), expression(parts.direction.name)
+    if len(blocks) == 1 and (_multiplied(blocks[0]) or not blocks[0].values.any()):
+        return _call(model, blocks[0], gain)
+    axes = f"dim={parts.axes}, keepdim=True" if parts.gain.stored_shape else ""
+    drawn = _plain_lines(model, direction, blocks)
+    return "; ".join([*drawn, f"{gain}.data.copy_({direction}.norm({axes}))"])
+
+
+def _plain_lines(model: Model, place: str, blocks: Sequence[Change]) -> list[str]:
     first = blocks[0]
     if len(blocks) == 1 and first.param.packed <= 1:
         return [_call(model, first, place)]
