@@ -163,6 +163,28 @@ def _same_constant(
             yield layer, param
 
 
+def _same_bias(
+    planner: Planner, named: Sequence[tuple[Layer, Param]]
+) -> Iterator[tuple[Layer, Param]]:
+    """Biases of the one number that named ones hold: one mistake, which the first of them hide.
+
+    Behind a bias that outweighs its layer's weights the signal is as large, and outweighs the next
+    one's bias until the first is gone. What opens a gate is left: it is large on purpose.
+    """
+    known = {param.key for _, param in named}
+    held = [planner.measures.moments(param) for _, param in named]
+    numbers = {found.mean for found in held if found and found.constant and found.max_abs > 0}
+    for layer in planner.model.graph.weighted if numbers else ():
+        bias = layer.bias
+        if bias is None or bias.key in known or not bias.trainable or bias.tied_to is not None:
+            continue
+        found = planner.measures.moments(bias)
+        if found is None or not found.constant or found.mean not in numbers:
+            continue
+        if layer.op in SCALED and not is_gate(planner.network, layer):
+            yield layer, bias
+
+
 def _spread(rows: np.ndarray[Any, Any]) -> float:
     """Standard deviation within the rows that stay; 0 for constants, which tell no scale."""
     return float(np.sqrt(np.mean(np.var(rows, axis=1)))) if rows.shape[1] > 1 else 0.0
@@ -170,7 +192,8 @@ def _spread(rows: np.ndarray[Any, Any]) -> float:
 
 def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Biases to zero; where they are, weights whose mean holds the units down are drawn again."""
-    for layer, param in planner.targets(finding, Role.BIAS, Role.RECURRENT_BIAS):
+    named = list(planner.targets(finding, Role.BIAS, Role.RECURRENT_BIAS))
+    for layer, param in (*named, *_same_bias(planner, named)):
         moments = planner.measures.moments(param)
         if moments is not None and moments.max_abs > 0:
             planner.draw(finding, layer, param, "zeros")

@@ -11,6 +11,12 @@ from initlint.fix.slot import WEIGHT_ROLES
 from initlint.fix.textbook import SHORT, long_memory, written_memory
 from initlint.model import Layer, Role
 
+CHURNING = 2.1
+"""Standard deviation of what inputs of unit scale do to a gate, from which its bias does not tell
+the memory. The gate loses ln(1 + exp(-b - s z)) a step, on average exp(s^2/2) times what the bias b
+alone loses (the mean of a log-normal). Memories of a whole sequence then fall below the tenth of it
+that `forget-gate-memory` asks for: s = sqrt(2 ln 9.7), 9.7 e-folds being its 4.2 decades."""
+
 
 def open_memory(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """The biases of gated cells: spread over the time scales of a sequence of known length.
@@ -36,6 +42,7 @@ def open_memory(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
                 keeps = param.gate in ("forget", "update") and param.role is Role.BIAS
                 planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
             _wake(planner, finding, layer)
+            planner.calm(finding, layer, CHURNING)
 
 
 def _wake(planner: Planner, finding: Record, layer: Layer) -> None:

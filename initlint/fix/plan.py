@@ -307,7 +307,7 @@ class Planner:
             drawn = self.network.draw(scheme, layer, param, **arguments)
         self.keep(finding, drawn)
         if param.role is Role.RECURRENT_WEIGHT:
-            self._calm(finding, layer)
+            self.calm(finding, layer)
             if drawn.scheme == "identity":
                 self._unbiased(finding, layer)
 
@@ -318,12 +318,12 @@ class Planner:
             if moments is not None and moments.max_abs > 0:
                 self.draw(finding, layer, param, "zeros")
 
-    def _calm(self, finding: Record, layer: Layer) -> None:
+    def calm(self, finding: Record, layer: Layer, most: float = DROWNING) -> None:
         """Input weights of a recurrent layer that drown its state, to unit pre-activations."""
         for param in layer.with_role(Role.WEIGHT):
             std = self.measures.effective_std(param) if param.trainable else None
             wanted = 1 / math.sqrt(self.network.slot(layer, param).fan_in)
-            if std and std > DROWNING * wanted:
+            if std and std > most * wanted:
                 self.rescale(finding, layer, param, wanted / std)
 
     def keep(self, finding: Record, drawn: Drawn) -> None:
