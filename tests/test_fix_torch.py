@@ -141,6 +141,29 @@ def test_a_rectified_recurrence_becomes_the_identity_even_if_it_was_orthogonal()
     assert finding["fix"]["code"] == "torch.nn.init.eye_(cell.weight_hh_l0)"
 
 
+def test_inputs_that_shorten_a_memory_that_is_opened_are_calmed():
+    torch.manual_seed(0)
+    net = Memory(nn.LSTM(8, 24, batch_first=True))
+    for gate in net.cell.weight_hh_l0.detach().chunk(4):
+        nn.init.orthogonal_(gate)
+    nn.init.normal_(net.cell.weight_ih_l0)  # gates move by sqrt(8)
+    report = initlint.fix(net, torch.randn(4, 40, 8))
+    assert report.status == "fixed"
+    assert float(net.cell.weight_ih_l0.detach().std()) == pytest.approx(1 / sqrt(8), rel=0.01)
+
+
+def test_biases_of_one_number_go_together_and_those_of_another_stay():
+    net = plain(8, nn.ReLU)
+    for layer in net[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.constant_(layer.bias, 10.0)
+    nn.init.constant_(net[4].bias, 0.1)
+    report = initlint.fix(net, torch.randn(32, 32))
+    assert report.status == "fixed"
+    left = {round(float(layer.bias.detach().abs().max()), 6) for layer in net[::2]}
+    assert left == {0.0, 0.1}
+
+
 class Reader(nn.Module):
     """Tokens and learned positions, two blocks of attention."""
 

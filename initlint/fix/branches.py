@@ -14,7 +14,8 @@ from initlint.model import Layer, Param, Role
 
 SIBLING = 1.5
 """Factor by which the scale of equal layers of different blocks may differ: sampling makes it a few
-hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more."""
+hundredths at any width, a choice that sets a block apart (a zero, 1/sqrt(L)) far more. In a branch
+that holds one mistake, what is wider than sampling makes it is part of it."""
 
 FAR = 3.0
 """Factor from the scale that keeps the signal beyond which a scale is a mistake and no choice: the
@@ -24,8 +25,9 @@ schemes in use differ by less (He and PyTorch's default by 2.4)."""
 def residual_scaling(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """The last layer of each branch, and of equal branches that one batch showed as quiet.
 
-    Layers of the branches that are far too wide by themselves are brought to their scale first: no
-    depth makes up for those.
+    Branches with a layer that is far too wide by itself are brought to their scale first, with what
+    else is too wide in them: no depth makes up for those, and a writer that made up for its readers
+    would leave them with its share of the gradient.
     """
     factor = float(arguments.get("factor") or 1 / math.sqrt(max(len(finding["layers"]), 1)))
     named = list(planner.targets(finding, Role.WEIGHT))
@@ -38,16 +40,29 @@ def _narrow_branches(
     planner: Planner, finding: Record, writers: Collection[str], factor: float
 ) -> None:
     network = planner.network
-    inside = [branch for branch in network.residuals if {*branch.writers} & {*writers}]
-    for key in dict.fromkeys(key for branch in inside for key in branch.layers):
-        layer = network.graph[key]
+    for branch in network.residuals:
+        if not {*branch.writers} & {*writers}:
+            continue
+        wide = list(_widths(planner, branch.layers, writers, factor))
+        far = any(excess > FAR for _, _, excess in wide)
+        for layer, weight, excess in wide if far else ():
+            if excess > SIBLING:
+                planner.rescale(finding, layer, weight, 1 / excess)
+
+
+def _widths(
+    planner: Planner, keys: Sequence[str], writers: Collection[str], factor: float
+) -> Iterator[tuple[Layer, Param, float]]:
+    """Weights of a branch, and how many times too wide they are."""
+    for key in keys:
+        layer = planner.network.graph[key]
         weight = layer.weight
         std = planner.measures.effective_std(weight) if weight is not None else None
         if weight is None or not std or weight.role not in WEIGHT_ROLES or not weight.trainable:
             continue
-        wanted = preserving_std(network.slot(layer, weight)) * (factor if key in writers else 1.0)
-        if layer.op in SCALED and std > FAR * wanted:
-            planner.rescale(finding, layer, weight, wanted / std)
+        if layer.op in SCALED:
+            wanted = preserving_std(planner.network.slot(layer, weight))
+            yield layer, weight, std / (wanted * (factor if key in writers else 1.0))
 
 
 def open_branches(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
