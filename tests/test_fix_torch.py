@@ -164,6 +164,43 @@ def test_biases_of_one_number_go_together_and_those_of_another_stay():
     assert left == {0.0, 0.1}
 
 
+class Coder(nn.Module):
+    """An encoder that a code's two heads read, and a decoder, all of N(0, 0.01)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+        self.mean, self.log = nn.Linear(32, 8), nn.Linear(32, 8)
+        self.decode = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        h = self.encode(x)
+        sign = torch.sign(x[:, :8])  # noise that is the same in every run
+        return self.decode(self.mean(h) + sign * torch.exp(0.5 * self.log(h)))
+
+
+def test_layers_are_not_scaled_far_beyond_their_fans_to_make_up_for_those_before_them():
+    torch.manual_seed(0)
+    net = Coder()
+    assert initlint.fix(net, torch.randn(32, 64)).status == "fixed"
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            assert 0.3 < float(layer.weight.detach().std()) * sqrt(layer.in_features) < 4
+
+
+def test_a_table_that_is_narrowed_becomes_no_wider_than_frameworks_draw_one():
+    torch.manual_seed(0)
+    bag = nn.EmbeddingBag(200, 24, mode="mean")
+    nn.init.normal_(bag.weight, std=50.0)
+    net = nn.Sequential(bag, nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 5))
+    initlint.fix(net, torch.randint(0, 200, (16, 20)))
+    assert float(bag.weight.detach().std()) == pytest.approx(1.0, rel=0.01)
+
+
 class Reader(nn.Module):
     """Tokens and learned positions, two blocks of attention."""
 

@@ -31,6 +31,10 @@ HUGE_TABLE = 3.0
 """Standard deviation of an embedding's elements that no framework or paper starts from: N(0, 1) is
 the largest (torch.nn.Embedding). What such a table would have to keep up with is at fault."""
 
+USUAL_TABLE = 1.0
+"""Standard deviation of the widest embedding that a framework starts from, to which a wider one
+that is too loud is brought at least."""
+
 SAME = 2.0
 """Factor within which two weights are off by the same mistake; activations' gains differ by 1.6."""
 
@@ -278,6 +282,8 @@ def _excess(planner: Planner, layer: Layer, param: Param) -> float:
 def _table(planner: Planner, finding: Record, layer: Layer, param: Param, factor: float) -> None:
     """A table rescaled; where its scale is a usual one, the residual branches that drown it."""
     std = planner.measures.effective_std(param) or 0.0
+    if factor < 1 and std > USUAL_TABLE:  # what averages its rows is no reason for a wide one
+        factor = min(factor, USUAL_TABLE / std)
     if factor < 1 or std * factor < HUGE_TABLE:
         planner.rescale(finding, layer, param, factor)
         return

@@ -14,6 +14,7 @@ from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
 from initlint.fix.slot import gain_of, written_gain
 from initlint.fix.together import put_right
+from initlint.fix.upstream import to_blame
 from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
@@ -304,11 +305,20 @@ class Search:
         }
 
     def _try(self, changes: Mapping[str, Change], layers: Sequence[str]) -> State:
-        if layers:
-            goals = rectified(self.model.graph, layers)
-            changes, ended = scaled_by_running(self.model, self.settings, changes, layers, goals)
-            if ended.reason:
-                self.notes.append(f"scaling by running the network: {ended.reason}")
+        if not layers:
+            return judged(self.model, self.settings, changes)
+        tried = self._scaled(changes, layers)
+        before = to_blame(self._planner(self.model, thorough=False), tried.changes, layers)
+        if not before:
+            return tried
+        other = self._scaled(changes, (*before, *layers))
+        return other if other.weight <= tried.weight else tried
+
+    def _scaled(self, changes: Mapping[str, Change], layers: Sequence[str]) -> State:
+        goals = rectified(self.model.graph, layers)
+        changes, ended = scaled_by_running(self.model, self.settings, changes, layers, goals)
+        if ended.reason:
+            self.notes.append(f"scaling by running the network: {ended.reason}")
         return judged(self.model, self.settings, changes)
 
 
