@@ -1,4 +1,4 @@
-"""Weights that are all off by one factor: a mistake made once, and cured at once."""
+"""Weights that are all off by one factor, or of one width: a mistake made once, cured at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ MOST = 0.75
 """Share of a network's weights that must be off by one factor: the rest are heads, tables, and
 layers that start small on purpose."""
 
+ONE_DRAW = 1.25
+"""Factor by which standard deviations of one law differ: three times the 7 % of a hundred draws."""
+
 
 def put_right(planner: Planner, changes: Mapping[str, Change]) -> dict[str, Change]:
-    """What findings left of weights that are all off by one factor, to the scale they would have.
+    """What findings left of weights that are off by one mistake, to the scale they would have.
+
+    All are off by one factor, or of one standard deviation, N(0, s), whatever their fans.
 
     A finding names the layers where the harm shows. A normaliser hides it in the others, which are
     then learnt slower, by the square of the factor (their gradient falls with their size, and
@@ -36,10 +41,10 @@ def put_right(planner: Planner, changes: Mapping[str, Change]) -> dict[str, Chan
     found = _off(planner)
     if not any(param.key in changes for _, param, _ in found):
         return {}
-    factor = math.exp(median(excess for _, _, excess in found))
     rules = tuple(dict.fromkeys(rule for change in changes.values() for rule in change.cures))
     further = {}
-    for layer, param, _ in found:
+    for layer, param, excess in found:
+        factor = math.exp(excess)
         held = changes.get(param.key)
         if held is not None and (held.scheme != "rescale" or _is_near(held, factor)):
             continue
@@ -60,16 +65,21 @@ def _is_near(held: Change, factor: float) -> bool:
 
 
 def _off(planner: Planner) -> list[tuple[Layer, Param, float]]:
-    """The weights that most of a network has, where they are off by one factor: its logarithm."""
+    """The weights of one mistake that most of a network has: the logarithm of what is too much."""
     held = [
-        (layer, param, math.log(std / preserving_std(planner.network.slot(layer, param))))
+        (layer, param, std, math.log(std / preserving_std(planner.network.slot(layer, param))))
         for layer, param in planner.network.params()
         if layer.op in SCALED | RECURRENT and param.role in WEIGHT_ROLES
         if (std := planner.measures.effective_std(param))
     ]
-    if not held:
+    if len(held) < 2:
         return []
-    common = median(excess for _, _, excess in held)
-    off = [item for item in held if abs(item[2] - common) < math.log(SAME)]
-    far = abs(common) >= math.log(FAR)
-    return off if far and len(off) >= MOST * len(held) and len(off) > 1 else []
+    common = median(excess for *_, excess in held)
+    off = [item for item in held if abs(item[3] - common) < math.log(SAME)]
+    if abs(common) >= math.log(FAR) and len(off) >= MOST * len(held):
+        return [(layer, param, common) for layer, param, _, _ in off]
+    width = median(std for _, _, std, _ in held)
+    alike = [item for item in held if abs(math.log(item[2] / width)) < math.log(ONE_DRAW)]
+    if len(alike) < MOST * len(held):
+        return []
+    return [(layer, param, own) for layer, param, _, own in alike if abs(own) >= math.log(FAR)]
