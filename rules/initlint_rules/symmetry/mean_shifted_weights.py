@@ -235,7 +235,7 @@ def _finding(found: list[_Shifted], share: Share, difference: float) -> Finding:
         measured=f"mean {first.moments.mean:.3g}, singular value {first.spike:.3g}",
         expected=f"mean 0; random part up to {first.edge:.3g}",
         fix=Fix(
-            "he_normal",
+            "scale_preserving",
             params=tuple(item.param.key for item in found),
             code=f"draw {first.param.name} around zero: randn in place of rand, or subtract the "
             "mean and rescale",
