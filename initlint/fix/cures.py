@@ -170,7 +170,7 @@ def _same_constant(
 def _same_bias(
     planner: Planner, named: Sequence[tuple[Layer, Param]]
 ) -> Iterator[tuple[Layer, Param]]:
-    """Biases of the one number that named ones hold: one mistake, which the first of them hide.
+    """Biases and shifts of the number that named ones hold: one mistake, which some of them hide.
 
     Behind a bias that outweighs its layer's weights the signal is as large, and outweighs the next
     one's bias until the first is gone. What opens a gate is left: it is large on purpose.
@@ -178,15 +178,15 @@ def _same_bias(
     known = {param.key for _, param in named}
     held = [planner.measures.moments(param) for _, param in named]
     numbers = {found.mean for found in held if found and found.constant and found.max_abs > 0}
-    for layer in planner.model.graph.weighted if numbers else ():
-        bias = layer.bias
-        if bias is None or bias.key in known or not bias.trainable or bias.tied_to is not None:
+    for layer in planner.model.graph if numbers else ():
+        if layer.op not in NORMALISERS and (
+            layer.op not in SCALED or is_gate(planner.network, layer)
+        ):
             continue
-        found = planner.measures.moments(bias)
-        if found is None or not found.constant or found.mean not in numbers:
-            continue
-        if layer.op in SCALED and not is_gate(planner.network, layer):
-            yield layer, bias
+        for bias in layer.with_role(Role.BIAS, Role.SHIFT):
+            found = planner.measures.moments(bias) if bias.key not in known else None
+            if found is not None and found.constant and found.mean in numbers:
+                yield layer, bias
 
 
 def _spread(rows: np.ndarray[Any, Any]) -> float:
@@ -197,16 +197,14 @@ def _spread(rows: np.ndarray[Any, Any]) -> float:
 def _zeros(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Biases to zero; where they are, weights whose mean holds the units down are drawn again."""
     named = list(planner.targets(finding, Role.BIAS, Role.RECURRENT_BIAS))
+    for key in finding["layers"]:
+        norms = planner.normalisers(key)
+        named += [(norm, shift) for norm in norms for shift in norm.with_role(Role.SHIFT)]
     for layer, param in (*named, *_same_bias(planner, named)):
         moments = planner.measures.moments(param)
-        if moments is not None and moments.max_abs > 0:
+        if param.trainable and moments is not None and moments.max_abs > 0:
             planner.draw(finding, layer, param, "zeros")
     for key in finding["layers"]:
-        for norm in planner.normalisers(key):
-            for param in norm.with_role(Role.SHIFT):
-                moments = planner.measures.moments(param)
-                if param.trainable and moments is not None and moments.max_abs > 0:
-                    planner.draw(finding, norm, param, "zeros")
         for layer in planner.weighted(key):
             weight = layer.weight
             if weight is not None and (planner.thorough or not planner.usable(weight)):
