@@ -129,6 +129,22 @@ class Memory(nn.Module):
         return self.head(self.cell(x)[0][:, -1])
 
 
+@pytest.mark.parametrize("std", [None, 0.0, 2.0])
+def test_inputs_of_a_plain_cell_do_not_fill_its_state_before_the_end(std):
+    torch.manual_seed(0)
+    net = Memory(nn.RNN(8, 24, batch_first=True))
+    if std is not None:
+        nn.init.normal_(net.cell.weight_ih_l0, std=std)
+    nn.init.normal_(net.cell.weight_hh_l0, std=0.05)
+    report = initlint.fix(net, torch.randn(32, 40, 8))
+    assert report.status == "fixed"
+    weight = net.cell.weight_hh_l0.detach()
+    np.testing.assert_allclose(weight @ weight.T, np.eye(24), atol=1e-5)
+    assert float(net.cell.weight_ih_l0.detach().std()) == pytest.approx((8 * 40) ** -0.5, rel=0.2)
+    state = net.cell(torch.randn(64, 40, 8))[0][:, -1].detach()
+    assert 0.25 < float(state.std()) < 0.6  # unit scale, less what forty tanh take of it
+
+
 def test_a_rectified_recurrence_becomes_the_identity_even_if_it_was_orthogonal():
     torch.manual_seed(0)
     net = Memory(nn.RNN(8, 24, nonlinearity="relu", batch_first=True))

@@ -17,7 +17,7 @@ import numpy as np
 from initlint.fix.changes import Change, Untouched, copies_of, unwritable
 from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import UnknownSchemeError, find
-from initlint.fix.textbook import recurrent, weight
+from initlint.fix.textbook import input_std, keeps_all, recurrent, weight
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Stage
 from initlint.model import NORMALISERS, WEIGHTED, Layer, Model, Op, Param, Role
@@ -67,6 +67,7 @@ class Planner:
         seed: of the draws.
         include_trained: also change trained weights.
         thorough: draw again where the first attempt rescaled, and finish by running the network.
+        steps: length of the sequences that recurrent layers see, where known.
     """
 
     model: Model
@@ -74,6 +75,7 @@ class Planner:
     seed: int = 0
     include_trained: bool = False
     thorough: bool = False
+    steps: int | None = None
     _changes: dict[str, Change] = field(default_factory=dict)
     _scaled: dict[str, None] = field(default_factory=dict)
     _untouched: dict[str, Untouched] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Planner:
     def network(self) -> Network:
         """The graph with what schemes ask of it."""
         if self._network is None:
-            self._network = Network.of(self.model.graph, self.seed)
+            self._network = Network.of(self.model.graph, self.seed, self.steps)
         return self._network
 
     def plan(self, findings: Sequence[Record]) -> Plan:
@@ -319,11 +321,11 @@ class Planner:
                 self.draw(finding, layer, param, "zeros")
 
     def calm(self, finding: Record, layer: Layer, most: float = DROWNING) -> None:
-        """Input weights of a recurrent layer that drown its state, to unit pre-activations."""
+        """Input weights of a recurrent layer that drown its state, or fill it before the end."""
         for param in layer.with_role(Role.WEIGHT):
             std = self.measures.effective_std(param) if param.trainable else None
-            wanted = 1 / math.sqrt(self.network.slot(layer, param).fan_in)
-            if std and std > most * wanted:
+            wanted = input_std(self.network, layer, param)
+            if std and std > (1.0 if keeps_all(layer) else most) * wanted:
                 self.rescale(finding, layer, param, wanted / std)
 
     def keep(self, finding: Record, drawn: Drawn) -> None:

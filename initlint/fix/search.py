@@ -287,6 +287,7 @@ class Search:
             self.options.seed,
             self.options.include_trained,
             thorough,
+            self._steps(),
         )
 
     def _on_original(self, changes: Sequence[Change]) -> dict[str, Change]:

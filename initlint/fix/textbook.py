@@ -78,8 +78,8 @@ def weight(network: Network, layer: Layer, param: Param) -> Drawn:
         return network.draw("embedding_scaled", layer, param)
     if param.role is Role.RECURRENT_WEIGHT:
         return recurrent(network, layer, param)
-    if layer.op in RECURRENT:  # Xavier's mean of the fans starves a wide cell of few inputs
-        return network.draw("lecun_normal", layer, param)
+    if layer.op in RECURRENT:
+        return network.draw("normal", layer, param, std=input_std(network, layer, param))
     if param.gate in ("query", "key", "value"):
         return network.draw("xavier_normal", layer, param)
     if slot.activation is Op.SIGMOID and not is_gate(network, layer):
@@ -109,9 +109,25 @@ def recurrent(network: Network, layer: Layer, param: Param) -> Drawn:
 
     A ReLU lets an orthogonal matrix forget half of the state at every step; the identity sums.
     """
-    if layer.op is Op.RNN and str(layer.attrs.get("nonlinearity", "")).lower() == "relu":
+    if layer.op is Op.RNN and not keeps_all(layer):
         return network.draw("identity", layer, param)
     return network.draw("orthogonal", layer, param, gain=1.0)
+
+
+def keeps_all(layer: Layer) -> bool:
+    """True for a plain tanh cell: behind an orthogonal block it forgets as much as it saturates."""
+    return layer.op is Op.RNN and str(layer.attrs.get("nonlinearity", "")).lower() != "relu"
+
+
+def input_std(network: Network, layer: Layer, param: Param) -> float:
+    """Standard deviation of what brings inputs of unit scale into a recurrent layer.
+
+    1/sqrt(fan_in): Xavier's mean of the fans starves a wide cell of few inputs. A plain tanh behind
+    an orthogonal block forgets nothing, so that T steps add up to T fan_in σ², and it passes on
+    what it holds as long as that is at most 1.
+    """
+    steps = (network.steps or 1) if keeps_all(layer) else 1
+    return 1 / sqrt(network.slot(layer, param).fan_in * steps)
 
 
 def constant(network: Network, layer: Layer, param: Param) -> Iterator[Drawn]:
