@@ -180,6 +180,33 @@ def test_biases_of_one_number_go_together_and_those_of_another_stay():
     assert left == {0.0, 0.1}
 
 
+class Patches(nn.Module):
+    """Projected patches and learned positions before a block with a residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.place = nn.Linear(8, 32), nn.Parameter(0.2 * torch.randn(1, 12, 32))
+        self.norm, self.fc, self.out = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.head = nn.Linear(32, 4)
+        for layer in (self.patch, self.fc, self.out, self.head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x):
+        x = self.patch(x) + self.place
+        x = x + self.out(torch.relu(self.fc(self.norm(x))))
+        return self.head(x.mean(1))
+
+
+def test_positions_are_not_measured_by_tokens_whose_weights_are_zero():
+    torch.manual_seed(0)
+    net = Patches()
+    before = net.place.detach().clone()
+    report = initlint.fix(net, torch.randn(16, 12, 8))
+    assert report.status == "fixed"
+    assert torch.equal(net.place.detach(), before)
+
+
 class Coder(nn.Module):
     """An encoder that a code's two heads read, and a decoder, all of N(0, 0.01)."""
 

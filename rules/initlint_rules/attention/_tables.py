@@ -139,7 +139,7 @@ class Addend:
         param: the table's parameter; None for a constant.
         values: ``(positions, width)``; None for a table that is looked up.
         power: mean square of the table.
-        tokens: mean square of the tokens; None when unknown.
+        tokens: mean square of the tokens; None when unknown, or when their weights are zero.
         table: where the tokens are looked up; None where they are a projection of the input.
     """
 
@@ -183,7 +183,14 @@ def addends(context: Context) -> Iterator[Addend]:
         start = _tokens(graph, source) if power is not None else None
         if power is not None and start is not None:
             known = start if start.op is Op.EMBEDDING else None
-            yield Addend(layer, source, param, values, power, _power(context, source), known)
+            tokens = None if _is_silent(context, start) else _power(context, source)
+            yield Addend(layer, source, param, values, power, tokens, known)
+
+
+def _is_silent(context: Context, start: Layer) -> bool:
+    """Whether the tokens' weights are all zero: there is no scale yet that a table could exceed."""
+    moments = context.measures.moments(start.weight) if start.weight is not None else None
+    return moments is not None and moments.max_abs == 0
 
 
 def _behind_views(graph: LayerGraph, key: str) -> Layer:
