@@ -14,7 +14,7 @@ from initlint.fix.plan import Plan, Planner
 from initlint.fix.recipes import impose
 from initlint.fix.slot import gain_of, written_gain
 from initlint.fix.together import put_right
-from initlint.fix.upstream import to_blame
+from initlint.fix.upstream import near_their_scale, to_blame
 from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
@@ -309,11 +309,14 @@ class Search:
         if not layers:
             return judged(self.model, self.settings, changes)
         tried = self._scaled(changes, layers)
-        before = to_blame(self._planner(self.model, thorough=False), tried.changes, layers)
+        planner = self._planner(self.model, thorough=False)
+        before = to_blame(planner, tried.changes, layers)
         if not before:
             return tried
-        other = self._scaled(changes, (*before, *layers))
-        return other if other.weight <= tried.weight else tried
+        every = (*before, *layers)
+        other = self._scaled(changes, every)
+        better = other.weight <= tried.weight and near_their_scale(planner, other.changes, every)
+        return other if better else tried
 
     def _scaled(self, changes: Mapping[str, Change], layers: Sequence[str]) -> State:
         goals = rectified(self.model.graph, layers)

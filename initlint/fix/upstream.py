@@ -43,6 +43,13 @@ def to_blame(
     return tuple(found)
 
 
+def near_their_scale(
+    planner: Planner, changes: Mapping[str, Change], layers: Sequence[str]
+) -> bool:
+    """True when no layer is far from the scale that keeps a signal, as the changes leave it."""
+    return all(abs(found) <= math.log(FAR) for _, found in _excesses(planner, changes, layers))
+
+
 def _may_be_scaled(planner: Planner, layer: Layer, weight: Param) -> bool:
     drawn = weight.trainable and weight.tied_to is None and planner.usable(weight)
     return layer.op in SCALED and drawn and planner.may_change(weight)
