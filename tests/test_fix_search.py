@@ -454,3 +454,24 @@ def test_numbers_in_double_precision_and_batches_that_can_be_read_once(tmp_path,
     monkeypatch.chdir(tmp_path)
     told = confirm(model, Settings(), schemes, 3, "feed.py:batches")
     assert told["losses"]["as given"] == told["losses"]["again"]
+
+
+def test_an_info_alone_does_not_have_all_layers_scaled():
+    torch.manual_seed(0)
+    layers: list[object] = []
+    for width in (3, *[24] * 6):
+        conv = nn.Conv2d(width, 24, 3, padding=1)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        nn.init.zeros_(conv.bias)
+        conv.weight.data.mul_(1.3)
+        layers += [conv, nn.ReLU()]
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    batch = torch.randn(32, 3, 12, 12)
+    report = initlint.fix(net, batch)
+    assert report.status == "nothing"
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    [left] = report.record["untouched"]
+    assert left["name"].startswith("variance-profile")
+    assert "--scheme lsuv" in left["reason"]
+    assert initlint.fix(net, batch, scheme="lsuv").changes

@@ -264,7 +264,18 @@ class Search:
 
     def _findings(self, state: State, *, serious: bool) -> list[Record]:
         found = wanted(state.record, self._only(state))
+        if self._start is not None and self._start.sound:
+            found = [item for item in found if not self._is_left_alone(item)]
         return [item for item in found if item["severity"] != "info"] if serious else found
+
+    def _is_left_alone(self, finding: Record) -> bool:
+        """True for an info whose cure is to scale all layers, where no harm is predicted."""
+        if finding["severity"] != "info" or (finding["fix"] or {}).get("scheme") != "lsuv":
+            return False
+        name = f"{finding['name']} at {finding['layer']}"
+        reason = "no harm is predicted, and its cure scales all layers (--scheme lsuv)"
+        self.untouched.setdefault(name, Untouched(name, reason))
+        return True
 
     def _only(self, state: State) -> frozenset[str] | None:
         """Fingerprints to look at: those chosen, and what the changes brought."""

@@ -25,9 +25,8 @@ from initlint.api import (
 from initlint_rules._outputs import is_drawn, last_layers
 
 PRIOR = log(1e4)
-"""Bias (9.2) that no class prior asks for: the log-odds of one in ten thousand. RetinaNet's is 4.6.
-A
-squared error against targets of unit scale then starts at 85 times their variance, and a step of
+"""Bias (9.2) that no class prior asks for: the log-odds of one in ten thousand; RetinaNet's is 4.6.
+A squared error against targets of unit scale then starts at 85 times their variance, and a step of
 Adam moves a bias by its rate: at 1e-3 nine thousand steps. Five networks with squared errors (of
 benchmarks/outcome, and others) made 0.00 to 0.84 of their progress from a bias of 9.3; one with a
 cross-entropy, which sends no more than 1 back, made 0.98 of it from 15."""
