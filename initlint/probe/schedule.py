@@ -16,6 +16,10 @@ many rows, anyway."""
 FEW_SAMPLES = 8
 """Distinct inputs that are enough where more would take further runs: 28 pairs."""
 
+ONE_BY_ONE = 4
+"""Samples up to which a large model takes one a run: the run that tells the shapes is then one of
+them."""
+
 MAX_SAMPLES = 256
 """Distinct inputs at most. With correlation 0.9 a ReLU unit of a vector layer is silent on all of
 256 by chance for 18 % of the units, on all of 16 for 28 %; more buys little."""
@@ -53,6 +57,8 @@ def plan_runs(
     if not has_batch(request.inputs):
         per_run = fixed_batch(request.inputs)
         return Plan(pilot, per_run, ceil(min(samples, FEW_SAMPLES) / per_run))
+    if samples <= ONE_BY_ONE and not request.batch_norms:  # which need samples side by side
+        return Plan(pilot, pilot.batch, ceil(samples / pilot.batch))
     fits = min(
         request.activation_bytes // held,
         MAX_ELEMENTS // max(volume(request.inputs, pilot) // pilot.batch, 1),
