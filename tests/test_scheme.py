@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from initlint.measure import scheme
+from initlint.measure import families, scheme
 from initlint.measure.candidates import candidates, is_common, round_number
-from initlint.measure.families import REFERENCES, TRUNCATED_STD
+from initlint.measure.families import KS_BINS, REFERENCES, TRUNCATED_STD, _distribution_fits
 from initlint.measure.moments import array_moments
 from initlint.measure.precision import effective_dtype, is_quantised
 from initlint.measure.result import Family, Identification, Match
@@ -445,3 +445,24 @@ def test_the_variance_beside_a_diagonal_follows_from_moments(height: float, seed
     rest[index, index] -= height
     found = scheme._variance_without(array[index, index], height, array_moments(array))
     assert found == pytest.approx(rest.var(), rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [KS_BINS + 1, 1 << 16])
+@pytest.mark.parametrize("shape", ["normal", "uniform", "laplace", "mixture", "triangle"])
+@pytest.mark.parametrize("family", [Family.NORMAL, Family.UNIFORM, Family.TRUNCATED_NORMAL])
+def test_counting_in_bins_decides_as_sorting_does(
+    family: Family, shape: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(size)
+    values = {
+        "normal": rng.standard_normal(size),
+        "uniform": rng.uniform(-1, 1, size),
+        "laplace": rng.laplace(size=size),
+        "mixture": rng.standard_normal(size) * np.where(rng.random(size) < 0.9, 1.0, 1.3),
+        "triangle": rng.uniform(-1, 1, size) + rng.uniform(-1, 1, size),
+    }[shape].astype(np.float32)
+    binned = _distribution_fits(family, values, array_moments(values), 0.0, 2.0)
+    monkeypatch.setattr(families, "KS_BINS", size)
+    assert binned is _distribution_fits(family, values, array_moments(values), 0.0, 2.0)
+    if shape == family.value:
+        assert binned

@@ -294,8 +294,7 @@ def _computed(model: Model, arrays: Mapping[str, Array]) -> list[tuple[Any, Fact
     found: dict[int, tuple[Any, Factors]] = {}
     for tensor in _tensors(model):
         if any(item.name in arrays for item in tensor.operands):
-            parts = factors(tensor)
-            if parts is not None:
-                seen = tensor.source.tensor  # type: ignore[attr-defined]  # of a module
+            parts, seen = factors(tensor), getattr(tensor.source, "tensor", None)
+            if parts is not None and seen is not None:
                 found.setdefault(id(seen), (seen, parts))
     return list(found.values())
