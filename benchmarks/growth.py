@@ -22,9 +22,10 @@ from time import perf_counter, process_time
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.growth_networks import BUILDERS, WIDTH, chain, residual
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.load import load
 from initlint.measure.measures import Measures
+from initlint.settings import Settings
 
 LAYERS = 1_000
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.lint.finding import Severity
 from initlint.model import Draws, Model
 from initlint.rows import Record
+from initlint.settings import Settings
 
 ONE_DRAW = "--seeds: the target is built once and then shared, so there is only one draw to lint"
 

@@ -63,7 +63,7 @@ class Job:
         target: as the user wrote it.
         task: ``lint``, ``measure``, ``describe``, ``fix``, ``compare`` or ``diff``.
         python: the target is the user's code: no isolation.
-        settings, load: keyword arguments of `initlint.engine.Settings` and
+        settings, load: keyword arguments of `initlint.settings.Settings` and
             `initlint.load.LoadOptions`.
         limits: what the worker may use.
         preload: modules worth importing while the parent is still busy.

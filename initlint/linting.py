@@ -11,8 +11,8 @@ from initlint.lint.finding import Severity
 if TYPE_CHECKING:
     from os import PathLike
 
-    from initlint.engine import Settings
     from initlint.model import Model
+    from initlint.settings import Settings
 
 
 class InitialisationError(AssertionError):
@@ -121,7 +121,7 @@ def settings_from(options: Mapping[str, Any]) -> Settings:
     """
     from dataclasses import fields
 
-    from initlint.engine import Settings
+    from initlint.settings import Settings
 
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(options) - known)
@@ -208,7 +208,7 @@ def _named_inputs(module: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     import inspect
     from dataclasses import fields
 
-    from initlint.engine import Settings
+    from initlint.settings import Settings
 
     ours = {"args", *_LOADING, *(field.name for field in fields(Settings))}
     try:

@@ -126,6 +126,9 @@ class _Forked(Process):
             self.status = self._nursery.wait(self.pid)
         return self.status
 
+    def reap(self) -> None:
+        self.wait()  # the nursery's answers come one by one
+
 
 def main() -> None:
     """The nursery's side: import, then fork on demand until the parent hangs up."""
@@ -165,6 +168,7 @@ def rehearse() -> None:
     from initlint import engine
     from initlint.measure.scattered import scattered
     from initlint.model import Edge, Kind, Layer, LayerGraph, Model, Op, Param, Role, from_array
+    from initlint.settings import Settings
 
     side = 32
     width = (None, side)
@@ -180,7 +184,7 @@ def rehearse() -> None:
     edges = [Edge(a.id, b.id, shape=width) for a, b in pairwise(layers)]
     model = Model("", Kind.ONNX, LayerGraph(layers, edges))
     with suppress(Exception):  # a rule that crashes is reported where it has a target
-        engine.lint(model, engine.Settings(probe=False))
+        engine.lint(model, Settings(probe=False))
 
 
 def _become_worker(channel: socket.socket, given: Sequence[int]) -> None:

@@ -11,6 +11,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+LATER = "--"
+"""A worker imports the modules after this word on a thread, while it builds its model: arithmetic
+leaves the interpreter to others."""
+
 
 class Process:
     """A child process with three pipes.
@@ -40,6 +44,15 @@ class Process:
             _, status = os.waitpid(self.pid, 0)
             self.status = os.waitstatus_to_exitcode(status)
         return self.status
+
+    def reap(self) -> None:
+        """Wait for the end of a killed process on a thread.
+
+        The system takes as long to reclaim the memory of a large model as a report takes.
+        """
+        import threading
+
+        threading.Thread(target=self.wait, daemon=True).start()
 
     def hang_up(self) -> None:
         """Close our end of its standard input; the readers of the other two close theirs."""

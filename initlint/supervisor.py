@@ -108,7 +108,7 @@ class _Run:
 
     def stop(self) -> None:
         """Let go of the worker."""
-        self.worker.stop()
+        self.worker.let_go()
         if self.fetcher is not None:
             self.fetcher.close()
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from initlint.engine import Settings
 from initlint.model import Model
+from initlint.settings import Settings
 
 ONE_WIDTH = "--widths: a file holds one width; only modules are built again"
 

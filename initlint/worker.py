@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from initlint.process import LATER
 from initlint.remote import is_remote
 from initlint.wire import Decoder, Record, encode
 
@@ -24,9 +25,20 @@ def main() -> None:
     """Serve one job, then leave without waiting for anybody's exit handlers."""
     records = guard_records()
     gc.disable()  # what is imported stays; collecting meanwhile walks it in vain
-    preload(sys.argv[1:])
+    first, later = split_at(LATER, sys.argv[1:])
+    preload(first)
     gc.freeze()
+    if later:
+        from threading import Thread
+
+        Thread(target=preload, args=(later,), daemon=True).start()
     work(records)
+
+
+def split_at(mark: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """What comes before the first word that is ``mark``, and what comes after it."""
+    where = words.index(mark) if mark in words else len(words)
+    return words[:where], words[where + 1 :]
 
 
 def guard_records() -> int:
@@ -234,7 +246,6 @@ def _explain(error: Exception) -> Record:
 def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     from dataclasses import replace
 
-    from initlint import engine
     from initlint.load import is_spec
 
     settings = _settings(job)
@@ -255,6 +266,7 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
         notice = "--seeds: a file holds one draw; only modules are built again"
         model = replace(model, notices=(*model.notices, notice))
     enter("measure")
+    from initlint import engine  # not before: a thread may still be importing it
 
     def pass_on(record: Record) -> None:
         emit({**record, "target": _annotate(record["target"], model, settings)})
@@ -402,7 +414,7 @@ def _load_options(job: Record) -> Any:
 
 
 def _settings(job: Record) -> Any:
-    from initlint.engine import Settings
+    from initlint.settings import Settings
 
     settings = dict(job.get("settings") or {})
     for name in ("select", "ignore", "extend_select"):

@@ -61,14 +61,24 @@ class Worker:
         A process that is already dying keeps its own status. The session is killed before its
         leader is waited for, so that the number cannot belong to anybody else.
         """
-        if self._process.status is None:
-            _kill_session(self._process.pid)
-            with suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)
+        self._kill()
         status = self._process.wait()
         self._process.hang_up()
         _ALIVE.discard(self)
         return status
+
+    def let_go(self) -> None:
+        """Kill whatever is left of the session, and do not stand and wait for its end."""
+        self._kill()
+        _ALIVE.discard(self)
+        self._process.reap()
+        self._process.hang_up()
+
+    def _kill(self) -> None:
+        if self._process.status is None:
+            _kill_session(self._process.pid)
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
 
 
 def start_worker(preload: Sequence[str] = (), *, python: bool = False) -> Worker:

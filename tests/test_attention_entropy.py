@@ -8,9 +8,10 @@ from math import log
 import numpy as np
 import pytest
 
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.load import load
 from initlint.probe.entropy import attention_entropy
+from initlint.settings import Settings
 
 
 def _softmax(logits):

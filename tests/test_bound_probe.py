@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from initlint.engine import Settings, run_probe
+from initlint.engine import run_probe
 from initlint.load.checkpoint import bind, load_checkpoint
 from initlint.measure.result import Stage
 from initlint.probe.result import ProbeStatus
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 

@@ -298,7 +298,8 @@ def test_a_header_length_that_looks_like_another_format_is_still_safetensors(tmp
 
 @pytest.mark.parametrize("wrapped", ["optimizer_state_dict", "optimizer_states"])
 def test_the_optimisers_memory_is_read(torch, tmp_path, wrapped):
-    from initlint.engine import Settings, lint
+    from initlint.engine import lint
+    from initlint.settings import Settings
 
     net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16))
     extra = torch.nn.Parameter(torch.zeros(16, 16))

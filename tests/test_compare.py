@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from initlint.engine import Settings
 from initlint.fix.jobs import compare as compare_job
 from initlint.fix.ranking import AS_GIVEN, compare
 from initlint.load.torch_module import capture
 from initlint.model import Kind, LayerGraph, LoadError, Model
 from initlint.report.ranking import render
 from initlint.report.style import Style
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.load import load
+from initlint.settings import Settings
 from tests.corpus import trained_files
 
 pytestmark = pytest.mark.corpus

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from initlint.described import RecordError, are_records, compare
-from initlint.engine import Settings, describe
+from initlint.engine import describe
 from initlint.load.torch_module import capture
 from initlint.model import Draws
 from initlint.records import Target
 from initlint.report.json import dump
 from initlint.report.layers import as_text
 from initlint.report.style import Style
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import initlint.engine as engine
-from initlint.engine import Settings
 from initlint.estimate import local_response
 from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
 from initlint.probe.result import Response
+from initlint.settings import Settings
 
 
 def he(depth: int, width: int = 64, outputs: int = 10) -> nn.Sequential:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from initlint.engine import Settings
 from initlint.fix.jobs import fix
 from initlint.fix.writing import pack_safetensors
 from initlint.load import load
 from initlint.load.checkpoint import load_checkpoint
+from initlint.settings import Settings
 
 SELECTED = Settings(select=("non-finite",))
 

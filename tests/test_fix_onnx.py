@@ -10,11 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.onnx_models import MODELS
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.fix.jobs import fix
 from initlint.fix.onnx_bytes import locate, relocated, replaced
 from initlint.load.onnx import load_onnx
 from initlint.model import LoadError
+from initlint.settings import Settings
 
 BAD = sorted(name for name in MODELS if name.startswith("bad_"))
 RULES = ("relu-after-xavier", "recurrent-not-orthogonal", "zero-weight", "symmetric-units")

@@ -8,12 +8,12 @@ import pytest
 
 import initlint
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix.plan import Planner
 from initlint.fix.search import State, rectified
 from initlint.fix.slot import written_gain
 from initlint.load.torch_module import capture
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -10,7 +10,6 @@ import pytest
 
 import initlint
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix import repair as repairs
 from initlint.fix.balance import deep_plain_layers
 from initlint.fix.confirm import confirm
@@ -18,6 +17,7 @@ from initlint.fix.plan import Planner
 from initlint.fix.repair import FixOptions, doubts, repair
 from initlint.load.torch_module import capture
 from initlint.model import LoadError
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import initlint
-from initlint.engine import Settings
 from initlint.fix.lsuv import scale
 from initlint.fix.recipes import impose, names
 from initlint.fix.repair import FixOptions, repair
@@ -18,6 +17,7 @@ from initlint.fix.torch_code import code_for
 from initlint.load.torch_module import capture
 from initlint.model import Role
 from initlint.probe.torch import probe_torch
+from initlint.settings import Settings
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

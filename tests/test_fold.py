@@ -3,9 +3,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.lint.finding import Finding, Fix, Severity
 from initlint.lint.fold import fold
+from initlint.settings import Settings
 from initlint.testing import Network, as_model, he_normal, xavier_normal
 
 

@@ -9,8 +9,9 @@ from pstats import Stats
 import pytest
 
 from benchmarks.growth_networks import BUILDERS, WIDTH, Builder
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.load import load
+from initlint.settings import Settings
 
 FEW, MANY = 400, 1600
 COSTLY = {"recurrent": 4}

@@ -9,7 +9,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from initlint.engine import Settings, lint  # noqa: E402
+from initlint.engine import lint  # noqa: E402
+from initlint.settings import Settings  # noqa: E402
 from initlint.testing import as_model  # noqa: E402
 
 FOLDER = Path(__file__).parent.parent / "fixtures" / "initbugs"

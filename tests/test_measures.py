@@ -26,6 +26,7 @@ from initlint.model import (
     Tensor,
     from_array,
 )
+from initlint.settings import Settings
 
 
 def weight(name: str, array: np.ndarray, role: Role = Role.WEIGHT, **fields: object) -> Param:
@@ -334,7 +335,7 @@ def test_a_very_large_model_is_judged_by_leading_rows_and_says_so(monkeypatch, t
         {f"layers.{n}.weight": rng.normal(size=(512, 512)).astype("f4") for n in range(6)}, path
     )
     model = load_checkpoint(str(path))
-    whole = engine.lint(model, engine.Settings(layers=True))
+    whole = engine.lint(model, Settings(layers=True))
     assert not whole["notices"]
     monkeypatch.setattr(leading, "VERY_LARGE", 1 << 18)
     monkeypatch.setattr(leading, "LEAST_BLOCK", 1 << 14)
@@ -347,7 +348,7 @@ def test_a_very_large_model_is_judged_by_leading_rows_and_says_so(monkeypatch, t
 
     monkeypatch.setattr(File, "read_array", counted)
     model = load_checkpoint(str(path))
-    part = engine.lint(model, engine.Settings(layers=True))
+    part = engine.lint(model, Settings(layers=True))
     assert "6 tensors were judged by their first 16,384 elements" in part["notices"][0]
     assert part["stage"] == whole["stage"] == "fresh"
     assert part["findings"] == whole["findings"]

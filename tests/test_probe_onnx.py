@@ -548,8 +548,9 @@ def test_more_values_than_a_session_can_hold_in_time_are_not_run():
 
 def test_only_given_inputs_are_judged(tmp_path: Path) -> None:
     from fixtures.onnx_models import MODELS
-    from initlint.engine import Settings, lint
+    from initlint.engine import lint
     from initlint.load import load
+    from initlint.settings import Settings
 
     path = tmp_path / "net.onnx"
     onnx.save(MODELS["good_deep_relu_he"](0), path)

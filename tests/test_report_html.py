@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 import initlint.report
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.records import RuleText, Target
 from initlint.report.formats import render
 from initlint.report.html.charts import axis_for, density_at, picture
@@ -27,6 +27,7 @@ from initlint.report.profile import Row, Signal, carried, centres, parse
 from initlint.report.run import Run
 from initlint.report.style import View
 from initlint.report.text import Untrusted
+from initlint.settings import Settings
 from initlint.testing import Network, he_normal
 from tests.report_sample import CAUSE, DEEP, HOSTILE, hostile_run, sample_run
 

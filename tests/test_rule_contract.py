@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.lint.registry import all_rules, summary
+from initlint.settings import Settings
 from initlint.testing import as_model, run_rule
 
 ROOT = Path(__file__).parent.parent

@@ -6,10 +6,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from initlint.engine import Settings, lint  # noqa: E402
+from initlint.engine import lint  # noqa: E402
 from initlint.load import LoadOptions  # noqa: E402
 from initlint.load.steps import sequence_length  # noqa: E402
 from initlint.load.torch_module import capture, capture_with  # noqa: E402
+from initlint.settings import Settings  # noqa: E402
 from tests import architectures  # noqa: E402
 
 nn = torch.nn

@@ -9,10 +9,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from initlint.engine import Settings, lint  # noqa: E402
+from initlint.engine import lint  # noqa: E402
 from initlint.load import LoadOptions  # noqa: E402
 from initlint.load.torch_module import capture_with  # noqa: E402
 from initlint.model import WEIGHTED, Model, Op  # noqa: E402
+from initlint.settings import Settings  # noqa: E402
 from tests import architectures  # noqa: E402
 
 MATRIX = (

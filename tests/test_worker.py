@@ -208,6 +208,22 @@ os.kill(os.getpid(), 9)
     assert _gone(int(note.read_text()))
 
 
+def test_a_worker_that_is_let_go_is_killed_and_reaped():
+    started = workers.start_worker()
+    started.let_go()
+    assert _gone(started._process.pid)
+    while started._process.status is None:  # the thread that waits for it has no other end
+        time.sleep(0.01)
+    assert started._process.status == -signal.SIGKILL
+    assert started not in workers._ALIVE
+
+
+def test_what_a_worker_imports_later_stands_behind_a_mark():
+    assert worker.split_at("--", ["a", "b"]) == (["a", "b"], [])
+    assert worker.split_at("--", ["a", "--", "b", "c"]) == (["a"], ["b", "c"])
+    assert worker.split_at("--", []) == ([], [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_quickly_and_leaves_nothing(tmp_path, number):
     """A module target that sleeps at import is interrupted; its worker goes too."""

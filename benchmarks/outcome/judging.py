@@ -8,10 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.outcome.models import Entry
-from initlint.engine import Settings, lint
+from initlint.engine import lint
 from initlint.load import LoadOptions
 from initlint.load.torch_module import capture_with
 from initlint.risk import WARNED, evidence
+from initlint.settings import Settings
 
 ROADS = ("module", "noise", "onnx")
 """A module with a batch of its task; a module of which only the input's shape is given, so that

@@ -81,7 +81,7 @@ class Options:
         return self.plot or "html" in wanted
 
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `initlint.engine.Settings`."""
+        """Keyword arguments of `initlint.settings.Settings`."""
         return {
             "select": self.select,
             "ignore": self.ignore,

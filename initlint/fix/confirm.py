@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from initlint.engine import Settings
 from initlint.fix.changes import applied, merged
 from initlint.model import Kind, LoadError, Model
+from initlint.settings import Settings
 
 Record = dict[str, Any]
 Batches = Callable[[], Iterator[tuple[tuple[Any, ...], Mapping[str, Any], Any]]]

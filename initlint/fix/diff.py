@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.engine import Settings, lint, run_probe
+from initlint.engine import lint, run_probe
 from initlint.measure.measures import Measures
 from initlint.measure.result import Stage
 from initlint.model import BUFFERS, RELU_FAMILY, Kind, Layer, Model, Op, Param, Role
 from initlint.probe.result import ProbeStatus
 from initlint.rows import location_record
+from initlint.settings import Settings
 
 Array = NDArray[Any]
 Record = dict[str, Any]

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from initlint.engine import Settings
 from initlint.fix.repair import FixOptions, Repair, doubts, repair, weight_of
 from initlint.fix.report import repair_record
 from initlint.fix.save import save
 from initlint.fix.schemes import UnknownSchemeError
 from initlint.model import LoadError, Model
+from initlint.settings import Settings
 
 Record = dict[str, Any]
 

@@ -9,7 +9,6 @@ from statistics import mean, pstdev
 from typing import Any
 
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix.changes import applied, merged
 from initlint.fix.confirm import confirm
 from initlint.fix.repair import FixOptions, imposed
@@ -20,6 +19,7 @@ from initlint.model.residual import residual_branches
 from initlint.model.structure import dominators, heads
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.risk import with_findings
+from initlint.settings import Settings
 from initlint.theory.harm import (
     VANISHING,
     Harm,

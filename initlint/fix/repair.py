@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix.changes import Change, Untouched
 from initlint.fix.plan import Planner
 from initlint.fix.recipes import NEEDS_RUN, impose, specified
@@ -22,6 +21,7 @@ from initlint.fix.search import (
 )
 from initlint.model import Model
 from initlint.probe.result import Activations, ProbeStatus
+from initlint.settings import Settings
 
 __all__ = ["FixOptions", "Repair", "doubts", "imposed", "repair", "wanted", "weight_of"]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix.canonical import Array, NotInvertible, encode
 from initlint.fix.changes import Change, merged, set_module
 from initlint.fix.onnx_bytes import relocated
@@ -24,6 +23,7 @@ from initlint.fix.writing import (
 )
 from initlint.model import Kind, LoadError, Model
 from initlint.model.tensor import ArraySource, Tensor
+from initlint.settings import Settings
 
 Packed = dict[str, tuple[str, tuple[int, ...], bytes]]
 

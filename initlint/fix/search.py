@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from initlint import engine
-from initlint.engine import Settings
 from initlint.fix.changes import Change, Untouched, applied, copies_of, merged
 from initlint.fix.lsuv import SCALED, Scaled, scale
 from initlint.fix.plan import Plan, Planner
@@ -19,6 +18,7 @@ from initlint.measure.result import Stage
 from initlint.model import RELU_FAMILY, Layer, LayerGraph, Model, Param, Role
 from initlint.probe.result import Activations, ProbeStatus
 from initlint.risk import without_findings
+from initlint.settings import Settings
 
 Record = dict[str, Any]
 

@@ -79,7 +79,8 @@ def run_rule(
         batch: samples in the NumPy run.
         seed: seed of its inputs.
     """
-    from initlint.engine import Settings, gather, run_probe
+    from initlint.engine import gather, run_probe
+    from initlint.settings import Settings
 
     model = as_model(target)
     settings = Settings(stage=stage, seed=seed, sequence_length=sequence_length)
