@@ -68,7 +68,7 @@ class Candidate:
     Attributes:
         match: its name, gain, standard deviation and fan.
         families: the families it draws from.
-        tier: 0 common schemes, 1 gains and depth-scaled ones, 2 wrong fans; a tier is looked at
+        tier: 0 common schemes, 1 gains, 2 depth-scaled ones and wrong fans; a tier is looked at
             only when no earlier one explains the tensor.
     """
 
@@ -105,8 +105,14 @@ KEPT = 512
 _kept: dict[Any, Candidates] = {}
 
 
-def candidates(layer: Layer, param: Param) -> Candidates:
-    """Every candidate for a parameter; made once for all parameters that are used alike."""
+def candidates(layer: Layer, param: Param, *, rare: bool = False) -> Candidates:
+    """The candidates for a parameter; made once for all parameters that are used alike.
+
+    Args:
+        layer: who reads it.
+        param: the parameter.
+        rare: those of tier 2, which are four in five and seldom asked for, instead of the others.
+    """
     attrs, weight = layer.attrs, layer.weight
     stored = param.tensor.stored_shape if param.tensor is not None else ()
     key = (
@@ -120,10 +126,11 @@ def candidates(layer: Layer, param: Param) -> Candidates:
         param.packed,
         param.module,
         stored if len(stored) == 3 else (),
+        rare,
     )
     found = _kept.get(key)
     if found is None:
-        made = tuple(_candidates(layer, param))
+        made = tuple((_rare if rare else _common)(layer, param))
         stds = np.array([candidate.match.std for candidate in made])
         found = Candidates(made, np.log(np.where(stds > 0.0, stds, np.nan)))
         if len(_kept) >= KEPT:
@@ -132,8 +139,29 @@ def candidates(layer: Layer, param: Param) -> Candidates:
     return found
 
 
-def _candidates(layer: Layer, param: Param) -> Iterator[Candidate]:
-    if param.role in (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION) and len(param.shape) > 1:
+def _is_weight(param: Param) -> bool:
+    roles = (Role.WEIGHT, Role.RECURRENT_WEIGHT, Role.PROJECTION)
+    return param.role in roles and len(param.shape) > 1
+
+
+def _rare(layer: Layer, param: Param) -> Iterator[Candidate]:
+    if not _is_weight(param) or (layer.op is Op.EMBEDDING and param.role is Role.WEIGHT):
+        return
+    fan_in, fan_out = _true_fans(layer, param)
+    if param.shape[0] > 1 and layer.op is Op.LINEAR:
+        yield from _transformer(param)
+    yield from _deep(fan_in, (fan_in + fan_out) / 2.0)
+    yield from _wrong_fans(layer, param, fan_in, fan_out)
+
+
+def _true_fans(layer: Layer, param: Param) -> tuple[float, float]:
+    """The fans that count what is summed; those of the framework where they are not known."""
+    true = fans(layer, param)
+    return (true.fan_in, true.fan_out) if true else framework_fans(layer, param)
+
+
+def _common(layer: Layer, param: Param) -> Iterator[Candidate]:
+    if _is_weight(param):
         yield from _weights(layer, param)
     elif param.role in (Role.BIAS, Role.RECURRENT_BIAS):
         yield from _biases(layer, param)
@@ -199,10 +227,8 @@ def _scaled(
 
 
 def _weights(layer: Layer, param: Param) -> Iterator[Candidate]:
-    true = fans(layer, param)
     helper_in, helper_out = framework_fans(layer, param)
-    fan_in = true.fan_in if true else helper_in
-    fan_out = true.fan_out if true else helper_out
+    fan_in, fan_out = _true_fans(layer, param)
     if layer.op in RECURRENT or param.role is not Role.WEIGHT:
         yield from _recurrent(layer, param)
     elif layer.op is Op.EMBEDDING:
@@ -251,10 +277,6 @@ def _weights(layer: Layer, param: Param) -> Iterator[Candidate]:
         yield from _scaled("lecun", 1.0, fan_out, "fan_out", 1)
     siren = Match("siren_uniform", sqrt(2.0) / 30.0, sqrt(2.0 / fan_in) / 30.0, "fan_in")
     yield Candidate(siren, UNIFORM, 1)
-    if param.shape[0] > 1 and layer.op is Op.LINEAR:
-        yield from _transformer(param)
-    yield from _deep(fan_in, fan_avg)
-    yield from _wrong_fans(layer, param, fan_in, fan_out)
 
 
 def _packed(param: Param) -> bool:

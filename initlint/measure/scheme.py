@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from initlint.measure.candidates import Candidate, candidates, round_number
+from initlint.measure.candidates import Candidate, Candidates, candidates, round_number
 from initlint.measure.families import LEAST, REFERENCES, Fit, cut_std, fit, is_independent
 from initlint.measure.moments import array_moments
 from initlint.measure.normalised_rows import are_uniform_rows
@@ -210,18 +210,22 @@ def _random(
 def _named(
     layer: Layer, param: Param, fitted: Fit, moments: Moments, dtype: str
 ) -> tuple[Match, ...]:
-    found: dict[int, dict[tuple[str, str], Match]] = {0: {}, 1: {}, 2: {}}
     std = sqrt(moments.second_moment)
     limits = {family: _scale_limit(family, moments, dtype) for family in fitted.alternatives}
-    for candidate, distance in candidates(layer, param).near(std, max(limits.values())):
-        if _survives(candidate, distance, limits, moments, dtype):
-            match = candidate.match
-            found[candidate.tier].setdefault((match.scheme, match.fan), match)
-    for tier in (0, 1):
-        matches = tuple(found[tier].values())
-        if matches:
-            return matches
-    rare = tuple(found[2].values())
+
+    def matching(among: Candidates) -> tuple[Match, ...]:
+        """The matches of the earliest tier that has any."""
+        found: dict[int, dict[tuple[str, str], Match]] = {}
+        for candidate, distance in among.near(std, max(limits.values())):
+            if _survives(candidate, distance, limits, moments, dtype):
+                match = candidate.match
+                found.setdefault(candidate.tier, {}).setdefault((match.scheme, match.fan), match)
+        return tuple(found[min(found)].values()) if found else ()
+
+    common = matching(candidates(layer, param))
+    if common:
+        return common
+    rare = matching(candidates(layer, param, rare=True))
     series = Counter(match.scheme.partition("=")[0] for match in rare if match.fan == "depth")
     told = tuple(match for match in rare if series[match.scheme.partition("=")[0]] <= SERIES_MOST)
     fans = tuple(match for match in told if match.fan != "depth")
