@@ -66,7 +66,7 @@ from initlint.probe.profile import (
     stretches,
 )
 from initlint.probe.result import Activations, GradientStats, OutputStats, ProbeStatus
-from initlint.theory.activations import forward_gain, standardised_gain
+from initlint.theory.activations import derivative_moment, forward_gain, standardised_gain
 from initlint.theory.activations import slope as variance_slope
 from initlint.theory.harm import (
     SATURATED,
@@ -155,6 +155,7 @@ __all__ = [
     "blocks",
     "content_key",
     "correlation_harm",
+    "derivative_moment",
     "distinct",
     "dominators",
     "drift_severity",

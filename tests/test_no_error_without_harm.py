@@ -222,6 +222,21 @@ def test_a_head_of_a_few_nats_is_a_warning(std, expected):
     assert severity == Severity(expected)
 
 
+@pytest.mark.parametrize(
+    ("std", "expected"), [(1.0, None), (4.0, "info"), (6.0, "warning"), (20.0, "error")]
+)
+def test_sigmoids_at_the_output_are_judged_as_logits(std, expected):
+    """E[ln(1 + e^z)] - ln 2: 0.11 nats at 1, 1.1 at 4, 1.8 at 6, 7.3 at 20."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*_mlp(2), nn.Sigmoid())
+    x = torch.randn(256, 32)
+    with torch.no_grad():
+        net[-2].weight *= std / net[:-1](x).std()
+    severity, layers = _found(net, x, name="head-excess-loss")
+    assert severity == (None if expected is None else Severity(expected))
+    assert layers == (set() if expected is None else {"4"})
+
+
 @pytest.mark.parametrize(("gain", "expected"), [(2**0.5, "info"), (2.5, "warning")])
 def test_a_head_of_hes_gain_behind_grown_features_is_an_info(gain, expected):
     torch.manual_seed(0)

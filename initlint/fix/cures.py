@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,10 @@ paper's; 1.7 times too narrow and 6 times too wide did not (benchmarks/outcome: 
 SINE_NARROW = 1.25
 """The same where it is too narrow, behind which frequencies are missing: a first layer 1.44 times
 too narrow left 0.80 of the paper's progress (benchmarks/outcome: implicit)."""
+
+SINE_HEAD = 4.0
+"""Factor by which the last layer may be wider than the bound of the hidden ones: 3.3 trained like
+the paper's, 8 made half of its progress (a network of three sines of frequency 8)."""
 
 HUGE_TABLE = 3.0
 """Standard deviation of an embedding's elements that no framework or paper starts from: N(0, 1) is
@@ -315,6 +319,24 @@ def _first_of_sines(planner: Planner, finding: Record) -> None:
         factor = 1 / (math.sqrt(3) * planner.network.slot(layer, weight).fan_in * std)
         if factor > SINE_NARROW or factor < 1 / SINE_BAND:
             planner.rescale(finding, layer, weight, factor, "siren_first")
+    _heads_of_sines(planner, finding, {key: frequency for key, (frequency, _) in sines.items()})
+
+
+def _heads_of_sines(planner: Planner, finding: Record, frequencies: Mapping[str, float]) -> None:
+    """Last layers that read sines, by the bound of the hidden ones, as the paper draws them."""
+    graph = planner.model.graph
+    for layer in graph.weighted:
+        behind = graph.effective_producers(layer.id)
+        weight = layer.weight
+        if weight is None or layer.op is not Op.LINEAR or not graph.is_head(layer.id):
+            continue
+        if layer.id in frequencies or not behind or any(sine.op is not Op.SIN for sine in behind):
+            continue
+        std = planner.measures.effective_std(weight)
+        bound = math.sqrt(2 / planner.network.slot(layer, weight).fan_in)
+        wanted = bound / max(1.0, *frequencies.values())
+        if std and std > SINE_HEAD * wanted:
+            planner.rescale(finding, layer, weight, wanted / std, "siren")
 
 
 def _lsuv(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:

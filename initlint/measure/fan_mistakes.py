@@ -13,7 +13,7 @@ from initlint.measure.families import TRUNCATED_STD
 from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Identification, Match, Stage
 from initlint.measure.scheme import SCALE_SIGMAS, SCALE_SLACK
-from initlint.model import Fans, Layer, Model, Op, Param, Role, fans
+from initlint.model import Fans, Layer, LayerGraph, Model, Op, Param, Role, fans
 
 LEAST_RATIO = 0.2
 """|ln r| below which a wrong fan changes the scale by less than the differences between schemes
@@ -77,8 +77,11 @@ def fan_mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
 def _mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
     groups: dict[tuple[str, str], list[_Suspect]] = defaultdict(list)
     deep = _has_sums(model)
+    waves = _beside_waves(model.graph)
     for layer, param in model.graph.params:
         if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
+            continue
+        if layer.id in waves:
             continue
         found = measures.identify(param)
         if found.family in _RANDOM:
@@ -118,7 +121,8 @@ def _followers(
         if not _is_candidate(layer, param) or measures.stage(param) is not Stage.FRESH:
             continue
         found, true = measures.identify(param), fans(layer, param)
-        for candidate in candidates(layer, param).all:
+        made = candidates(layer, param).all + candidates(layer, param, rare=True).all
+        for candidate in made:
             match = candidate.match
             like = evident.get((match.scheme, match.fan), ())
             if not like or true is None or found.family not in candidate.families:
@@ -160,6 +164,23 @@ def is_stored_transposed(param: Param) -> bool:
         and len(tensor.stored_shape) == 2
         and any(view.kind == "transpose" for view in tensor.views)
     )
+
+
+def _beside_waves(graph: LayerGraph) -> frozenset[str]:
+    """Layers that feed or read a sine, whose frequency divides their scale beside the fan.
+
+    sqrt(6 / n) / ω (Sitzmann et al. 2020, section 3.2) is a mistaken square of the fan for ω = √n.
+    """
+    found: set[str] = set()
+    for layer in graph:
+        if layer.op is not Op.SIN:
+            continue
+        found.update(reader.id for reader in graph.effective_consumers(layer.id))
+        above = graph.effective_producers(layer.id)
+        while len(above) == 1 and above[0].op is Op.MUL:
+            above = graph.effective_producers(above[0].id)
+        found.update(producer.id for producer in above)
+    return frozenset(found)
 
 
 def _has_sums(model: Model) -> bool:

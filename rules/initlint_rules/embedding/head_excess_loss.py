@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp, hypot, inf, log, sqrt
+from math import exp, hypot, inf, log, pi, sqrt
 
 import numpy as np
 
@@ -51,10 +51,10 @@ WILD = 10.0
 is large. Of twelve networks (`benchmarks/outcome`) those at s = 5.5 and 7.1 lost progress for other
 reasons or 1 % of it; those at 31 to 84 lost 16 % on average, up to half."""
 
-FEW_CLASSES, DRAWS = 256, 4096
+FEW_CLASSES, DRAWS, MOST_DRAWN = 256, 4096, 1e3
 """Up to this many classes the excess is averaged over drawn logits: the closed form holds for many
 classes only (it says 1.0 instead of 0.3 nats for two classes at s = 1.4). 4096 draws give it to
-2 % of s."""
+2 % of s. Beyond a standard deviation of a thousand the limits of the formulas are exact."""
 
 FEWEST_SCORES = 3
 """Outputs from which a head of unknown purpose is taken for a classifier: two are as often a mean
@@ -69,8 +69,9 @@ class HeadExcessLoss(Rule):
 
     What it does
     ------------
-    Takes the standard deviation s of the logits that enter a softmax or a cross-entropy, measured
-    or predicted, and works out how many nats the first loss lies above ln(classes).
+    Takes the standard deviation s of the logits that enter a softmax, a cross-entropy or a sigmoid
+    at the output, measured or predicted, and works out how many nats the first loss lies above
+    ln(classes), or above ln 2 for each sigmoid.
 
     Why is this bad
     ---------------
@@ -82,12 +83,12 @@ class HeadExcessLoss(Rule):
     How it decides
     --------------
     Excess s^2/2 below the frozen regime, s sqrt(2 ln V) - ln V in it, the average over drawn logits
-    for few classes: from 0.75 nats an info, from 1.5 a warning, from 3 and s = 10 an error. The
-    head answers for it only while its input has an rms up to 2; behind a signal that has already
-    grown, the layers before are to blame, and a head of no more than He's gain is an info. Where
-    the loss is unknown, as it always is for a file, a linear head over classes or over the
-    vocabulary is taken to feed a cross-entropy, and the finding says so; with nothing but a file's
-    graph to go by everything is one level lower.
+    for few classes, E[ln(1 + e^z)] - ln 2 for a sigmoid: from 0.75 nats an info, from 1.5 a
+    warning, from 3 and s = 10 an error. The head answers for it only while its input has an rms up
+    to 2; behind a signal that has already grown, the layers before are to blame, and a head of no
+    more than He's gain is an info. Where the loss is unknown, as it always is for a file, a linear
+    head over classes or over the vocabulary is taken to feed a cross-entropy, and the finding says
+    so; with nothing but a file's graph to go by everything is one level lower.
 
     What it does not flag
     ---------------------
@@ -188,7 +189,7 @@ def _network(context: Context, outputs: list[Layer]) -> _Network:
 
 def _excess(std: float, classes: int) -> float:
     """Expected cross-entropy above ln(classes) of logits drawn from N(0, std^2)."""
-    if classes > FEW_CLASSES or std > 1e3:
+    if classes > FEW_CLASSES or std > MOST_DRAWN:
         return excess_loss(std, classes)
     logits = std * np.random.default_rng(0).standard_normal((DRAWS, classes))
     top = logits.max(axis=1)
@@ -196,9 +197,17 @@ def _excess(std: float, classes: int) -> float:
     return float((total - logits.mean(axis=1)).mean()) - log(classes)
 
 
+def _excess_of_sigmoids(std: float) -> float:
+    """Expected binary cross-entropy above ln 2 of logits drawn from N(0, std^2), labels apart."""
+    if std > MOST_DRAWN:
+        return std / sqrt(2 * pi)  # E[max(z, 0)]
+    logits = std * np.random.default_rng(0).standard_normal(DRAWS)
+    return float(np.logaddexp(0.0, logits).mean()) - log(2)
+
+
 @dataclass(frozen=True, slots=True)
 class _Logits:
-    """The tensor whose softmax the loss takes, and the layer that computes it.
+    """The tensor whose softmax or sigmoid the loss takes, and the layer that computes it.
 
     ``assumed`` when nothing but the shape of the graph speaks for a softmax.
     """
@@ -209,6 +218,11 @@ class _Logits:
     classes: int
     source: str
     assumed: bool
+    binary: bool
+
+    def excess(self, std: float) -> float:
+        """Nats above a guess, for logits of this standard deviation."""
+        return _excess_of_sigmoids(std) if self.binary else _excess(std, self.classes)
 
 
 def _examine(context: Context, network: _Network, output: Layer) -> Iterator[Finding]:
@@ -218,7 +232,7 @@ def _examine(context: Context, network: _Network, output: Layer) -> Iterator[Fin
     std, entering = _std(context, logits.at), _rms(context, logits.head)
     if std is None or entering is None or entering > TRUNK_RMS:
         return
-    excess = _excess(std, logits.classes)
+    excess = logits.excess(std)
     below = [level for limit, level in LEVELS if excess >= limit]
     rest = [level for _, level in LEVELS[len(LEVELS) - len(below) + logits.assumed :]]
     severity = rest[0] if rest else None
@@ -271,8 +285,12 @@ def _finding(
             "sink": logits.source,
             "weight_std": context.measures.effective_std(logits.weight),
         },
-        why="random wide logits are confident wrong guesses: E[cross-entropy] = ln V + s^2/2, "
-        "and more once one class dominates",
+        why="random wide logits are confident wrong guesses: "
+        + (
+            "E[loss] = ln 2 + s^2/8, and 0.4 s for large s"
+            if logits.binary
+            else "E[cross-entropy] = ln V + s^2/2, and more once one class dominates"
+        ),
         measured=f"logit std {std:.2g} ({logits.source}): {excess:.1f} nats above a guess",
         expected=f"logit std below 1: a first loss near ln {logits.classes} = {guess:.2f}",
         fix=Fix(
@@ -291,8 +309,11 @@ def _logits(context: Context, network: _Network, output: Layer) -> _Logits | Non
     end = _before(graph, output)
     if end is None:
         return None
-    source, assumed = "", False
-    if end.op in (Op.SOFTMAX, Op.LOG_SOFTMAX):
+    source, assumed, binary = "", False, end.op is Op.SIGMOID
+    if binary:
+        source = f"{end.op.value} at the output"
+        end = _before(graph, end)
+    elif end.op in (Op.SOFTMAX, Op.LOG_SOFTMAX):
         axis, shape = end.attrs.get("axis", -1), end.output_shape
         if shape is None or axis not in (-1, end.channel_axis % len(shape), len(shape) - 1):
             return None
@@ -308,14 +329,14 @@ def _logits(context: Context, network: _Network, output: Layer) -> _Logits | Non
     weight = head.weight if head is not None else None
     if head is None or weight is None or weight.quantised or not weight.shape:
         return None
-    classes = weight.shape[0]
-    if end.output_shape is not None and classes not in end.output_shape:
+    classes = 2 if binary else weight.shape[0]
+    if end.output_shape is not None and weight.shape[0] not in end.output_shape:
         return None  # averaged over the classes themselves
     if not source and (_tied(network, weight) is not None or _is_vocabulary(network, classes)):
         source, assumed = "a head over the vocabulary, taken to feed a cross-entropy", False
     if not source or classes < 2:
         return None
-    return _Logits(end.id, head, weight, classes, source, assumed)
+    return _Logits(end.id, head, weight, classes, source, assumed, binary)
 
 
 def _judged_by_cross_entropy(context: Context) -> bool:
