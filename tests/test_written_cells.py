@@ -124,7 +124,7 @@ def test_a_repair_opens_the_way_of_the_state_over_the_sequence():
     assert kept.min() >= 0.5
     assert kept.max() > 0.9
     assert [change["param"] for change in report.changes] == ["update.bias"]
-    assert "model.update.bias.data.uniform_(1, 19).log_().mul_(-1)" in str(report)
+    assert "model.update.bias.data.copy_((torch.arange(24) >= 12) * -2.944)" in str(report)
 
 
 def test_a_memory_that_is_fine_is_not_taken_away():
@@ -132,3 +132,63 @@ def test_a_memory_that_is_fine_is_not_taken_away():
     report = initlint.fix(net, data())
     assert report.status == "nothing"
     np.testing.assert_array_equal(net.update.bias.detach(), np.full(24, -2.0, np.float32))
+
+
+class PackedLstm(nn.Module):
+    """All gates in one layer; the biases may be a parameter of their own, added behind it."""
+
+    def __init__(self, added=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gates = nn.Linear(8 + 24, 4 * 24, bias=not added)
+        nn.init.xavier_uniform_(self.gates.weight)
+        self.shift = nn.Parameter(torch.zeros(4 * 24)) if added else None
+        bias = self.shift if added else self.gates.bias
+        nn.init.zeros_(bias)
+        nn.init.constant_(bias[24:48], -1.0)
+        self.head = nn.Linear(24, 3)
+
+    def forward(self, x):
+        h = c = x.new_zeros(len(x), 24)
+        for step in x.unbind(1):
+            z = self.gates(torch.cat([step, h], 1))
+            z = z if self.shift is None else z + self.shift
+            i, f, g, o = z.chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.head(h)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_one_gate_of_a_packed_bias_is_opened(added):
+    net = PackedLstm(added)
+    name = "shift" if added else "gates.bias"
+    (gate,) = keeping_gates(capture(net, data()).graph)
+    assert (gate.bias.name, gate.rows, gate.coupled) == (name, (24, 48), False)
+    assert memory(net) == [("warning", "gates")]
+    report = initlint.fix(net, data())
+    assert report.status == "fixed"
+    assert [change["param"] for change in report.changes] == [name]
+    bias = dict(net.named_parameters())[name].detach()
+    assert bias[24:48].exp().min() >= STEPS  # one to two lengths of the sequence
+    assert bias[24:48].exp().max() <= 2 * STEPS
+    assert not bias[:24].any()
+    assert not bias[48:].any()
+    assert f"model.{name}[24:48].data.uniform_({STEPS}, {2 * STEPS}).log_()" in str(report)
+
+
+def test_rows_of_other_gates_stay_what_they_are():
+    net = PackedLstm()
+    with torch.no_grad():
+        net.gates.bias[72:].fill_(0.5)
+    report = initlint.fix(net, data())
+    assert report.status == "fixed"
+    assert (net.gates.bias[72:] == 0.5).all()
+    assert "zeros_(model.gates.bias)" not in str(report)
+
+
+def test_gates_that_shut_the_input_as_they_keep_the_state_are_told():
+    (gru,) = keeping_gates(capture(WrittenGru(), data()).graph)
+    (lstm,) = keeping_gates(capture(WrittenLstm(), data()).graph)
+    assert gru.coupled
+    assert not lstm.coupled

@@ -10,6 +10,7 @@ from initlint.fix.plan import Planner, Record
 from initlint.fix.slot import WEIGHT_ROLES
 from initlint.fix.textbook import SHORT, long_memory, written_memory
 from initlint.model import Layer, Role
+from initlint.model.written_cells import KeepingGate
 
 CHURNING = 2.1
 """Standard deviation of what inputs of unit scale do to a gate, from which its bias does not tell
@@ -28,13 +29,11 @@ def open_memory(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
     value = float(arguments.get("value", 1.0))
     for key in finding["layers"]:
         for layer in planner.weighted(key):
-            for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
+            gates = [gate for gate in planner.network.keeping.values() if gate.layer == layer.id]
+            for gate in gates:
+                _open_written(planner, finding, gate)
+            for param in () if gates else layer.with_role(Role.BIAS, Role.RECURRENT_BIAS):
                 if not param.trainable:
-                    continue
-                written = planner.network.keeping.get(param.key)
-                if written is not None:
-                    drawn = written_memory(planner.network, layer, param, written)
-                    planner.keep(finding, drawn)
                     continue
                 if steps > SHORT:
                     planner.keep(finding, long_memory(planner.network, layer, param, steps))
@@ -43,6 +42,15 @@ def open_memory(planner: Planner, finding: Record, arguments: dict[str, Any]) ->
                 planner.draw(finding, layer, param, "constant", value=value if keeps else 0.0)
             _wake(planner, finding, layer)
             planner.calm(finding, layer, CHURNING)
+
+
+def _open_written(planner: Planner, finding: Record, gate: KeepingGate) -> None:
+    """The biases of one gate of a cell in a loop; rows of other gates stay what they are."""
+    keys = {bias.key for bias in (gate.bias, *gate.further)}
+    for layer, param in planner.model.graph.params:
+        if param.key in keys and param.tied_to is None and param.trainable:
+            held = planner.measures.read(param)
+            planner.keep(finding, written_memory(planner.network, layer, param, gate, held))
 
 
 def _wake(planner: Planner, finding: Record, layer: Layer) -> None:

@@ -42,7 +42,7 @@ class Network:
         seed: of all draws; every parameter has a generator of its own.
         saturating: longest run of saturating activations.
         deep: layers of deep plain stacks, which Gaussian weights do not suit.
-        keeping: gates of written-out cells that keep the state, by the key of their bias.
+        keeping: gates of written-out cells that keep the state, by the keys of their biases.
         steps: length of the sequences that recurrent layers see; None: unknown.
     """
 
@@ -67,7 +67,11 @@ class Network:
             saturating_depth(graph),
             steps,
             deep_plain_layers(graph),
-            {gate.bias.key: gate for gate in keeping_gates(graph) if gate.whole},
+            {
+                bias.key: gate
+                for gate in keeping_gates(graph)
+                for bias in (gate.bias, *gate.further)
+            },
         )
 
     def slot(self, layer: Layer, param: Param) -> Slot:

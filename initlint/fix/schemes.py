@@ -368,10 +368,11 @@ def _chrono(
     "0 on half of the units, ln(T-1) on the others",
     "Tallec, Ollivier 2018, for gates that shut the input as they keep the state",
     steps=50,
+    opening=1,
 )
-def _two_scales(slot: Slot, rng: np.random.Generator, steps: float) -> Array:
+def _two_scales(slot: Slot, rng: np.random.Generator, steps: float, opening: float) -> Array:
     found = np.zeros(slot.shape)
-    found[slot.shape[0] // 2 :] = log(max(steps - 1, 1))
+    found[slot.shape[0] // 2 :] = opening * log(max(steps - 1, 1))
     return found
 
 

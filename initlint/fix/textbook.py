@@ -11,16 +11,21 @@ networks whose faults add up.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import log, sqrt
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from initlint.fix.balance import balanced_gain
 from initlint.fix.network import Drawn, Network
-from initlint.fix.schemes import default_value
+from initlint.fix.schemes import default_value, fill
 from initlint.fix.slot import WEIGHT_ROLES
 from initlint.model import NORMALISERS, RECURRENT, WEIGHTED, Layer, Op, Param, Role
 from initlint.model.written_cells import KeepingGate
+
+Array = NDArray[Any]
 
 SIGMOID_SLOPE = 0.25
 """Derivative of the sigmoid at 0. σ(z) = 1/2 + tanh(z/2)/2, so weights W behind sigmoids with
@@ -183,11 +188,39 @@ def long_memory(network: Network, layer: Layer, param: Param, steps: int) -> Dra
     return network.draw("zeros", layer, param)
 
 
-def written_memory(network: Network, layer: Layer, param: Param, kept: KeepingGate) -> Drawn:
-    """The same for a gate of a cell that is written out step by step."""
+def written_memory(
+    network: Network, layer: Layer, param: Param, kept: KeepingGate, held: Array | None = None
+) -> Drawn:
+    """The same for a bias of a gate of a cell that is written out step by step.
+
+    Args:
+        network: what the parameter is part of.
+        layer: the layer that adds the bias.
+        param: the bias, or one of several that are added: the first alone opens the gate.
+        kept: the gate.
+        held: values of units that belong to other gates; None for zeros.
+    """
+    first, end = kept.rows or (0, param.shape[0])
+    scheme, arguments = _opened(kept) if kept.bias.key == param.key else ("zeros", {})
+    slot = replace(network.slot(layer, param), shape=(end - first,))
+    values = np.zeros(param.shape) if held is None else np.array(held, dtype=np.float64)
+    values[first:end] = fill(scheme, slot, network.rng(param), **arguments)
+    if kept.rows is not None:
+        arguments = {**arguments, "rows": [first, end]}
+    return Drawn(layer, param, values, scheme, arguments)
+
+
+def _opened(kept: KeepingGate) -> tuple[str, dict[str, Any]]:
+    """The scheme of the bias that opens a gate over its sequence."""
     if kept.steps <= SHORT:
-        return network.draw("constant", layer, param, value=float(kept.opening))
-    return network.draw("chrono", layer, param, steps=kept.steps, opening=kept.opening)
+        return "constant", {"value": float(kept.opening)}
+    if kept.coupled:
+        return "two_scales", {"steps": kept.steps, "opening": kept.opening}
+    return "chrono", {
+        "steps": 2 * kept.steps + 1,
+        "shortest": kept.steps,
+        "opening": kept.opening,
+    }
 
 
 def silent_writers(network: Network) -> frozenset[str]:

@@ -10,10 +10,12 @@ from initlint.fix.branches import FAR
 from initlint.fix.changes import Change
 from initlint.fix.cures import SAME
 from initlint.fix.lsuv import SCALED
+from initlint.fix.network import Network
 from initlint.fix.plan import Planner
 from initlint.fix.schemes import preserving_std
 from initlint.fix.slot import WEIGHT_ROLES
-from initlint.model import RECURRENT, Layer, Param
+from initlint.fix.textbook import input_std
+from initlint.model import RECURRENT, Layer, Param, Role
 
 MOST = 0.75
 """Share of a network's weights that must be off by one factor: the rest are heads, tables, and
@@ -67,7 +69,7 @@ def _is_near(held: Change, factor: float) -> bool:
 def _off(planner: Planner) -> list[tuple[Layer, Param, float]]:
     """The weights of one mistake that most of a network has: the logarithm of what is too much."""
     held = [
-        (layer, param, std, math.log(std / preserving_std(planner.network.slot(layer, param))))
+        (layer, param, std, math.log(std / _wanted(planner.network, layer, param)))
         for layer, param in planner.network.params()
         if layer.op in SCALED | RECURRENT and param.role in WEIGHT_ROLES
         if (std := planner.measures.effective_std(param))
@@ -83,3 +85,9 @@ def _off(planner: Planner) -> list[tuple[Layer, Param, float]]:
     if len(alike) < MOST * len(held):
         return []
     return [(layer, param, own) for layer, param, _, own in alike if abs(own) >= math.log(FAR)]
+
+
+def _wanted(network: Network, layer: Layer, param: Param) -> float:
+    if layer.op in RECURRENT and param.role is Role.WEIGHT:
+        return input_std(network, layer, param)
+    return preserving_std(network.slot(layer, param))

@@ -204,9 +204,21 @@ def _time_scales(arguments: Mapping[str, Any]) -> str:
     return f".uniform_({shortest:g}, {longest:g}).log_()"
 
 
+def _rows(model: Model, change: Change, place: str) -> str:
+    """One gate of a bias that several share; the others are zeros, or stay what they are."""
+    first, end = change.arguments["rows"]
+    arguments = {name: value for name, value in change.arguments.items() if name != "rows"}
+    part = replace(change, values=change.values[first:end], arguments=arguments)
+    call = _call(model, part, f"{place}[{first}:{end}]")
+    others = np.delete(change.values, np.s_[first:end])
+    return call if others.any() else f"torch.nn.init.zeros_({place}); {call}"
+
+
 def _call(model: Model, change: Change, place: str) -> str:
     layer, param = model.graph[change.layer], change.param
     arguments = change.arguments
+    if "rows" in arguments:
+        return _rows(model, change, place)
     if param.tensor is not None and any(view.kind == "exp" for view in param.tensor.views):
         if _multiplied(change):
             return f"{place}.data.add_({log(arguments['factor']):.4g})"
@@ -226,7 +238,8 @@ def _call(model: Model, change: Change, place: str) -> str:
         if not change.values.any():
             return f"torch.nn.init.zeros_({place})"
         sign = arguments.get("opening") or _SIGNS.get(param.gate or "", 1)
-        return f"{place}.data{_time_scales(arguments)}.mul_({sign:g})"
+        turned = "" if sign == 1 else f".mul_({sign:g})"
+        return f"{place}.data{_time_scales(arguments)}{turned}"
     if change.scheme == "two_scales":
         units = len(change.values)
         kept = f"(torch.arange({units}) >= {units // 2}) * {float(change.values[-1]):.4g}"

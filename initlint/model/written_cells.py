@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from initlint.model.graph import Edge, LayerGraph
-from initlint.model.layer import Layer, Param
+from initlint.model.layer import Layer, Param, Role
 from initlint.model.op import TRANSPARENT, Op
 from initlint.model.structure import Gate, gates
 from initlint.model.unrolled import LEAST_STEPS
@@ -26,6 +26,7 @@ class KeepingGate:
         opening: 1 where an open gate keeps the state, -1 where an open gate replaces it.
         steps: how often the state is handed on.
         states: ids of the sums that are the state, step by step.
+        coupled: True where the same gate shuts what would enter as it keeps the state (a GRU).
     """
 
     layer: str
@@ -35,11 +36,7 @@ class KeepingGate:
     states: tuple[str, ...]
     further: tuple[Param, ...] = ()
     rows: tuple[int, int] | None = None
-
-    @property
-    def whole(self) -> bool:
-        """True when one bias is this gate's and no other's."""
-        return not self.further and self.rows is None
+    coupled: bool = False
 
 
 def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
@@ -48,12 +45,15 @@ def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
     The shared weight tells steps of a cell from the layers of a gated stack.
     """
     found: dict[tuple[str, tuple[int, int], int], list[tuple[_Made, str]]] = defaultdict(list)
+    coupled: set[str] = set()
     for gate in gates(graph):
         state = _next_state(graph, gate)
         made = _made(graph, gate.activation) if state is not None else None
         if state is not None and made is not None:
             key = made.layer.weight.key if made.layer.weight is not None else ""
             found[key, made.rows or (0, 0), _opening(graph, gate)].append((made, state))
+            if _is_coupled(graph, gate):
+                coupled.add(state)
     first: dict[str, str] = {}  # the first step has no state to keep
     for layer in graph.weighted:
         if layer.weight is not None:
@@ -67,6 +67,7 @@ def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
             tuple(state for _, state in uses),
             uses[0][0].biases[1:],
             uses[0][0].rows,
+            any(state in coupled for _, state in uses),
         )
         for (key, _, opening), uses in found.items()
         if len(uses) + 1 >= LEAST_STEPS
@@ -83,8 +84,9 @@ class _Made:
 
 
 def _made(graph: LayerGraph, activation: str) -> _Made | None:
-    """The linear layers behind a gate, through one sum and one split of their outputs."""
+    """The linear layers behind a gate, through sums, added biases and one split of outputs."""
     found: list[tuple[Layer, tuple[int, int] | None]] = []
+    added: list[tuple[Param, tuple[int, int] | None]] = []
     waiting: list[tuple[Edge, tuple[int, int] | None]]
     waiting = [(edge, None) for edge in graph.inputs(activation)]
     while waiting:
@@ -98,14 +100,20 @@ def _made(graph: LayerGraph, activation: str) -> _Made | None:
             sizes = layer.attrs["sizes"]
             start = sum(sizes[: edge.output])
             rows = start, start + sizes[edge.output]
+        elif layer.op is Op.ADD and len(graph.inputs(layer.id)) == 1 and layer.params:
+            added += [(param, rows) for param in layer.with_role(Role.SHIFT)]
+            if not added and not layer.with_role(Role.TABLE):
+                return None
         elif not passed and not (_is_sum(graph, layer.id) and not layer.params):
             return None
         waiting += [(before, rows) for before in graph.inputs(layer.id)]
     biased = [layer for layer, _ in found if layer.bias is not None]
-    if not biased or len(found) > 2 or any(rows != found[0][1] for _, rows in found):
+    parts = [rows for _, rows in (*found, *added)]
+    if not found or not (biased or added) or len(found) > 2 or len(set(parts)) > 1:
         return None
-    biases = tuple(layer.bias for layer in biased if layer.bias is not None)
-    return _Made(biased[0], biases, found[0][1])
+    biases = [layer.bias for layer in biased if layer.bias is not None]
+    biases += [param for param, _ in added]
+    return _Made((biased or [found[0][0]])[0], tuple(biases), parts[0])
 
 
 def _next_state(graph: LayerGraph, gate: Gate) -> str | None:
@@ -137,6 +145,21 @@ def _passes_on(layer: Layer) -> bool:
 
 def _is_sum(graph: LayerGraph, key: str) -> bool:
     return graph[key].op is Op.ADD and len(graph.inputs(key)) == 2
+
+
+def _is_coupled(graph: LayerGraph, gate: Gate) -> bool:
+    """True where the gate, or one minus it, multiplies something else than the state, too."""
+    if _is_distance(graph, gate.value) is not None:
+        return True
+    waiting, products = [gate.activation], set()
+    while waiting:
+        for edge in graph.outputs(waiting.pop()):
+            reader = graph[edge.target]
+            if reader.op is Op.MUL and len(graph.inputs(reader.id)) == 2:
+                products.add(reader.id)
+            elif reader.op in TRANSPARENT or (reader.op is Op.SUB and "constant" in reader.attrs):
+                waiting.append(reader.id)
+    return bool(products - {gate.product})
 
 
 def _opening(graph: LayerGraph, gate: Gate) -> int:

@@ -274,7 +274,7 @@ def _finding(steps: int, found: list[_Memory], *, known: bool, last: bool) -> Fi
         expected=f"a {gate} bias of {sign}{needed:.1f} {bound}, or biases spread over the time "
         "scales of the task",
         fix=Fix(
-            "advice" if worst.rows is not None else "forget_bias",
+            "forget_bias",
             params=tuple(item.param.key for item in found),
             code=f"torch.nn.init.constant_ {which} to {sign}{needed:.1f}, or draw it from "
             f"{sign}log U(1, T-1)",
