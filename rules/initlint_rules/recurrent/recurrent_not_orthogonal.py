@@ -10,6 +10,7 @@ from initlint.api import (
     RECURRENT,
     Confidence,
     Context,
+    Family,
     Finding,
     Fix,
     Layer,
@@ -163,6 +164,8 @@ class RecurrentNotOrthogonal(Rule):
                 )
             }
             if not loose:
+                if recurrence.op is Op.RNN and _is_identity(context, blocks):
+                    yield _identity(recurrence, blocks[0], _others(context, blocks[0]))
                 continue
             for direction in sorted({param.direction for param in blocks}):
                 weights = (
@@ -175,6 +178,31 @@ class RecurrentNotOrthogonal(Rule):
                 if weights is not None and not _is_all_zero(weights):
                     here = [param for param in blocks if param.direction == direction]
                     yield from _findings(context, recurrence, weights, here, loose)
+
+
+def _is_identity(context: Context, blocks: list[Param]) -> bool:
+    return all(context.measures.identify(param).family is Family.IDENTITY for param in blocks)
+
+
+def _identity(recurrence: _Recurrence, block: Param, calls: tuple[str, ...]) -> Finding:
+    """An identity behind a tanh: each unit hears itself alone, and what it sums saturates."""
+    first = recurrence.layers[0]
+    return Finding(
+        severity=Severity.INFO,
+        confidence=Confidence.HIGH,
+        layer=first,
+        layers=(first,),
+        culprits=calls,
+        param=block.name,
+        message=f"recurrent weights of {first} are the identity, which suits a ReLU: a tanh bends "
+        "what each unit sums, and no unit hears another",
+        evidence={"steps": recurrence.steps, "steps_known": recurrence.steps_known},
+        why="tanh networks with an identity that had to recall a symbol of 60 steps made half of "
+        "the progress of those with an orthogonal matrix",
+        measured="W = 1",
+        expected="an orthogonal matrix, or a ReLU behind the identity",
+        fix=Fix("orthogonal", params=(block.key,), code=_code(block.name, 1)),
+    )
 
 
 def _is_all_zero(weights: RecurrentWeights) -> bool:
