@@ -233,7 +233,8 @@ def _reached(
             if layer.id in seen:
                 continue
             seen[layer.id] = None
-            if (layer.op in _PASSING or layer.op in passing) and not layer.params:
+            added = layer.op is Op.ADD  # a table of positions
+            if (layer.op in _PASSING or layer.op in passing) and (added or not layer.params):
                 waiting.append(layer.id)
     return tuple(seen)
 
