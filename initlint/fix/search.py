@@ -166,8 +166,7 @@ class Search:
         of 1 made 0.4 of what those with biases of 3 make, at a predicted risk of 0.15 and 0.21.
         """
         treated = self._findings(self._start, serious=False) if self._start else []
-        schemes = {(item["fix"] or {}).get("scheme") for item in treated}
-        return schemes == {"forget_bias"} and self.best.risk < RISKY
+        return bool(treated) and all(map(_is_memory, treated)) and self.best.risk < RISKY
 
     def _rounds(self, count: int, *, thorough: bool) -> None:
         """Rounds of planning and trying; goes on from what cured its findings and showed others.
@@ -203,12 +202,18 @@ class Search:
             self.best = tried
 
     def _follow(self) -> None:
-        """The infos that what was cured leaves behind, where treating them lowers the risk."""
+        """The infos that what was cured leaves behind, where treating them lowers the risk.
+
+        Memories are opened in any case: a cell that was drawn anew has no time scale of its own.
+        """
         findings = self._findings(self.best, serious=False)
-        if not findings or self.best.risk < RISE:
+        forgets = [item for item in findings if _is_memory(item)]
+        if not findings or (self.best.risk < RISE and not forgets):
             return
-        found = self._attempt(self.best, findings, thorough=False)
-        if found is not None and found[2].sound and found[2].risk < self.best.risk - RISE:
+        found = self._attempt(self.best, forgets or findings, thorough=False)
+        if found is None or not found[2].sound:
+            return
+        if found[2].risk < (RISKY if forgets else self.best.risk - RISE):
             self.best = found[2]
 
     def _attempt(
@@ -347,6 +352,10 @@ class Search:
         if ended.reason:
             self.notes.append(f"scaling by running the network: {ended.reason}")
         return judged(self.model, self.settings, changes)
+
+
+def _is_memory(finding: Record) -> bool:
+    return (finding["fix"] or {}).get("scheme") == "forget_bias"
 
 
 def _cures(findings: Sequence[Record], tried: State) -> bool:

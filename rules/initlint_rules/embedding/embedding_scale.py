@@ -158,7 +158,14 @@ class EmbeddingScale(Rule):
     needs = frozenset({Need.WEIGHTS, Need.GRAPH, Need.THEORY})
     optional = frozenset({Need.PROBE})
     stages = frozenset({Stage.FRESH, Stage.MIXED})
-    folds = ("forward-drift", "variance-profile", "head-excess-loss", "saturation")
+    folds = (
+        "forward-drift",
+        "variance-profile",
+        "head-excess-loss",
+        "saturation",
+        "attention-logit-scale",
+        "attention-entropy",
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per residual stream that starts at a table."""
@@ -187,7 +194,7 @@ def _read_as_they_are(context: Context) -> Iterator[Finding]:
         std = context.measures.effective_std(weight) or 0.0
         read = max((_entering(context, key) for key in _readers(graph, table)), default=0.0)
         product = max((_entering(context, key) for key in _comparers(graph, table)), default=0.0)
-        own = max(min(read, std), sqrt(product))
+        own = max(min(read, std * _multiplied(graph, table)), sqrt(product))
         severity = drift_severity(log10(own), 0.0, Sink.OUTPUT) if own > 1.0 else None
         if severity is not None and severity in LOUD:
             found.append(_Loud(own, severity, table, weight, sqrt(product) >= own))
@@ -234,9 +241,27 @@ def _reached(
                 continue
             seen[layer.id] = None
             added = layer.op is Op.ADD  # a table of positions
-            if (layer.op in _PASSING or layer.op in passing) and (added or not layer.params):
+            passed = layer.op in _PASSING or layer.op in passing or _factor(layer) is not None
+            if passed and (added or not layer.params):
                 waiting.append(layer.id)
     return tuple(seen)
+
+
+def _factor(layer: Layer) -> float | None:
+    """The fixed number that a layer multiplies by; None where it does something else."""
+    value = layer.attrs.get("constant")
+    if layer.op is not Op.MUL or layer.params or not isinstance(value, int | float):
+        return None
+    return abs(float(value))
+
+
+def _multiplied(graph: LayerGraph, table: Layer) -> float:
+    """What the vectors of a table are multiplied by at once: sqrt(width) in many transformers."""
+    found, readers = 1.0, graph.effective_consumers(table.id)
+    while len(readers) == 1 and (factor := _factor(readers[0])) is not None:
+        found *= factor
+        readers = graph.effective_consumers(readers[0].id)
+    return found
 
 
 def _is_of_tables(graph: LayerGraph, key: str) -> bool:
@@ -270,12 +295,15 @@ def _loud(context: Context, found: Sequence[_Loud]) -> Finding:
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     factor = 1.0 / rms
     std = context.measures.effective_std(weight) or 0.0
+    layers = (table.id, *(item.table.id for item in found if item is not worst))
+    readers = (key for item in found for key in _readers(context.model.graph, item.table))
     return Finding(
         severity=worst.severity,
         confidence=Confidence.HIGH if context.probe is not None else Confidence.MEDIUM,
         layer=table.id,
         param=weight.name,
-        layers=(table.id, *(item.table.id for item in found if item is not worst)),
+        layers=layers,
+        culprits=tuple(dict.fromkeys((*layers, *readers))),  # queries and keys of such vectors
         message=f"products of vectors of {table.id}{more} start with rms {rms * rms:.2g}, with no "
         "normaliser behind them"
         if worst.product
