@@ -67,16 +67,35 @@ def _widths(
 
 def open_branches(planner: Planner, finding: Record, arguments: dict[str, Any]) -> None:
     """Layers of faint branches to their scale, the last one of each of L to 1/sqrt(L) of it."""
-    network = planner.network
-    writers = {key for branch in network.residuals for key in branch.writers}
-    opening = 1 / math.sqrt(max(len(network.residuals), 1))
     for layer, param in planner.targets(finding, Role.WEIGHT):
-        std = planner.measures.effective_std(param)
-        if std and param.role in WEIGHT_ROLES and layer.op in SCALED:
-            wanted = preserving_std(network.slot(layer, param))
-            planner.rescale(
-                finding, layer, param, wanted * (opening if layer.id in writers else 1.0) / std
-            )
+        missing = _missing(planner, layer, param)
+        if missing is not None:
+            planner.rescale(finding, layer, param, missing)
+
+
+def open_faint(planner: Planner, finding: Record) -> bool:
+    """The same for every layer on a branch that is far below its scale; False without one."""
+    network = planner.network
+    opened = False
+    for key in dict.fromkeys(key for branch in network.residuals for key in branch.layers):
+        layer = network.graph[key]
+        for param in layer.with_role(Role.WEIGHT):
+            missing = _missing(planner, layer, param) if param.tied_to is None else None
+            if param.trainable and missing is not None and missing > FAR:
+                planner.rescale(finding, layer, param, missing)
+                opened = True
+    return opened
+
+
+def _missing(planner: Planner, layer: Layer, param: Param) -> float | None:
+    """Factor to the scale of a weight on a branch; None where it has none to be brought to."""
+    network = planner.network
+    std = planner.measures.effective_std(param)
+    if not std or param.role not in WEIGHT_ROLES or layer.op not in SCALED:
+        return None
+    opening = 1 / math.sqrt(max(len(network.residuals), 1))
+    last = any(layer.id in branch.writers for branch in network.residuals)
+    return preserving_std(network.slot(layer, param)) * (opening if last else 1.0) / std
 
 
 def _siblings(

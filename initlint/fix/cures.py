@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.branches import FAR, open_branches, residual_scaling
+from initlint.fix.branches import FAR, open_branches, open_faint, residual_scaling
 from initlint.fix.computed import open_factor
 from initlint.fix.lsuv import SCALED
 from initlint.fix.memory import open_memory
@@ -282,8 +282,14 @@ def _excess(planner: Planner, layer: Layer, param: Param) -> float:
 
 
 def _table(planner: Planner, finding: Record, layer: Layer, param: Param, factor: float) -> None:
-    """A table rescaled; where its scale is a usual one, the residual branches that drown it."""
+    """A table rescaled; where its scale is a usual one, the residual branches that are to blame.
+
+    Branches far below their scale are to blame for a table beside which they are lost, branches
+    above it for one that drowns in them.
+    """
     std = planner.measures.effective_std(param) or 0.0
+    if factor < 1 and std <= HUGE_TABLE and open_faint(planner, finding):
+        return
     if factor < 1 and std > USUAL_TABLE:  # what averages its rows is no reason for a wide one
         factor = min(factor, USUAL_TABLE / std)
     if factor < 1 or std * factor < HUGE_TABLE:

@@ -137,11 +137,13 @@ class Search:
         """Smallest changes, thorough ones, then the whole network, until the linter is content."""
         self._start = self.best
         self._rounds(SMALL_ROUNDS, thorough=False)
+        if not self.best.sound:
+            self._level()
         if not self.best.sound and self._findings(self.best, serious=True):
             self._rounds(THOROUGH_ROUNDS, thorough=True)
         if not self.best.sound and self._whole_is_meant():
             self._whole()
-        if self.best.sound and self.best.changes:
+        if self.best.sound:
             self._level()
         if self.best.sound and not self._start.sound:
             self._follow()
@@ -192,13 +194,24 @@ class Search:
                 return
 
     def _level(self) -> None:
-        """The rest of weights that are all off by one factor, where that does no harm."""
+        """The rest of weights that are all off by one factor, where that does no harm.
+
+        What that shows anew (logits that were narrowed for their weights' sake, behind inputs too
+        wide) is cured where it stands.
+        """
+        if not self.best.changes or self._start is None:
+            return
         further = put_right(self._planner(self.model, thorough=False), self.best.changes)
-        if not further or self._start is None:
+        if not further:
             return
         tried = self._try({**self.best.changes, **further}, ())
+        if not tried.sound and (findings := self._findings(tried, serious=True)):
+            found = self._attempt(tried, findings, thorough=False)
+            tried = tried if found is None else found[2]
         before = min(self.best.risk, self._start.risk) if self._start.sound else self.best.risk
-        if tried.sound and tried.risk < before + RISE:
+        if not self.best.sound:
+            self.best = min(self.best, tried, key=lambda state: state.weight)
+        elif tried.sound and tried.risk < before + RISE:
             self.best = tried
 
     def _follow(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from initlint.api import (
     NORMALISERS,
+    TRANSPARENT,
     WEIGHTED,
     Context,
     Layer,
@@ -18,6 +19,7 @@ from initlint.api import (
     Param,
     Role,
     Stage,
+    fans,
 )
 
 MIN_KEYS = 4
@@ -207,6 +209,79 @@ def _power(context: Context, source: str) -> tuple[float, bool] | None:
 def _side(context: Context, key: str, axis: int) -> int | None:
     shape = context.model.graph[key].output_shape
     return shape[axis] if shape is not None and len(shape) >= -axis else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One score for each place, whose softmax weighs them: additive attention, pooling.
+
+    Attributes:
+        layer: id of the softmax.
+        maker: the linear layer that gives the scores.
+        weight: its weight, as it was drawn.
+        gain: sqrt(fan_in Var(W)) of it.
+        keys: places.
+        variance: variance of the scores of one row.
+        measured: whether the probe measured them.
+    """
+
+    layer: str
+    maker: Layer
+    weight: Param
+    gain: float
+    keys: int
+    variance: float
+    measured: bool
+
+
+def place_scores(context: Context) -> Iterator[Scores]:
+    """Scores of places that one linear layer makes, by itself."""
+    graph = context.model.graph
+    for softmax in graph.order:
+        found = _linear_scores(graph, softmax) if softmax.op is Op.SOFTMAX else None
+        if found is None:
+            continue
+        maker, axis = found
+        shape, weight = softmax.output_shape, maker.weight
+        keys = (shape[axis] if shape else None) or context.sequence_length
+        power = _power(context, maker.id)
+        if weight is None or power is None or keys < MIN_KEYS or weight.quantised:
+            continue
+        std, fan = context.measures.effective_std(weight), fans(maker, weight)
+        stage = context.measures.stage(weight)
+        drawn = stage is Stage.FRESH or (stage, context.stage) == (Stage.UNKNOWN, Stage.FRESH)
+        if not std or fan is None or not drawn:  # one row of weights is too few to be told by
+            continue
+        gain = std * sqrt(fan.fan_in)
+        yield Scores(softmax.id, maker, weight, gain, int(keys), power[0], power[1])
+
+
+def _linear_scores(graph: LayerGraph, softmax: Layer) -> tuple[Layer, int] | None:
+    """The linear layer behind a softmax over places, and the softmax's axis.
+
+    Its units are another axis than the one that is normalised: over units a softmax chooses one of
+    them (classes, experts). What it gives weighs something.
+    """
+    shape, axis = softmax.output_shape, softmax.attrs.get("axis", -1)
+    if not shape or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        return None
+    if not any(item.op in (Op.MUL, Op.MATMUL) for item in graph.effective_consumers(softmax.id)):
+        return None
+    layer = softmax
+    while True:
+        edges = graph.inputs(layer.id)
+        if not edges:
+            return None
+        layer = graph[edges[0].source]
+        if layer.op is Op.LINEAR:
+            break
+        if layer.op not in TRANSPARENT and _fixed_factor(layer) is None:
+            return None
+    weight, axis = layer.weight, axis % len(shape)
+    if weight is None or len(weight.shape) != 2:
+        return None
+    units = weight.shape[0]
+    return (layer, axis) if units == 1 or (axis < len(shape) - 1 and shape[-1] == units) else None
 
 
 @dataclass(frozen=True, slots=True)

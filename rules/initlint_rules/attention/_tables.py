@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 from typing import Any
 
 import numpy as np
 
-from initlint.api import TRANSPARENT, Context, Layer, LayerGraph, Op, Param, Role
+from initlint.api import TRANSPARENT, Context, Layer, LayerGraph, Op, Param, Role, Stage, fans
 
 REACH = 8
 """Layers between a factor and the tensor it rotates: a cut, a sign, a concatenation, reshapes."""
@@ -17,6 +17,9 @@ REACH = 8
 SAME_STEP = 0.05
 """How far each step of a rotation may be from the first one, relative to the radius: ten times what
 bfloat16 leaves (2^-8), far below what a jump in the positions makes."""
+
+NARROW_TABLE = 0.02
+"""Standard deviation of the narrowest token vectors in use (BERT, GPT-2)."""
 
 _ROTATION = TRANSPARENT | {Op.NEG, Op.CONCAT}
 _LEADS = TRANSPARENT | {Op.ADD, Op.MUL, Op.DIV, Op.CONCAT, Op.LAYER_NORM, Op.RMS_NORM}
@@ -140,7 +143,7 @@ class Addend:
         values: ``(positions, width)``; None for a table that is looked up.
         power: mean square of the table.
         tokens: mean square of the tokens; None when unknown, or when their weights are zero.
-        table: where the tokens are looked up; None where they are a projection of the input.
+        start: what makes the tokens: where they are looked up, or a projection of the input.
     """
 
     layer: Layer
@@ -149,12 +152,12 @@ class Addend:
     values: Any
     power: float
     tokens: float | None
-    table: Layer | None
+    start: Layer
 
     @property
     def embedded(self) -> bool:
         """Whether the tokens come from a table too."""
-        return self.table is not None
+        return self.start.op is Op.EMBEDDING
 
 
 def addends(context: Context) -> Iterator[Addend]:
@@ -182,9 +185,29 @@ def addends(context: Context) -> Iterator[Addend]:
             power = moments.second_moment if moments is not None else None
         start = _tokens(graph, source) if power is not None else None
         if power is not None and start is not None:
-            known = start if start.op is Op.EMBEDDING else None
-            tokens = None if _is_silent(context, start) else _power(context, source)
-            yield Addend(layer, source, param, values, power, tokens, known)
+            silent = _is_silent(context, start)
+            tokens = None if silent else _power(context, _without_learned(graph, source))
+            yield Addend(layer, source, param, values, power, tokens, start)
+
+
+def _without_learned(graph: LayerGraph, key: str) -> str:
+    """The tokens that depend on the input, where learned ones (a class token) are joined to them.
+
+    A class token as wide as the table would hide that the tokens beside it are drowned.
+    """
+    layer = _behind_views(graph, key)
+    while layer.op is Op.CONCAT:
+        fed = [edge.source for edge in graph.inputs(layer.id) if graph.inputs(edge.source)]
+        of_input = [source for source in fed if _sees_input(graph, source)]
+        if len(of_input) != 1:
+            break
+        key = of_input[0]
+        layer = _behind_views(graph, key)
+    return key
+
+
+def _sees_input(graph: LayerGraph, key: str) -> bool:
+    return any(graph[other].op is Op.INPUT for other in (key, *graph.upstream([key])))
 
 
 def _is_silent(context: Context, start: Layer) -> bool:
@@ -233,3 +256,15 @@ def _tokens(graph: LayerGraph, key: str) -> Layer | None:
 def _power(context: Context, key: str) -> float | None:
     signal = context.theory.forward.get(key) if context.theory else None
     return exp(signal.log_q) if signal is not None and -600 < signal.log_q < 600 else None
+
+
+def missing(context: Context, start: Layer) -> float:
+    """Factor by which the weights that make the tokens are narrower than those in use; 1 if not."""
+    weight = start.weight
+    if weight is None or not weight.trainable or context.measures.stage(weight) is Stage.TRAINED:
+        return 1.0
+    std, fan = context.measures.effective_std(weight), fans(start, weight)
+    if not std or fan is None:
+        return 1.0
+    narrowest = NARROW_TABLE if start.op is Op.EMBEDDING else 1 / sqrt(fan.fan_in)
+    return max(narrowest / std, 1.0)

@@ -22,7 +22,7 @@ from initlint.api import (
     Stage,
 )
 
-from ._tables import Addend, Rotation, addends, is_circle, rates, rotations
+from ._tables import Addend, Rotation, addends, is_circle, missing, rates, rotations
 
 WIDE = 3.0
 """Standard deviation of a learned table over that of the tokens: the tokens then are less than
@@ -31,6 +31,15 @@ WIDE = 3.0
 NARROW = 1 / 30
 """Below it positions are a thousandth of the variance. They still have gradients of their own, as a
 table of zeros has, so that this is no more than an info."""
+
+USUAL = 1.0
+"""Rms of the widest learned table in use, N(0, 1), `torch.nn.Embedding`'s own."""
+
+FAR = 3.0
+"""Factor from the scale in use beyond which a scale is a mistake and no choice: schemes differ by
+less (He and PyTorch's default by 2.4). Tokens that are further below theirs than positions are
+above are what has to change: narrowed to tokens of 1e-5, positions of a usual width left a ViT half
+of its twin's progress, where it made all of it as it was (a projection of patches times 1e-4)."""
 
 FAINT = 0.1
 """Rms of tokens over that of a fixed table below which they are less than a hundredth of the
@@ -74,7 +83,9 @@ class PositionTable(Rule):
     that go neither up nor down throughout, and a fixed sinusoidal table with equal rows: a warning.
     A fixed table of zeros in front of attention that sees both sides, with no other table in the
     network: a warning. Learned: more than 3 times the tokens' standard deviation is a warning, less
-    than 1/30 an info. Looked-up tokens below a tenth of a fixed table: an info.
+    than 1/30 an info. Looked-up tokens below a tenth of a fixed table: an info. A class token that
+    is joined to the tokens does not count as one of them. Where the tokens' own weights are further
+    below the scale in use than the table is above it, they are what the fix widens.
 
     What it does not flag
     ---------------------
@@ -264,9 +275,9 @@ def _added(context: Context, addend: Addend, *, alone: bool) -> Iterator[Finding
 
 def _drowned(context: Context, addend: Addend) -> Iterator[Finding]:
     """Token vectors far below a fixed table: what can be changed is theirs."""
-    table, tokens = addend.table, addend.tokens
-    weight = table.weight if table is not None else None
-    if table is None or weight is None or not weight.trainable or not tokens or not addend.power:
+    table, tokens = addend.start, addend.tokens
+    weight = table.weight if addend.embedded else None
+    if weight is None or not weight.trainable or not tokens or not addend.power:
         return
     ratio = sqrt(tokens / addend.power)
     if ratio >= FAINT or context.measures.stage(weight) is Stage.TRAINED:
@@ -327,12 +338,21 @@ def _learned(context: Context, addend: Addend, param: Param) -> Iterator[Finding
         return
     wide = ratio > WIDE
     share = 1 / (1 + ratio * ratio)
+    faint = missing(context, addend.start) if wide else 1.0
+    tokens = addend.start if faint > max(FAR, sqrt(addend.power) / USUAL) else None
+    changed, factor = param, 1 / ratio
+    if tokens is not None and tokens.weight is not None:
+        changed, factor = tokens.weight, min(faint, ratio)
     yield Finding(
         severity=Severity.WARNING if wide else Severity.INFO,
         confidence=Confidence.HIGH if addend.embedded else Confidence.MEDIUM,
         layer=addend.layer.id,
         param=param.name,
-        layers=tuple(dict.fromkeys((addend.layer.id, addend.source))),
+        layers=tuple(
+            dict.fromkeys(
+                (addend.layer.id, addend.source, *((tokens.id,) if tokens is not None else ()))
+            )
+        ),
         message=f"the learned positions {param.name} are {ratio:.3g} times as wide as the tokens "
         f"they are added to: {share if wide else 1 - share:.2%} of the variance is "
         + ("tokens" if wide else "positions"),
@@ -343,9 +363,9 @@ def _learned(context: Context, addend: Addend, param: Param) -> Iterator[Finding
         expected=f"about 1, between {NARROW:.2g} and {WIDE:g}",
         fix=Fix(
             "rescale",
-            params=(param.key,),
-            arguments={"factor": 1 / ratio},
-            code=f"multiply {param.name} by {1 / ratio:.3g}",
+            params=(changed.key,),
+            arguments={"factor": factor},
+            code=f"multiply {changed.name} by {factor:.3g}",
         ),
     )
 

@@ -18,7 +18,6 @@ from initlint.api import (
     Need,
     Op,
     Param,
-    ResidualBranch,
     Rule,
     Severity,
     Sink,
@@ -26,6 +25,8 @@ from initlint.api import (
     drift_severity,
     input_rms,
 )
+
+from ._streams import Stream, gain, streams
 
 DROWNED = 1e2
 """Power of the first block's branches over that of the embedding from which more than 99 % of the
@@ -42,19 +43,6 @@ the gradient of the blocks relative to that of a network whose stream they make.
 LOUD = frozenset({Severity.WARNING, Severity.ERROR})
 """What is said of tables whose vectors layers read as they are: token vectors of rms 2 to 5 (an
 info) are in use."""
-
-SILENT = 1e-12
-"""Branches with less power than this are closed on purpose (zero weights, tiny gates)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stream:
-    table: Layer
-    weight: Param
-    power: float
-    first: float
-    total: float
-    branches: tuple[ResidualBranch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +61,10 @@ class EmbeddingScale(Rule):
 
     What it does
     ------------
-    In networks whose residual stream starts at an embedding without a normaliser, compares the
-    power of the embedding with that of the residual branches, as theory predicts it. Looks at the
-    scale of tables that linear layers read as they are.
+    In networks whose residual stream starts at an embedding without a normaliser, or at a
+    projection of the input (patches) that is far too wide, compares its power with that of the
+    residual branches, as theory predicts it. Looks at the scale of tables that linear layers read
+    as they are.
 
     Why is this bad
     ---------------
@@ -88,7 +77,9 @@ class EmbeddingScale(Rule):
     How it decides
     --------------
     Power of the first block's branches more than 100 times that of the embedding, or power of all
-    branches less than 1/100 of it: info. All branches together below 1/10,000: warning. Vectors
+    branches less than 1/100 of it: info. All branches together below 1/10,000: warning. A
+    projection counts whose gain sqrt(fan_in Var(W)) is above 3: a hundred times too wide one of
+    patches left a ViT 0.80 of its twin's progress, a ten times too wide one all of it. Vectors
     that enter a linear or recurrent layer at an rms of 5 (0.7 decades above unit scale) or more:
     warning; of 32 (1.5 decades): error, as for any signal that has grown. Of products of table
     vectors that a layer reads or the network puts out (factorisation machines) the root counts.
@@ -169,11 +160,12 @@ class EmbeddingScale(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per residual stream that starts at a table."""
-        for stream in _streams(context):
+        for stream in streams(context):
             if context.measures.stage(stream.weight) is not Stage.FRESH:
                 continue
             if stream.first > DROWNED:
-                yield _finding(context, stream, Severity.INFO, small=True)
+                if not stream.projected:
+                    yield _finding(context, stream, Severity.INFO, small=True)
             elif stream.total < DOMINANT:
                 unused = stream.total < UNUSED
                 severity = Severity.WARNING if unused else Severity.INFO
@@ -323,90 +315,26 @@ def _loud(context: Context, found: Sequence[_Loud]) -> Finding:
     )
 
 
-def _streams(context: Context) -> Iterator[_Stream]:
-    """Residual streams that begin at one table, with the power of their branches relative to it."""
-    if context.theory is None:
-        return
-    graph, forward = context.model.graph, context.theory.forward
-    chains: list[list[ResidualBranch]] = []
-    ends: dict[str, list[ResidualBranch]] = {}
-    for branch in context.theory.residuals:
-        chain = ends.pop(_source(graph, branch.trunk), None)
-        if chain is None:
-            chain = []
-            chains.append(chain)
-        chain.append(branch)
-        ends[branch.add] = chain
-    for chain in chains:
-        table = _table(graph, chain[0].trunk)
-        signal = forward.get(chain[0].trunk)
-        weight = table.weight if table is not None else None
-        if table is None or weight is None or signal is None or not -600 < signal.log_q < 600:
-            continue
-        if any(item.gated or not item.normalised for item in chain):
-            continue
-        # The last sum may feed the final normaliser; a chain of one that does is post-norm.
-        if any(item.post_norm for item in (chain[:-1] if len(chain) > 1 else chain)):
-            continue
-        # A gain is relative to the trunk at its own addition.
-        power, parts, stream = exp(signal.log_q), [], 1.0
-        for item in chain:
-            if item.gain is None:
-                break
-            parts.append(item.gain * stream)
-            stream += item.gain * stream
-        if len(parts) == len(chain) and sum(parts) > SILENT:
-            yield _Stream(table, weight, power, max(parts[:2]), sum(parts), tuple(chain))
-
-
-def _source(graph: LayerGraph, key: str) -> str:
-    layer = graph[key]
-    while layer.op in TRANSPARENT and len(graph.inputs(layer.id)) == 1:
-        layer = graph[graph.inputs(layer.id)[0].source]
-    return layer.id
-
-
-def _table(graph: LayerGraph, key: str) -> Layer | None:
-    """The token table behind the start of a stream, through positions, factors and dropout."""
-    for _ in range(len(graph)):
-        layer = graph[key]
-        if layer.op is Op.EMBEDDING:
-            return layer if graph.inputs(layer.id) else None
-        if layer.op not in TRANSPARENT | {Op.ADD, Op.MUL, Op.DIV}:
-            return None
-        edges = graph.inputs(layer.id)
-        tables = [edge for edge in edges if _is_table(graph, edge.source)]
-        if not edges or (len(edges) > 1 and len(tables) != len(edges)):
-            return None
-        fed = [edge for edge in edges if graph.inputs(edge.source)]
-        key = (fed or list(edges))[0].source
-    return None
-
-
-def _is_table(graph: LayerGraph, key: str) -> bool:
-    """True for a table, a constant or a parameter, whatever is done to its values' order."""
-    layer = graph[_source(graph, key)]
-    if layer.op in (Op.MUL, Op.DIV, Op.ADD) and len(graph.inputs(layer.id)) >= 1:
-        return all(_is_table(graph, edge.source) for edge in graph.inputs(layer.id))
-    return layer.op in (Op.EMBEDDING, Op.CONSTANT)
-
-
-def _finding(context: Context, stream: _Stream, severity: Severity, *, small: bool) -> Finding:
+def _finding(context: Context, stream: Stream, severity: Severity, *, small: bool) -> Finding:
     rms, share = sqrt(stream.power), stream.first if small else stream.total
     decades = 0.5 * log10(share)
-    wanted = sqrt(stream.first if small else stream.total) if share > 0 else 1.0
+    wanted = sqrt(share) if share > 0 else 1.0
+    factor = wanted
+    if stream.projected:  # what is left is the scale of the input
+        factor = max(wanted, 1 / gain(context, stream.source, stream.weight))
     std = context.measures.effective_std(stream.weight) or 0.0
     what = (
-        f"vectors of {stream.table.id} start {1 / wanted:.2g} times the rms of what the first "
+        f"vectors of {stream.source.id} start {1 / wanted:.2g} times the rms of what the first "
         "block adds: the stream loses the token"
         if small
-        else f"vectors of {stream.table.id} start {1 / wanted:.2g} times the rms of all that "
-        f"{len(stream.branches)} residual branches add: the head reads the embedding"
+        else f"vectors of {stream.source.id} start {1 / wanted:.2g} times the rms of all that "
+        f"{len(stream.branches)} residual branches add: the head reads the "
+        + ("projected input" if stream.projected else "embedding")
     )
     return Finding(
         severity=severity,
         confidence=Confidence.MEDIUM,
-        layer=stream.table.id,
+        layer=stream.source.id,
         param=stream.weight.name,
         message=what,
         evidence={
@@ -423,7 +351,7 @@ def _finding(context: Context, stream: _Stream, severity: Severity, *, small: bo
         fix=Fix(
             "rescale",
             params=(stream.weight.key,),
-            arguments={"factor": wanted},
-            code=f"torch.nn.init.normal_({stream.weight.name}, std={std * wanted:.2g})",
+            arguments={"factor": factor},
+            code=f"torch.nn.init.normal_({stream.weight.name}, std={std * factor:.2g})",
         ),
     )

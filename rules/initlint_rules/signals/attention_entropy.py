@@ -331,7 +331,9 @@ def _finding(context: Context, found: list[_Narrow]) -> Finding:
             if source.tempered
             else "1 - s^2 / (2 ln T) for logits of standard deviation s"
         ),
-        fix=_milder(blamed) if source.tempered else _narrower(source.makers[0], weight),
+        fix=_milder(blamed)
+        if source.tempered
+        else _narrower(source.makers[0], [context.model.graph[key].weight for key in every]),
     )
 
 
@@ -343,11 +345,12 @@ def _milder(factor: str) -> Fix:
     )
 
 
-def _narrower(maker: str, weight: Param | None) -> Fix:
-    name = maker if weight is None else weight.name
+def _narrower(maker: str, weights: list[Param | None]) -> Fix:
+    """Queries and keys alike: narrow logits need both at their scale."""
+    held = [weight for weight in weights if weight is not None]
     return Fix(
         "xavier_uniform",
-        params=() if weight is None else (weight.key,),
-        code=f"torch.nn.init.xavier_uniform_({name}), which gives logits of standard "
-        "deviation 1 on a normalised input",
+        params=tuple(weight.key for weight in held),
+        code=f"torch.nn.init.xavier_uniform_({held[0].name if held else maker}), and the other "
+        "factor of the product, which gives logits of standard deviation 1 on a normalised input",
     )
