@@ -151,7 +151,7 @@ def _copies(planner: Planner, finding: Record, arguments: dict[str, Any]) -> Non
         wanted = preserving_std(planner.network.slot(layer, param))
         changed = np.array(values, dtype=np.float64)
         changed[copied] = drawn[copied] * ((scale or wanted) / wanted)
-        arguments = {"rows": int(copied.size)}
+        arguments = {"units": int(copied.size)}
         planner.add(layer, param, changed, "redraw_duplicates", arguments, str(finding["name"]))
 
 
