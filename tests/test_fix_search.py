@@ -61,6 +61,7 @@ def test_mostly_copied_units_are_drawn_again_and_few_copies_alone():
     assert len(np.unique(net[2].weight.detach().numpy(), axis=0)) == 32
     moved = (net[4].weight != kept).any(1).nonzero().flatten().tolist()
     assert moved == [5]
+    assert "redraw_duplicates(units=1)" in str(report)
 
 
 def test_a_deep_narrow_relu_stack_becomes_orthogonal_and_a_short_one_is_rescaled():
