@@ -314,3 +314,29 @@ def test_what_a_cure_leaves_behind_is_treated_where_that_lowers_the_risk():
     assert report.verified
     assert net.rnn.weight_ih_l0.any()
     assert float(net.rnn.bias_ih_l0[24:48].detach().mean()) > 1.5  # the forget gate
+
+
+class Sentences(nn.Module):
+    """Tokens of N(0, 1), a GRU and a head, all other weights of one small standard deviation."""
+
+    def __init__(self, std):
+        super().__init__()
+        self.tokens, self.cell = nn.Embedding(50, 32), nn.GRU(32, 32, batch_first=True)
+        self.head = nn.Linear(32, 5)
+        for weight in (*self.cell.parameters(), *self.head.parameters()):
+            nn.init.normal_(weight, std=std) if weight.ndim > 1 else nn.init.zeros_(weight)
+
+    def forward(self, ids):
+        return self.head(self.cell(self.tokens(ids))[0].mean(1))
+
+
+def test_a_cell_that_reads_and_is_read_through_small_weights_is_brought_to_its_scale():
+    net = Sentences(0.004)
+    tokens = net.tokens.weight.detach().clone()
+    report = initlint.fix(net, torch.randint(0, 50, (32, 6)))
+    assert report.verified
+    named = {item["name"] for item in report.record["before"]["findings"]}
+    assert "recurrent-input-faint" in named
+    assert torch.equal(net.tokens.weight, tokens)
+    for block in net.cell.weight_ih_l0.chunk(3):
+        assert float(block.detach().std()) * sqrt(32) == pytest.approx(1, rel=0.1)
