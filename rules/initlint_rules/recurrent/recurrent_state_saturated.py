@@ -14,6 +14,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Param,
@@ -24,6 +25,7 @@ from initlint.api import (
     input_rms,
     saturation_harm,
     severity_of,
+    unrolled_recurrences,
 )
 
 FLAT = 2.09
@@ -36,7 +38,8 @@ class RecurrentStateSaturated(Rule):
     What it does
     ------------
     Takes what the input weights and the biases of a tanh RNN add to each unit, without what the
-    state feeds back, and works out the share of units that lie in the flat ends of the tanh.
+    state feeds back, and works out the share of units that lie in the flat ends of the tanh. A loop
+    over two matrices and a tanh counts as one.
 
     Why is this bad
     ---------------
@@ -102,35 +105,71 @@ class RecurrentStateSaturated(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding per set of input weights."""
         seen: set[str] = set()
-        for layer in context.model.graph.weighted:
-            if layer.op is not Op.RNN or layer.attrs.get("nonlinearity") == "relu":
-                continue
-            for weight in layer.with_role(Role.WEIGHT):
-                found = None if weight.key in seen else _examine(context, layer, weight)
-                seen.add(weight.key)
-                if found is not None:
-                    yield _finding(layer, found, _calls(context, weight))
+        for cell in _cells(context.model.graph):
+            found = None if cell.weight.key in seen else _examine(context, cell)
+            seen.add(cell.weight.key)
+            if found is not None:
+                yield _finding(cell, found, (*_calls(context, cell.weight), *cell.others))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """What enters a plain recurrence in one direction.
+
+    Attributes:
+        layer: the layer that reads the input.
+        weight: its weights.
+        biases: all that are added.
+        others: ids of further layers of its steps, where these are written out.
+    """
+
+    layer: Layer
+    weight: Param
+    biases: tuple[Param, ...]
+    others: tuple[str, ...] = ()
+
+
+def _cells(graph: LayerGraph) -> Iterator[_Cell]:
+    for layer in graph.weighted:
+        if layer.op is not Op.RNN or layer.attrs.get("nonlinearity") == "relu":
+            continue
+        for weight in layer.with_role(Role.WEIGHT):
+            biases = tuple(
+                param
+                for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS)
+                if param.direction == weight.direction and param.gate == weight.gate
+            )
+            yield _Cell(layer, weight, biases)
+    for loop in unrolled_recurrences(graph):
+        entering = graph[loop.inputs[0]] if loop.inputs else None
+        if loop.activation is not Op.TANH or entering is None or entering.weight is None:
+            continue
+        if entering.op is not Op.LINEAR:
+            continue
+        key = entering.weight.key  # the first step has no state yet, and is none of the loop
+        first = next(item for item in graph.weighted if item.weight and item.weight.key == key)
+        steps = [entering, graph[loop.steps[0]], *(graph[key] for key in loop.others)]
+        added = [param for step in steps for param in step.with_role(Role.BIAS, Role.SHIFT)]
+        biases = tuple({param.key: param for param in added}.values())
+        yield _Cell(first, entering.weight, biases, (*loop.steps, *loop.inputs, *loop.others))
 
 
 @dataclass(frozen=True, slots=True)
 class _Entering:
-    """What enters a layer in one direction, and which part of it weighs more.
+    """How much enters, and which part of it weighs more.
 
     Attributes:
-        weight: the input weights.
-        biases: all that are added.
         share: of units that are saturated.
         spread, offset: rms over units of what the weights bring, and of the biases.
     """
 
-    weight: Param
-    biases: tuple[Param, ...]
     share: float
     spread: float
     offset: float
 
 
-def _examine(context: Context, layer: Layer, weight: Param) -> _Entering | None:
+def _examine(context: Context, cell: _Cell) -> _Entering | None:
+    layer, weight = cell.layer, cell.weight
     if not weight.trainable or weight.quantised:
         return None
     if context.measures.stage(weight) is not Stage.FRESH:
@@ -138,17 +177,12 @@ def _examine(context: Context, layer: Layer, weight: Param) -> _Entering | None:
     values = context.measures.read(weight)
     if values is None or not np.isfinite(values).all():
         return None
-    biases = tuple(
-        param
-        for param in layer.with_role(Role.BIAS, Role.RECURRENT_BIAS)
-        if param.direction == weight.direction and param.gate == weight.gate
-    )
     probe = context.probe
     measured = input_rms(layer.id, context.model.graph, probe) if probe is not None else None
     rms = min(measured or 1.0, 1.0)  # louder data is a matter of the data (input-statistics)
     spread = np.sqrt((values.astype(np.float64) ** 2).sum(axis=1)) * rms
     offset = np.zeros(len(spread))
-    for bias in biases:
+    for bias in cell.biases:
         added = context.measures.read(bias)
         if added is not None and added.size == offset.size:
             offset += added.reshape(-1).astype(np.float64)
@@ -156,7 +190,7 @@ def _examine(context: Context, layer: Layer, weight: Param) -> _Entering | None:
     if severity_of(saturation_harm(share)) is None:
         return None
     both = (float(np.sqrt(np.mean(part**2))) for part in (spread, offset))
-    return _Entering(weight, biases, share, *both)
+    return _Entering(share, *both)
 
 
 def _beyond(offset: float, spread: float) -> float:
@@ -170,9 +204,9 @@ def _calls(context: Context, weight: Param) -> tuple[str, ...]:
     return tuple(layer.id for layer, param in context.model.graph.params if param.key == weight.key)
 
 
-def _finding(layer: Layer, found: _Entering, calls: tuple[str, ...]) -> Finding:
+def _finding(cell: _Cell, found: _Entering, calls: tuple[str, ...]) -> Finding:
     wide = found.spread >= found.offset
-    weight, biases = found.weight, found.biases
+    layer, weight, biases = cell.layer, cell.weight, cell.biases
     what = "inputs" if wide else "biases"
     param = weight if wide else biases[0]
     size = found.spread if wide else found.offset
