@@ -466,3 +466,13 @@ def test_counting_in_bins_decides_as_sorting_does(
     assert binned is _distribution_fits(family, values, array_moments(values), 0.0, 2.0)
     if shape == family.value:
         assert binned
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_absolute_values_of_a_draw_are_a_draw(sign: float) -> None:
+    drawn = sign * np.abs(normal((64, 48), 0.1))
+    found = identified(drawn)
+    assert found.family is Family.NORMAL
+    assert found.matches == ()
+    scales = np.random.default_rng(1).uniform(1, 3, (64, 1)).astype(np.float32)
+    assert identified(drawn * scales).family is Family.UNKNOWN

@@ -23,6 +23,7 @@ from initlint.measure.precision import (
     unit_roundoff,
 )
 from initlint.measure.result import Family, Identification, Match, Moments
+from initlint.measure.scattered import scattered
 from initlint.measure.structure import constant, sparsity_per_column, structure
 from initlint.measure.symmetry import duplicate_units, surely_differ
 from initlint.measure.tables import table
@@ -153,10 +154,23 @@ def _judge(
         found = _random(layer, param, drawn, array_moments(drawn), dtype, matrix)
         if found is not None:  # its own scheme says nothing of the whole
             return replace(found, matches=(), std=moments.std, bound=0.0)
+    mirrored = _mirrored(array, moments) if matrix else None
+    if mirrored is not None:
+        found = _random(layer, param, mirrored, array_moments(mirrored), dtype, matrix)
+        if found is not None:  # absolute values of a draw, whose scheme is not theirs
+            return replace(found, matches=(), std=moments.std, bound=0.0)
     error = _std_error(moments.kurtosis, moments.count)
     return _sparse(layer, param, array, moments, dtype) or Identification(
         Family.UNKNOWN, (), distinct, error, moments.std
     )
+
+
+def _mirrored(array: Array, moments: Moments) -> Array | None:
+    """A matrix of one sign with signs put back at random; None where it has both, or no values."""
+    if moments.zeros or moments.count < LEAST or moments.min < 0.0 < moments.max:
+        return None
+    signs = np.sign(scattered(array.shape[0], array[0].size)).reshape(array.shape)
+    return np.asarray(array * signs, dtype=array.dtype)
 
 
 def _exact(

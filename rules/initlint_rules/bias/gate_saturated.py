@@ -154,6 +154,7 @@ class GateSaturated(Rule):
         "gradient-profile",
         "zero-gradient",
         "recurrent-not-orthogonal",
+        "recurrent-state-saturated",
         "forget-gate-memory",
         "saturation",
         "correlation-collapse",
