@@ -115,7 +115,7 @@ def _in_parts(context: Context, softmax: Layer) -> Logits | None:
         scale *= factor
     edges = graph.inputs(layer.id)
     width = _side(context, edges[0].source, -1) if len(edges) == 2 else None
-    keys = layer.output_shape[-1] if layer.output_shape else None
+    keys = softmax.output_shape[-1] if softmax.output_shape else None
     if not width:
         return None
     attribute = layer.attrs.get("scale")
@@ -131,9 +131,15 @@ def _in_parts(context: Context, softmax: Layer) -> Logits | None:
     )
 
 
+_PASSED_ON = frozenset(
+    {Op.ADD, Op.WHERE, Op.IDENTITY, Op.CAST, Op.RESHAPE, Op.DROPOUT, Op.CLIP, Op.SLICE, Op.GATHER}
+)
+"""Masks and changes of shape: a product with one query is a column that loops cut off."""
+
+
 def _fixed_factor(layer: Layer) -> float | None:
     """What a layer between product and softmax multiplies by; None where that is unknown."""
-    if layer.op in (Op.ADD, Op.WHERE, Op.IDENTITY, Op.CAST, Op.RESHAPE, Op.DROPOUT, Op.CLIP):
+    if layer.op in _PASSED_ON:
         return 1.0
     if layer.op not in (Op.MUL, Op.DIV) or layer.params:
         return None
