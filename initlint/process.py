@@ -46,13 +46,14 @@ class Process:
         return self.status
 
     def reap(self) -> None:
-        """Wait for the end of a killed process on a thread.
+        """Wait for the end of a killed process on a thread, which our own end waits for.
 
-        The system takes as long to reclaim the memory of a large model as a report takes.
+        The system takes as long to reclaim the memory of a large model as a report takes. Whoever
+        asks what we used is told of our workers only when they have been waited for.
         """
         import threading
 
-        threading.Thread(target=self.wait, daemon=True).start()
+        threading.Thread(target=self.wait).start()
 
     def hang_up(self) -> None:
         """Close our end of its standard input; the readers of the other two close theirs."""

@@ -212,7 +212,7 @@ def test_a_worker_that_is_let_go_is_killed_and_reaped():
     started = workers.start_worker()
     started.let_go()
     assert _gone(started._process.pid)
-    while started._process.status is None:  # the thread that waits for it has no other end
+    while started._process.status is None:  # a thread waits for it
         time.sleep(0.01)
     assert started._process.status == -signal.SIGKILL
     assert started not in workers._ALIVE
