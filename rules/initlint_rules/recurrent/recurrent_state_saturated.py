@@ -51,8 +51,9 @@ class RecurrentStateSaturated(Rule):
     --------------
     z ~ N(b, |w|^2 E[x^2]) for each unit with its own bias and input weights, and the measured
     scale of the inputs, 1 where it is larger or not known; |z| > 2.09 counts as saturated. 30 % of
-    the units is a warning. Never an error: on few steps such layers still learn, eight steps with
-    inputs twenty times too wide made 0.85 of the progress of their twin.
+    the units is a warning; by itself never an error, for on few steps such layers still learn:
+    eight steps with inputs twenty times too wide made 0.85 of the progress of their twin. Saturated
+    outputs that were measured behind it (saturation) bring their own severity.
 
     What it does not flag
     ---------------------
