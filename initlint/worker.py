@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from initlint.process import LATER
 from initlint.remote import is_remote
 from initlint.wire import Decoder, Record, encode
 
@@ -25,20 +24,9 @@ def main() -> None:
     """Serve one job, then leave without waiting for anybody's exit handlers."""
     records = guard_records()
     gc.disable()  # what is imported stays; collecting meanwhile walks it in vain
-    first, later = split_at(LATER, sys.argv[1:])
-    preload(first)
+    preload(sys.argv[1:])
     gc.freeze()
-    if later:
-        from threading import Thread
-
-        Thread(target=preload, args=(later,), daemon=True).start()
     work(records)
-
-
-def split_at(mark: str, words: list[str]) -> tuple[list[str], list[str]]:
-    """What comes before the first word that is ``mark``, and what comes after it."""
-    where = words.index(mark) if mark in words else len(words)
-    return words[:where], words[where + 1 :]
 
 
 def guard_records() -> int:
@@ -90,12 +78,16 @@ def preload(modules: list[str]) -> None:
     from importlib import import_module
 
     try:
+        if "torch" in modules:
+            from initlint.load.torch_library import open_ahead
+
+            open_ahead()
         for module in modules:
             import_module(module)
-        if "initlint.engine" in modules:
-            from initlint.lint.registry import all_rules
+            if module == "initlint.engine":
+                from initlint.lint.registry import all_rules
 
-            all_rules()
+                all_rules()
     except Exception:
         return
 
@@ -266,7 +258,7 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
         notice = "--seeds: a file holds one draw; only modules are built again"
         model = replace(model, notices=(*model.notices, notice))
     enter("measure")
-    from initlint import engine  # not before: a thread may still be importing it
+    from initlint import engine
 
     def pass_on(record: Record) -> None:
         emit({**record, "target": _annotate(record["target"], model, settings)})

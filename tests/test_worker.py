@@ -218,12 +218,6 @@ def test_a_worker_that_is_let_go_is_killed_and_reaped():
     assert started not in workers._ALIVE
 
 
-def test_what_a_worker_imports_later_stands_behind_a_mark():
-    assert worker.split_at("--", ["a", "b"]) == (["a", "b"], [])
-    assert worker.split_at("--", ["a", "--", "b", "c"]) == (["a"], ["b", "c"])
-    assert worker.split_at("--", []) == ([], [])
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_quickly_and_leaves_nothing(tmp_path, number):
     """A module target that sleeps at import is interrupted; its worker goes too."""
@@ -300,6 +294,18 @@ def test_threads_of_a_worker_sleep_while_they_wait_unless_the_caller_says_otherw
     assert process.worker_environment(python=True)["OMP_WAIT_POLICY"] == "PASSIVE"
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     assert process.worker_environment(python=True)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_freed_arrays_are_kept_unless_the_caller_says_otherwise(monkeypatch):
+    name = "MALLOC_TRIM_THRESHOLD_"
+    for python in (True, False):
+        monkeypatch.delenv(name, raising=False)
+        assert int(process.worker_environment(python=python)[name]) > 1 << 20
+        monkeypatch.setenv(name, "4096")
+        assert process.worker_environment(python=python)[name] == "4096"
+    # a library is opened on a thread there, whose memory should not wait for the main one's
+    assert "MALLOC_ARENA_MAX" not in process.worker_environment(python=True)
+    assert process.worker_environment(python=False)["MALLOC_ARENA_MAX"] == "1"
 
 
 class _Boom(Exception):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from initlint.cli import COMMANDS
-from initlint.process import LATER, Process, spawn, worker_command, worker_environment
+from initlint.process import Process, spawn, worker_command, worker_environment
 
 PRELOAD = ("initlint.engine", "initlint.load")
 
@@ -22,14 +22,7 @@ _GRAPH_PRELOAD = (
     "initlint.theory.propagation",
 )
 
-_PYTHON_PRELOAD = (
-    "torch",
-    "initlint.load.torch_spec",
-    "initlint.settings",
-    LATER,
-    "initlint.engine",
-    "initlint.probe.torch",
-)
+_PYTHON_PRELOAD = ("initlint.engine", "torch", "initlint.load.torch_spec", "initlint.probe.torch")
 
 _LINTING = ("check", "describe")
 
