@@ -175,17 +175,24 @@ def python(code: str, *arguments: str, executable: str = sys.executable) -> tupl
     return (executable, "-W", "ignore", "-c", code, *arguments)
 
 
+def _lint(path: Path) -> tuple[str, ...]:
+    return (*INITLINT, str(path), "--exit-zero")
+
+
+def _static(path: Path) -> tuple[str, ...]:
+    return (*_lint(path), "--no-probe")
+
+
 def bare(folder: Path) -> Iterator[Pair]:
     """Against the least that the same job can cost."""
     five, many, weights = folder / "five.onnx", folder / "many", folder / "weights.safetensors"
     typer = python("import typer")
     yield Pair("--version", (*INITLINT, "--version"), typer, "import typer", 1.5)
     yield Pair("--help", (*INITLINT, "--help"), typer, "import typer", 1.5)
-    static = (*INITLINT, str(five), "--no-probe", "--exit-zero")
+    static = _static(five)
     imports = python("import onnx, networkx, numpy, typer")
     yield Pair("static lint, 5 MB of ONNX", static, imports, "the imports alone", 1.5)
-    whole = (*INITLINT, str(many), "--no-probe", "--exit-zero")
-    one = (*INITLINT, str(many / "net00.onnx"), "--no-probe", "--exit-zero")
+    whole, one = _static(many), _static(many / "net00.onnx")
     yield Pair("50 small files in one call", whole, one, "one of them")
     again = (*whole, "--cache")
     yield Pair("the same 50 from the cache", again, typer, "import typer", limit=1.0)
@@ -195,7 +202,7 @@ def bare(folder: Path) -> Iterator[Pair]:
         probe = python(PROBE, str(path))
         against = "onnxruntime: load and one run"
         yield Pair(f"probe alone, {PROBED[name]}", probe, run, against, 1.5, told=True)
-    checkpoint = (*INITLINT, str(weights), "--exit-zero")
+    checkpoint = _lint(weights)
     read = python(READ, str(weights))
     yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from disk", cold=weights)
     yield Pair("checkpoint of 1 GB", checkpoint, read, "reading it from memory")
@@ -204,15 +211,13 @@ def bare(folder: Path) -> Iterator[Pair]:
     module = (*INITLINT, RESNET, "--input-shape", ",".join(map(str, SHAPE)), "--exit-zero")
     yield Pair("ResNet-50, module", module, python(BARE_TRAINING), "forward and backward", 1.5)
     sizes = {size: folder / f"nodes{size}.onnx" for size in NODES}
-    lints = {n: (*INITLINT, str(path), "--no-probe", "--exit-zero") for n, path in sizes.items()}
+    lints = {n: _static(path) for n, path in sizes.items()}
     few, lot = NODES
     what = f"static lint, {lot:,} nodes"
     yield Pair(what, lints[lot], lints[few], f"{few:,} nodes", lot / few, limit=10.0)
     load = python("import onnx, sys; onnx.load(sys.argv[1])", str(sizes[lot]))
     yield Pair(what, lints[lot], load, "onnx.load")
-    fresh = {
-        n: (*INITLINT, str(folder / f"fresh{n}.onnx"), "--no-probe", "--exit-zero") for n in NODES
-    }
+    fresh = {n: _static(folder / f"fresh{n}.onnx") for n in NODES}
     named = f"{lot:,} nodes, {2 * lot // 5:,} fresh matrices"
     yield Pair(named, fresh[lot], fresh[few], f"{few:,} nodes, {2 * few // 5:,}", lot / few)
 
@@ -239,7 +244,7 @@ def moments() -> Iterator[Pair]:
 def big(folder: Path, gigabytes: float) -> Iterator[Pair]:
     """A sharded checkpoint that no memory holds."""
     index = folder / "big" / "model.safetensors.index.json"
-    lint = (*INITLINT, str(index), "--exit-zero")
+    lint = _lint(index)
     read = python(READ, *map(str, sorted(index.parent.glob("*.safetensors"))))
     what = f"sharded checkpoint of {gigabytes:g} GB"
     yield Pair(what, lint, read, "reading it from disk", 1.3, cold=index.parent)
@@ -248,19 +253,20 @@ def big(folder: Path, gigabytes: float) -> Iterator[Pair]:
 def peers(folder: Path, executable: str) -> Iterator[Pair]:
     """Against tools for the same files and modules."""
     five, weights = folder / "five.onnx", folder / "weights.pt"
-    static = (*INITLINT, str(five), "--no-probe", "--exit-zero")
     module = (*INITLINT, RESNET, "--input-shape", ",".join(map(str, SHAPE)), "--exit-zero")
-    checkpoint = (*INITLINT, str(weights), "--exit-zero")
-    jobs = {
-        "onnx.checker": (static, "static lint, 5 MB of ONNX", str(five)),
-        "onnx-doctor": (static, "static lint, 5 MB of ONNX", str(five)),
-        "weightwatcher": (module, "ResNet-50, module", ""),
-        "torchtest2": (module, "ResNet-50, module", ""),
-        "torch-audit": (module, "ResNet-50, module", ""),
-        "torchlens": (module, "ResNet-50, module", ""),
-        "modelscan": (checkpoint, "a pickled checkpoint of 100 MB", str(weights)),
-    }
-    for name, (ours, what, argument) in jobs.items():
+    resnet = folder / "resnet50.onnx"
+    jobs = (
+        ("onnx.checker", _static(five), "static lint, 5 MB of ONNX", str(five)),
+        ("onnx-doctor", _static(five), "static lint, 5 MB of ONNX", str(five)),
+        ("onnx-doctor", _static(resnet), "static lint, ResNet-50 of 100 MB", str(resnet)),
+        ("weightwatcher", module, "ResNet-50, module", ""),
+        ("weightwatcher", (*module, "--no-probe"), "ResNet-50, module, not run", ""),
+        ("torchtest2", module, "ResNet-50, module", ""),
+        ("torch-audit", module, "ResNet-50, module", ""),
+        ("torchlens", module, "ResNet-50, module", ""),
+        ("modelscan", _lint(weights), "a pickled checkpoint of 100 MB", str(weights)),
+    )
+    for name, ours, what, argument in jobs:
         code = PEERS[name]
         if code.startswith("{bin}"):
             other = tuple(code.format(bin=Path(executable).parent, argument=argument).split())

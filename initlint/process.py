@@ -115,8 +115,8 @@ _KEPT_PAGES = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
 }
 """glibc hands freed arrays back to the system, page by page, and the next ones fault each page in
-again: a quarter of the system's share of the time on a large checkpoint, a tenth of the passes of a
-ResNet-50. Other allocators do not know the names."""
+again: a quarter of the system's share of the time on a large checkpoint, and some in the passes of
+a module. Other allocators do not know the names."""
 
 
 def worker_environment(*, python: bool) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import count
 from math import prod, sqrt
 from typing import Any
 
@@ -58,12 +59,11 @@ class Observer:
 
     def on_call(self, call: Call) -> None:
         """Measure the first output of a call that is a layer of the graph."""
-        levels = [call.key, *(f"{call.key}+{n}" for n in range(1, 64))]
-        found = None
-        for key in levels:
-            if key not in self.runnable.layers:
+        found, level = None, call.key
+        for number in count(1):
+            if level not in self.runnable.layers:
                 break
-            found = self.runnable.layers[key]
+            found, level = self.runnable.layers[level], f"{call.key}+{number}"
         if found is None:
             return
         layer = self.graph[found]
