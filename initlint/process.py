@@ -129,6 +129,7 @@ def worker_environment(*, python: bool) -> dict[str, str]:
     waiting = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     environment = {**_KEPT_PAGES, **waiting, **os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     if not python:
+        # else a library is opened on a thread, which would wait for the main one's allocations
         environment.setdefault("MALLOC_ARENA_MAX", "1")
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = "1"

@@ -1,7 +1,7 @@
 """PyTorch's shared library, opened while the interpreter imports what does not need it.
 
-Opening it takes a fifth of ``import torch``, in which the interpreter would do nothing else: the own
-time of ``torch._C`` in what ``python -X importtime -c "import torch"`` prints.
+Opening it takes a fifth of ``import torch``, in which the interpreter would do nothing else: the
+time of ``torch._C`` itself in what ``python -X importtime -c "import torch"`` prints.
 """
 
 from __future__ import annotations
