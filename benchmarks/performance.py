@@ -3,7 +3,8 @@
 ``python benchmarks/performance.py [--rounds N] [--seconds S] [--only TEXT] [--peers PYTHON]
 [--gigabytes G] [--write]``
 
-Each row is two whole processes on the same input, ours and another, run in turn after one round
+Each row is two whole processes on the same input, ours and another, in an environment with the
+packages of this one and initlint as an ordinary installation has it, run in turn after one round
 that is not counted; the table shows the ratio of their median times, and the greatest resident
 memory of either (of the largest process of its tree). A row that has taken ``--seconds`` ends with
 the rounds it has, one at least. A sharded checkpoint of ``--gigabytes`` (20; 0 for none) is written
@@ -32,7 +33,9 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 CACHE = Path(tempfile.gettempdir()) / f"initlint-performance-{os.getpid()}"
-INITLINT = (sys.executable, "-m", "initlint")
+INSTALLED = Path(tempfile.gettempdir()) / f"initlint-installed-{os.getpid()}"
+PYTHON = str(INSTALLED / "bin" / "python")
+INITLINT = (PYTHON, "-m", "initlint")
 NODES = (10_000, 100_000)
 PROBED = {
     "five": "5 MB of linear layers",
@@ -170,7 +173,7 @@ class Pair:
     cold: Path | None = None
 
 
-def python(code: str, *arguments: str, executable: str = sys.executable) -> tuple[str, ...]:
+def python(code: str, *arguments: str, executable: str = PYTHON) -> tuple[str, ...]:
     """A command that runs code."""
     return (executable, "-W", "ignore", "-c", code, *arguments)
 
@@ -339,12 +342,23 @@ torch.save(resnet50().state_dict(), sys.argv[1])
 
 
 def environment() -> dict[str, str]:
-    """The caller's environment, with this tree on Python's path."""
-    return {
-        **os.environ,
-        "INITLINT_CACHE_DIR": str(CACHE),
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "rules"))),
-    }
+    """The caller's environment, with this tree on Python's path for what peers are shown."""
+    return {**os.environ, "INITLINT_CACHE_DIR": str(CACHE), "PYTHONPATH": str(ROOT)}
+
+
+def install() -> None:
+    """An environment of this one's packages and this tree, as an ordinary installation has them.
+
+    An editable one runs code of its own at every start of the interpreter.
+    """
+    import sysconfig
+    import venv
+
+    venv.create(INSTALLED, symlinks=True)
+    inside = {"base": str(INSTALLED), "platbase": str(INSTALLED)}
+    packages = Path(sysconfig.get_path("purelib", "venv", inside))
+    paths = (sysconfig.get_path("purelib"), ROOT, ROOT / "rules")
+    (packages / "installed.pth").write_text("".join(f"{path}\n" for path in paths))
 
 
 @dataclass
@@ -464,6 +478,7 @@ def main() -> None:
     # As an installer leaves it: what has changed since would be compiled at every start.
     compiled = [str(ROOT / name) for name in ("initlint", "rules")]
     subprocess.run([sys.executable, "-m", "compileall", "-q", *compiled], check=True)
+    install()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         # In a process of its own: a child counts what its parent held when it was started.
@@ -480,7 +495,8 @@ def main() -> None:
         for line in rows(pairs, given.rounds, given.seconds):
             print(line, flush=True)
             lines.append(line)
-    shutil.rmtree(CACHE, ignore_errors=True)
+    for left in (CACHE, INSTALLED):
+        shutil.rmtree(left, ignore_errors=True)
     minutes = (time.perf_counter() - started) / 60
     lines += ["", f"The whole run took {minutes:.0f} minutes."]
     print(lines[-1])

@@ -71,6 +71,10 @@ def _sequence_length(model: Model, settings: Settings) -> tuple[int, bool]:
     return (int(length), True) if length else (ASSUMED_STEPS, False)
 
 
+Prober = Callable[[Model, Settings, Stage], Activations]
+"""Runs a model once: `run_probe`, or what waits for a process that does it beside this one."""
+
+
 def run_probe(model: Model, settings: Settings, stage: Stage) -> Activations:
     """Run the model once by the road its kind has; never raises for what a model does."""
     if model.runnable is None:
@@ -216,14 +220,31 @@ def _uses_probe(rules: Iterable[type[Rule]]) -> bool:
     return any((rule.needs | rule.optional) & wanted for rule in rules)
 
 
+def _chosen(settings: Settings) -> tuple[type[Rule], ...]:
+    return choose(
+        all_rules(),
+        select=settings.select,
+        ignore=settings.ignore,
+        extend_select=settings.extend_select,
+        preview=settings.preview,
+    )
+
+
+def may_probe(model: Model, settings: Settings) -> bool:
+    """False when `lint` will not run the model, whatever its weights turn out to be."""
+    wanted = settings.probe and (settings.profile or _uses_probe(_chosen(settings)))
+    return wanted and model.runnable is not None
+
+
 def lint(
     model: Model,
     settings: Settings,
     emit: Callable[[Record], None] | None = None,
     kept: Kept | None = None,
+    probe: Prober = run_probe,
 ) -> Record:
     """Lint one model: the target object of the JSON report; see `lint_observed`."""
-    return lint_observed(model, settings, emit, kept)[0]
+    return lint_observed(model, settings, emit, kept, probe)[0]
 
 
 def lint_observed(
@@ -231,6 +252,7 @@ def lint_observed(
     settings: Settings,
     emit: Callable[[Record], None] | None = None,
     kept: Kept | None = None,
+    probe: Prober = run_probe,
 ) -> tuple[Record, Activations]:
     """Lint one model: the target object of the JSON report, and what running it measured.
 
@@ -243,13 +265,7 @@ def lint_observed(
         UnknownRule: (from `initlint.selection`) for a selector that names no rule.
     """
     started = time.perf_counter()
-    rules = choose(
-        all_rules(),
-        select=settings.select,
-        ignore=settings.ignore,
-        extend_select=settings.extend_select,
-        preview=settings.preview,
-    )
+    rules = _chosen(settings)
     with collector_paused():
         measures = measure(model, settings, kept)
         rules = tuple(rule for rule in rules if measures.model_stage in rule.stages)
@@ -273,7 +289,7 @@ def lint_observed(
         emit({"type": "static", "target": record})
     if not probing:
         return record, pending
-    observed = run_probe(model, settings, evidence.stage)
+    observed = probe(model, settings, evidence.stage)
     if observed.status is ProbeStatus.OK:
         evidence = replace(evidence, probe=observed)
     findings, skipped, failures = _run(

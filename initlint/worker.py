@@ -79,7 +79,7 @@ def preload(modules: list[str]) -> None:
 
     try:
         if "torch" in modules:
-            from initlint.load.torch_library import open_ahead
+            from initlint.torch_library import open_ahead
 
             open_ahead()
         for module in modules:
@@ -265,7 +265,25 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
         if record["type"] == "static":
             enter("probe")
 
-    return _annotate(engine.lint(model, settings, pass_on, _kept(job, emit)), model, settings)
+    probe = _prober(job, model, settings)
+    record = engine.lint(model, settings, pass_on, _kept(job, emit), probe)
+    return _annotate(record, model, settings)
+
+
+def _prober(job: Record, model: Any, settings: Any) -> Any:
+    """What runs the model: of a PyTorch module this process, which then goes on as a fork."""
+    from initlint import engine
+    from initlint.measure.result import Stage
+    from initlint.model import Kind
+
+    apart = model.kind is not Kind.ONNX and not job.get("isolated") and not is_remote(job["target"])
+    if apart and engine.may_probe(model, settings):
+        from initlint.probe.torch_beside import may_split, split
+
+        if may_split(model):
+            passes = split(lambda: engine.run_probe(model, settings, Stage.UNKNOWN))
+            return lambda *_: passes()
+    return engine.run_probe
 
 
 def _kept(job: Record, emit: Emit) -> Any:

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from initlint.load import torch_library
+from initlint import torch_library
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone")
 
 OPENED = """
 import sys, threading
-from initlint.load.torch_library import open_ahead
+from initlint.torch_library import open_ahead
 open_ahead()
 for thread in threading.enumerate():
     if thread is not threading.current_thread():
@@ -30,14 +30,17 @@ def shared():
     return {n for n, m in sys.modules.items() if (getattr(m, "__file__", "") or "").endswith(".so")}
 from contextlib import suppress
 from importlib import import_module
-from initlint.load.torch_library import _EXTENSIONS
+from initlint.torch_library import _EXTENSIONS
 for name in _EXTENSIONS:
     with suppress(ImportError):
         import_module(name)
 before = shared()
 import initlint.engine
+from initlint.cli.early import _STANDARD
 from initlint.lint.registry import all_rules
 all_rules()
+for name in _STANDARD:
+    import_module(name)
 print(sorted(shared() - before))
 """
 
@@ -53,7 +56,7 @@ def test_the_library_is_open_before_torch_is_imported():
     _printed(OPENED)
 
 
-def test_the_rules_open_no_shared_object_that_would_wait_for_it():
+def test_what_is_imported_beside_opens_no_shared_object_that_would_wait_for_it():
     assert _printed(EXTENSIONS) == "[]"
 
 

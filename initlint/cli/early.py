@@ -22,7 +22,30 @@ _GRAPH_PRELOAD = (
     "initlint.theory.propagation",
 )
 
-_PYTHON_PRELOAD = ("initlint.engine", "torch", "initlint.load.torch_spec", "initlint.probe.torch")
+_STANDARD = (
+    "csv",
+    "gzip",
+    "importlib.metadata",
+    "json",
+    "multiprocessing.spawn",
+    "pickletools",
+    "tarfile",
+    "timeit",
+    "unittest.mock",
+    "urllib.request",
+    "uuid",
+    "zipfile",
+)
+"""What PyTorch imports of the standard library, while its own is opened on a thread."""
+
+_PYTHON_PRELOAD = (
+    "initlint.engine",
+    *_STANDARD,
+    "torch",
+    "initlint.load.torch_spec",
+    "initlint.probe.torch",
+    "initlint.probe.torch_beside",
+)
 
 _LINTING = ("check", "describe")
 

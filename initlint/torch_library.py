@@ -1,5 +1,7 @@
 """PyTorch's shared library, opened while the interpreter imports what does not need it.
 
+Nothing of initlint is imported here: whatever is imported first delays the opening.
+
 Opening it takes a fifth of ``import torch``, in which the interpreter would do nothing else: the
 time of ``torch._C`` itself in what ``python -X importtime -c "import torch"`` prints.
 """
@@ -33,7 +35,12 @@ _EXTENSIONS = (
     "_ssl",
     "_statistics",
     "_uuid",
-    "initlint.measure.moments",
+    "cmath",
+    "grp",
+    "mmap",
+    "unicodedata",
+    "zlib",
+    "initlint.measure._moments",
 )
 """Modules with shared objects of their own that the rules and PyTorch import: the dynamic loader
 opens one at a time, and they would wait for the large one."""
