@@ -188,7 +188,7 @@ def _run(
 ) -> tuple[list[Finding], dict[str, list[str]], list[str]]:
     """Findings, rules that did not run by the reason, and failures.
 
-    What a rule finds that does not look at the probe is held: nothing else changes between runs.
+    What a rule finds is held; who takes in more evidence drops what looks at it.
     """
     findings: list[Finding] = []
     skipped: dict[str, list[str]] = {}
@@ -208,10 +208,8 @@ def _run(
         except Exception as error:  # one crashing rule must not silence the others
             failures.append(f"rule {rule.name} crashed: {type(error).__name__}: {error}")
             continue
-        completed = [_complete(finding, rule, model) for finding in found]
-        if not _uses_probe((rule,)):
-            held[rule] = completed
-        findings.extend(completed)
+        held[rule] = [_complete(finding, rule, model) for finding in found]
+        findings.extend(held[rule])
     return fold(findings, rules, model.graph), skipped, failures
 
 
@@ -292,6 +290,7 @@ def lint_observed(
     observed = probe(model, settings, evidence.stage)
     if observed.status is ProbeStatus.OK:
         evidence = replace(evidence, probe=observed)
+        held = {rule: found for rule, found in held.items() if not _uses_probe((rule,))}
     findings, skipped, failures = _run(
         rules, model, evidence, settings, probe_pending=False, held=held
     )

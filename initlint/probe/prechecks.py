@@ -46,6 +46,9 @@ KNOWN_DOMAINS = frozenset(
 def refusal(model: Any) -> str | None:
     """Why the graph of an ``onnx.ModelProto`` should not be run; None when it may be."""
     graph = model.graph
+    stored = len(graph.initializer) + len(graph.sparse_initializer)
+    if stored > MAX_STORED:
+        return f"the graph stores {stored} values, more than {MAX_STORED}"
     functions = {(item.domain, item.name): item for item in model.functions}
     calls: Counter[tuple[str, str]] = Counter()
     consumers: Counter[str] = Counter()
@@ -62,9 +65,6 @@ def refusal(model: Any) -> str | None:
         elif node.domain not in KNOWN_DOMAINS:
             return f"operator {node.op_type} of domain {node.domain} is not part of onnxruntime"
         consumers.update(set(node.input))
-    stored = len(graph.initializer) + len(graph.sparse_initializer)
-    if stored > MAX_STORED:
-        return f"the graph stores {stored} values, more than {MAX_STORED}"
     fed = {item.name for item in graph.input} - {item.name for item in graph.initializer}
     if len(fed) > MAX_INPUTS:
         return f"the graph has more than {MAX_INPUTS} inputs"

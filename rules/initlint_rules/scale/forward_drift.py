@@ -175,6 +175,7 @@ class ForwardDrift(Rule):
         most = max((value * sign for value in segment.contributions.values()), default=0.0)
         same_way = [key for key in segment.layers if segment.contributions.get(key, 0.0) * sign > 0]
         guilty = [key for key in same_way if segment.contributions[key] * sign > GUILTY * most]
+        minor = [key for key in same_way if segment.contributions[key] * sign <= GUILTY * most]
         culprits = tuple(guilty) or segment.layers
         ranked = sorted(guilty, key=lambda key: -sign * segment.contributions[key])
         gating = {gate.source for gate in gates(context.model.graph)}
@@ -199,7 +200,7 @@ class ForwardDrift(Rule):
             confidence=Confidence.HIGH if measured is not None else Confidence.MEDIUM,
             layer=tables[0][0] if tables else wide[0][0] if wide else culprits[0],
             layers=(*(key for key, _, _ in tables), *(key for key, _ in wide), *culprits),
-            culprits=(*culprits, *(key for key in same_way if key not in guilty)),
+            culprits=(*culprits, *minor),
             message=f"signal {word}: 10^{segment.drift:+.1f} times its scale after "
             f"{len(segment.layers)} layers{drawn}",
             evidence={
