@@ -429,6 +429,18 @@ class TestPrechecks:
         nodes = [helper.make_node("Relu", ["x"], [f"y{k}"]) for k in range(10_001)]
         assert "10001 consumers" in str(refusal(model(nodes, [value("x")], [value("y0")])))
 
+    @pytest.mark.parametrize(("nodes", "fine"), [(50_000, True), (50_001, False)])
+    def test_nodes(self, nodes: int, fine: bool) -> None:
+        chain = [helper.make_node("Relu", [f"v{k}"], [f"v{k + 1}"]) for k in range(nodes)]
+        found = refusal(model(chain, [value("v0")], [value(f"v{nodes}")]))
+        assert found == (None if fine else "the graph has more than 50000 nodes")
+
+    def test_stored_values_are_counted_first(self) -> None:
+        weights = [helper.make_tensor(f"w{k}", 1, [1], [0.0]) for k in range(50_001)]
+        magic = helper.make_node("Magic", ["x"], ["y"], domain="acme")
+        found = refusal(model([magic], [value("x")], [value("y")], weights))
+        assert found == "the graph stores 50001 values, more than 50000"
+
     def test_functions_are_counted_and_not_expanded(self) -> None:
         def twice(name: str, inner: str) -> Any:
             nodes = [

@@ -242,12 +242,14 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
         offsets = shift.reshape(-1).astype(np.float64)
     by_sign = np.zeros(len(rows), dtype=bool)
     if edge == 0.0 and _never_negative(context, layer):
-        by_sign = (rows <= 0).all(axis=1) & (offsets <= 0)
+        by_sign = (rows.max(axis=1) <= 0) & (offsets <= 0)
         if _luck(int(by_sign.sum()), len(rows) * 0.5 ** rows.shape[1]) > BY_CHANCE:
             by_sign[:] = False
     below = _below(context, layer, activation, rows, offsets)
     silent = by_sign | below
     count = int(silent.sum())
+    if not count:
+        return None
     stats = context.probe.outputs.get(activation.id) if context.probe else None
     seen = stats is not None and stats.units == len(rows) and edge == 0.0
     if seen and stats is not None and stats.dead_units < 0.5 * count:
@@ -255,8 +257,6 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     fan_in = rows.shape[1]
     beyond = offsets[silent] < -1.0 / np.sqrt(fan_in)
     shifted = bool(by_sign.any() or beyond.any())
-    if not count:
-        return None
     signs = int(by_sign.sum()) * 2 >= count
     own = bool(np.median(offsets[silent]) < -TAIL)
     return _Layer(layer, count, len(rows), signs, shifted, activation.op, own)
@@ -309,6 +309,8 @@ def _below(
     large rather than too small.
     """
     none = np.zeros(len(rows), dtype=bool)
+    if OFF_BELOW[activation.op] == 0.0 and not (offsets < 0.0).any():
+        return none
     producer = _producer(context, layer)
     given = context.probe is not None and context.probe.given
     if producer is None or (producer.op is Op.INPUT and not given):

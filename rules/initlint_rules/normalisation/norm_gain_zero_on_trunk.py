@@ -93,14 +93,15 @@ class NormGainZeroOnTrunk(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         """Yield one finding that names every such normaliser."""
         graph = context.model.graph
-        trunk = frozenset(dominators(graph))
-        found = [
+        zeros = [
             (layer, gain)
             for layer in graph.order
-            if layer.op in NORMALISERS and layer.id in trunk
+            if layer.op in NORMALISERS
             for gain in layer.with_role(Role.GAIN)
             if _is_zero(context, gain)
         ]
+        trunk = frozenset(dominators(graph)) if zeros else frozenset()
+        found = [(layer, gain) for layer, gain in zeros if layer.id in trunk]
         if not found:
             return
         steps = unlocking(context.model, lambda param: _is_zero(context, param)).steps

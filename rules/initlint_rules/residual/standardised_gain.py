@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log10, sqrt
+from typing import Any
 
 import numpy as np
 
@@ -230,7 +231,7 @@ def _is_large(param: Param) -> bool:
 def _row_gain(context: Context, param: Param) -> float | None:
     """Std * sqrt(fan_in) of rows that are standardised; None for any others."""
     array = context.measures.read(param) if _is_large(param) else None
-    if array is None:
+    if array is None or not _is_centred(array[0]):
         return None
     rows = np.asarray(array, dtype=np.float64).reshape(array.shape[0], -1)
     if not np.isfinite(rows).all():
@@ -241,6 +242,12 @@ def _row_gain(context: Context, param: Param) -> float | None:
     if np.abs(rows.mean(axis=1) / std).max() > ROUNDING:
         return None
     return float(std.mean()) * sqrt(rows.shape[1])
+
+
+def _is_centred(row: Any) -> bool:
+    """False when a row alone shows that rows are not: no standard deviation exceeds its peak."""
+    values = row.reshape(-1).astype(np.float64)
+    return not abs(values.sum()) > ROUNDING * values.size * max(values.max(), -values.min())
 
 
 def _finding(context: Context, found: list[_Layer]) -> Finding:
