@@ -238,6 +238,7 @@ def _explain(error: Exception) -> Record:
 def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     from dataclasses import replace
 
+    from initlint.annotated import annotated
     from initlint.load import is_spec
 
     settings = _settings(job)
@@ -261,13 +262,13 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     from initlint import engine
 
     def pass_on(record: Record) -> None:
-        emit({**record, "target": _annotate(record["target"], model, settings)})
+        emit({**record, "target": annotated(record["target"], model, settings)})
         if record["type"] == "static":
             enter("probe")
 
     probe = _prober(job, model, settings)
     record = engine.lint(model, settings, pass_on, _kept(job, emit), probe)
-    return _annotate(record, model, settings)
+    return annotated(record, model, settings)
 
 
 def _prober(job: Record, model: Any, settings: Any) -> Any:
@@ -322,6 +323,7 @@ def _with_arguments(job: Record, arguments: Mapping[str, Any]) -> Record:
 
 
 def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: Emit) -> Record:
+    from initlint.annotated import annotated
     from initlint.draws import lint_seeds
 
     enter("read")
@@ -335,7 +337,7 @@ def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: 
         return model
 
     def pass_on(record: Record) -> None:
-        emit({**record, "target": _annotate(record["target"], models[0], settings)})
+        emit({**record, "target": annotated(record["target"], models[0], settings)})
         if record["type"] == "static":
             enter("probe")
 
@@ -345,7 +347,7 @@ def _lint_seeds(job: Record, settings: Any, enter: Callable[[str], None], emit: 
         return compare_draws(job["target"], _load_options(job), seeds)
 
     record = lint_seeds(load, compare, settings, pass_on)
-    return _annotate(record, models[0], settings)
+    return annotated(record, models[0], settings)
 
 
 def _describe(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
@@ -430,86 +432,3 @@ def _settings(job: Record) -> Any:
     for name in ("select", "ignore", "extend_select"):
         settings[name] = tuple(settings.get(name) or ())
     return Settings(**settings)
-
-
-def _annotate(record: Record, model: Any, settings: Any) -> Record:
-    """Add what suppressions need: the rules that ran, and where each layer was constructed."""
-    from initlint.lint.registry import all_rules
-    from initlint.measure.result import Stage
-    from initlint.selection import choose
-
-    chosen = choose(
-        all_rules(),
-        select=settings.select,
-        ignore=settings.ignore,
-        extend_select=settings.extend_select,
-        preview=settings.preview,
-    )
-    idle = {name for names in record["skipped"].values() for name in names}
-    findings = [{**finding, **_context(finding, model.graph)} for finding in record["findings"]]
-    stage = Stage(record["stage"])
-    ran = sorted(r.name for r in chosen if stage in r.stages and r.name not in idle)
-    return {
-        **record,
-        "findings": findings,
-        "ran": ran,
-        "rules": {rule.name: rule.code for rule in all_rules()},
-        "documentation": _documentation(record["findings"]),
-        "sources": _sources(model),
-    }
-
-
-def _documentation(findings: list[Record]) -> Record:
-    """The texts of the rules that found something, for reports that are read far from here."""
-    import inspect
-
-    from initlint.lint.registry import all_rules, summary
-
-    found = {finding["name"] for finding in findings}
-    return {
-        rule.name: {
-            "code": rule.code,
-            "summary": summary(rule),
-            "help": _markdown(inspect.getdoc(rule) or ""),
-        }
-        for rule in all_rules()
-        if rule.name in found
-    }
-
-
-def _markdown(docstring: str) -> str:
-    """A rule's docstring as Markdown: what is indented is code there without the mark for it."""
-    lines = [line for line in docstring.splitlines() if line.strip() != "::"]
-    return "\n".join(lines)
-
-
-def _context(finding: Record, graph: Any) -> Record:
-    """What text shows beside a finding: its tensor, what it feeds, where it was built."""
-    context: Record = {"places": [_place(graph, layer) for layer in finding["layers"]]}
-    if finding["layer"] not in graph:
-        return context
-    for param in graph[finding["layer"]].params:
-        if param.name == finding["param"]:
-            context["tensor"] = f"{param.dtype}[{', '.join(map(str, param.shape))}]"
-            break
-    consumers = graph.effective_consumers(finding["layer"])[:3]
-    context["feeds"] = ", ".join(f"{layer.id} ({layer.op.value})" for layer in consumers)
-    return context
-
-
-def _place(graph: Any, layer: str) -> Record | None:
-    where = graph[layer].where if layer in graph else None
-    return {"file": where.file, "line": where.line} if where and where.file else None
-
-
-def _sources(model: Any) -> dict[str, list[int]]:
-    """Construction sites by file, for a model that the user's own code built."""
-    from initlint.load import is_spec
-    from initlint.model import Kind
-
-    sources: dict[str, set[int]] = {}
-    if model.kind is Kind.TORCH or is_spec(model.target):
-        for layer in model.graph.order:
-            if layer.where.file and layer.where.line:
-                sources.setdefault(layer.where.file, set()).add(layer.where.line)
-    return {file: sorted(lines) for file, lines in sorted(sources.items())}

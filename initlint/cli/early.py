@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from initlint.cli import COMMANDS
 from initlint.process import Process, spawn, worker_command, worker_environment
 
-PRELOAD = ("initlint.engine", "initlint.load")
+PRELOAD = ("initlint.engine", "initlint.load", "initlint.annotated")
 
 _GRAPH_PRELOAD = (
     *PRELOAD,
@@ -40,6 +40,7 @@ _STANDARD = (
 
 _PYTHON_PRELOAD = (
     "initlint.engine",
+    "initlint.annotated",
     *_STANDARD,
     "torch",
     "initlint.load.torch_spec",
