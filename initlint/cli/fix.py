@@ -221,10 +221,11 @@ def _run(
     from initlint.cli.run import carry_out
     from initlint.cli.tasks import TaskError, carry_out_task, one_target, require
 
-    require(
-        sum((output is not None, in_place, diff)) == 1,
-        "say where the result goes: -o FILE, --in-place, or --diff to write nothing",
-    )
+    said = {"-o": output is not None, "--in-place": in_place, "--diff": diff}
+    places = [name for name, given in said.items() if given]
+    where = "-o FILE, --in-place, or --diff to write nothing"
+    require(bool(places), f"say where the result goes: {where}")
+    require(len(places) == 1, f"{' and '.join(places)} exclude each other: say {where}")
     target = one_target(text)
     out = None if diff else _destination(target.text, output, python=target.python)
     if told["scheme"] is None:

@@ -124,6 +124,22 @@ def test_bad_targets_are_one_line_and_exit_code_two(tmp_path):
         assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        ((), "say where the result goes: -o FILE, --in-place, or --diff to write nothing"),
+        (
+            ("-o", "out.onnx", "--diff"),
+            "-o and --diff exclude each other: say -o FILE, --in-place, or --diff to write nothing",
+        ),
+    ],
+)
+def test_the_result_goes_to_one_place(places, told, bad, tmp_path):
+    ended = call("fix", "bad.onnx", *places, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (2, f"initlint: {told}\n")
+    assert listing(tmp_path) == ["bad.onnx"]
+
+
 def test_compare_ranks(bad, tmp_path):
     ended = call("compare", "bad.onnx", "--schemes", "he_normal", "--seeds", "1", cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
