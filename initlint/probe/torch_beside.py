@@ -99,18 +99,18 @@ def _end_with(fork: int) -> None:
 
 def _wait(waiting: threading.Thread, fork: int) -> None:
     """Until the fork ends, which is made sure of."""
-    before = -1
+    before = None
     while waiting.is_alive():
         waiting.join(PATIENCE)
         now = _ticks(fork)
-        if now == before and waiting.is_alive():
+        if now is not None and now == before and waiting.is_alive():
             os.kill(fork, signal.SIGKILL)
         before = now
 
 
-def _ticks(process: int) -> int:
-    """Processor time of a process in the kernel's ticks (fields 14 and 15 of its ``stat``)."""
+def _ticks(process: int) -> int | None:
+    """Processor time in the kernel's ticks (fields 14 and 15 of ``stat``); None: nobody tells."""
     with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
         return int(fields[11]) + int(fields[12])
-    return -1
+    return None
