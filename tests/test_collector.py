@@ -21,3 +21,21 @@ def test_a_collector_that_was_off_stays_off() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_what_stays_is_old_at_once() -> None:
+    with collector_paused(stays=True):
+        made = [[index] for index in range(10_000)]
+    young = {id(item) for item in gc.get_objects(generation=0)}
+    assert not young.intersection(map(id, made))
+
+
+def test_what_was_frozen_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        count = gc.get_freeze_count()
+        with collector_paused(stays=True):
+            pass
+        assert gc.get_freeze_count() == count
+    finally:
+        gc.unfreeze()

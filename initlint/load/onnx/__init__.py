@@ -53,7 +53,7 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
     """
     proto = read_model(path)
     try:
-        with collector_paused():
+        with collector_paused(stays=True):
             return _load(path, proto, shared)
     except LoadError as error:
         text = str(error)
