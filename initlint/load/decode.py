@@ -98,7 +98,8 @@ def decode(dtype: str, data: bytes | memoryview | Bytes, count: int) -> Array:
     raw: Bytes = np.frombuffer(data, dtype=np.uint8)
     if count < 0 or raw.size < needed:
         raise LoadError(f"{count} elements of {dtype} need {needed} bytes, found {raw.size}")
-    raw = raw[:needed]
+    if raw.size > needed:
+        raw = raw[:needed]
     if dtype in ("complex64", "complex128"):
         return raw.view("<f4" if dtype == "complex64" else "<f8")
     if dtype == "float16":

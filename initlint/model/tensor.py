@@ -102,7 +102,7 @@ def _shape_after(shape: tuple[int, ...], view: View) -> tuple[int, ...]:
     if view.kind == "reshape":
         return tuple(view.argument)
     if view.kind == "transpose":
-        return tuple(shape[axis] for axis in view.argument)
+        return tuple([shape[axis] for axis in view.argument])
     if view.kind == "slice":
         axis, start, stop = view.argument
         return (*shape[:axis], stop - start, *shape[axis + 1 :])
@@ -154,8 +154,8 @@ class Tensor:
         shape = self.stored_shape
         for view in self.views:
             shape = _shape_after(shape, view)
-        object.__setattr__(self, "shape", shape)
-        object.__setattr__(self, "size", prod(shape))
+        made: Any = self  # a record has no guard to go around
+        made.shape, made.size = shape, prod(shape)
 
     @property
     def operands(self) -> tuple[Tensor, ...]:

@@ -65,6 +65,8 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
 
 
 def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
+    # Held, because protobuf makes the parts of a message anew for each pass over them otherwise.
+    nodes, initializers = list(proto.graph.node), list(proto.graph.initializer)
     expanded_nodes(proto)
     torch = from_torch(proto)
     reader = TensorReader(path)
@@ -75,8 +77,8 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     drafts = restore_norms(builder.drafts)
     mark_pixels(drafts)
     modules = Modules(
-        (initializer.name for initializer in proto.graph.initializer),
-        scopes_of(proto.graph.node),
+        (initializer.name for initializer in initializers),
+        scopes_of(nodes),
         shared,
     )
     finished = Finish(modules, torch).run(drafts)

@@ -71,7 +71,7 @@ class Builder:
             op,
             edges,
             list(params),
-            dict(attrs or {}),
+            dict(attrs) if attrs else {},
             call.origin,
             shape if part else _merged(shape, hint),
             outputs,

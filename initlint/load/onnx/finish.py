@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from initlint.load.onnx.metadata import NOTHING, Metadata
 from initlint.load.onnx.names import (
-    NOTHING,
-    Metadata,
     Modules,
     best_stored_name,
     is_generic,
     is_path,
-    metadata,
     public_name,
     script_index,
     script_module,
@@ -65,7 +63,7 @@ class Finish:
         self._taken: set[str] = set()
         self._recurrent: Counter[tuple[str, ...]] = Counter()
         self._owners: dict[tuple[str, str | None, int], tuple[Param, Fixed]] = {}
-        self._tables: dict[tuple[Any, ...], Param] = {}
+        self._tables: dict[tuple[int, ...], dict[bytes | None, Param]] = {}
         self._constant: dict[int, bool] = {}
 
     def run(self, drafts: Sequence[Draft]) -> Finished:
@@ -102,7 +100,7 @@ class Finish:
         return layers
 
     def _layer(self, draft: Draft) -> Layer:
-        meta = metadata(draft.origin.proto)
+        meta = draft.origin.metadata
         module = self._module(draft, meta)
         params = self._params(draft, meta, module)
         return Layer(
@@ -143,42 +141,44 @@ class Finish:
             parameter = self._modules.parameter
             mine = [ref for ref in meta.references if parameter(ref, meta.module) == name]
             trainable = trainable and (not mine or mine[0].startswith("p_"))
+        tensor, fixed = draft.tensor, draft.fixed
+        stored_name = fixed.names[0] if fixed.names else tensor.name
+        key = (self._modules.first(name), draft.gate, draft.direction)
+        owner = self._owners.get(key)
         param = Param(
             role=draft.role,
             name=name,
-            shape=draft.tensor.shape,
-            dtype=draft.tensor.dtype,
-            tensor=draft.tensor,
+            shape=tensor.shape,
+            dtype=tensor.dtype,
+            tensor=tensor,
             trainable=trainable,
+            tied_to=None if owner is None else self._tied_to(*owner, draft, name, stored_name),
             gate=draft.gate,
             direction=draft.direction,
-            stored_name=draft.fixed.names[0] if draft.fixed.names else draft.tensor.name,
+            stored_name=stored_name,
             packed=draft.packed,
             quantised=draft.quantised,
             module=None if meta.folded else meta.module_class or None,
         )
-        return self._tied(param, draft, layer.op)
+        if owner is not None:
+            return param
+        self._owners[key] = (param, fixed)
+        return self._twin(param, tensor, layer.op)
 
-    def _tied(self, param: Param, draft: ParamDraft, op: Op) -> Param:
-        """Mark a parameter that another layer owns.
+    def _tied_to(
+        self, first: Param, fixed: Fixed, draft: ParamDraft, name: str, stored_name: str
+    ) -> str | None:
+        """Key of the parameter that another layer owns, where this is the same one.
 
         Reading one parameter twice is tying; sharing storage under two parameter names is an
         exporter's merging of equal values. Vectors of one repeated value are never tied: nothing
         is learned from saying so, and mergers produce them.
         """
-        key = (self._modules.first(param.name), param.gate, param.direction)
-        owner = self._owners.get(key)
-        if owner is None:
-            self._owners[key] = (param, draft.fixed)
-            return self._twin(param, draft, op)
-        first, fixed = owner
-        same_named = first.stored_name == param.stored_name or not is_generic(param.name)
-        if not same_named or first.size != param.size or self._is_constant(draft):
-            return param
+        same_named = first.stored_name == stored_name or not is_generic(name)
+        if not same_named or first.size != draft.tensor.size or self._is_constant(draft):
+            return None
         computed = draft.fixed.parameter is not None or fixed.parameter is not None
-        if computed and not _same(first, param):
-            return param
-        return replace(param, tied_to=first.key)
+        return first.key if not computed or _same(first.tensor, draft.tensor) else None
 
     def _is_constant(self, draft: ParamDraft) -> bool:
         """As `is_constant`, remembered per stored tensor: unrolled steps ask again and again."""
@@ -187,7 +187,7 @@ class Finish:
             self._constant[key] = is_constant(draft.fixed.tensor)
         return self._constant[key]
 
-    def _twin(self, param: Param, draft: ParamDraft, op: Op) -> Param:
+    def _twin(self, param: Param, tensor: Tensor, op: Op) -> Param:
         """An embedding and a head with the same content are one parameter, stored twice.
 
         Exporters fold the transposition of a tied head into a second initializer. Chance cannot
@@ -197,14 +197,15 @@ class Finish:
             return param
         if param.size < _TWIN_ELEMENTS or op not in (Op.EMBEDDING, Op.LINEAR) or param.module:
             return param
-        mark = _fingerprint(draft.tensor)
         if op is Op.EMBEDDING:
-            self._tables.setdefault((param.shape, mark), param)
+            self._tables.setdefault(param.shape, {}).setdefault(_fingerprint(tensor), param)
             return param
-        first = self._tables.get((param.shape, mark))
-        if mark is None or first is None or first.tensor is None or is_constant(draft.tensor):
+        tables = self._tables.get(param.shape)
+        mark = _fingerprint(tensor) if tables else None
+        first = tables.get(mark) if tables and mark is not None else None
+        if first is None or is_constant(tensor) or not _same(first.tensor, tensor):
             return param
-        return replace(param, tied_to=first.key) if _same(first, param) else param
+        return replace(param, tied_to=first.key)
 
     def _name(self, param: ParamDraft, draft: Draft, meta: Metadata, module: str | None) -> str:
         """Full name of a parameter: traced reference, stored name, module path, in this order."""
@@ -224,7 +225,7 @@ class Finish:
     def _traced(self, param: ParamDraft, draft: Draft, meta: Metadata) -> str | None:
         """The parameter that the traced call names for this operand."""
         if param.role is Role.BIAS and draft.bias_origin is not None:
-            meta = metadata(draft.bias_origin.proto)
+            meta = draft.bias_origin.metadata
         if not meta.references:
             return None
         names = [self._modules.parameter(ref, meta.module) for ref in meta.references]
@@ -382,11 +383,11 @@ def is_constant(tensor: Tensor) -> bool:
     return True
 
 
-def _same(one: Param, other: Param) -> bool:
-    """True when two parameters hold the same numbers."""
-    if one.tensor is None or other.tensor is None or one.shape != other.shape:
+def _same(one: Tensor | None, other: Tensor) -> bool:
+    """True when two tensors hold the same numbers."""
+    if one is None or one.shape != other.shape:
         return False
-    return one.tensor is other.tensor or np.array_equal(one.tensor.read(), other.tensor.read())
+    return one is other or np.array_equal(one.read(), other.read())
 
 
 def _fingerprint(tensor: Tensor) -> bytes | None:

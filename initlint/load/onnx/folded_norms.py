@@ -20,7 +20,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from initlint.load.onnx.names import metadata
 from initlint.load.onnx.values import Draft, Dynamic, Fixed, Origin
 from initlint.load.onnx_runnable import FoldedNorm
 from initlint.model import Op, Role
@@ -84,7 +83,9 @@ def _folded(draft: Draft) -> str | None:
     proto = draft.origin.proto
     if proto is None or not draft.outputs or draft.op not in _TRACED:
         return None
-    tensorflow = _TENSORFLOW.match(proto.name)
+    name = draft.origin.name
+    # A node without a name goes by its output's, which is no operation's.
+    tensorflow = _TENSORFLOW.match(proto.name) if "/" in name else None
     if draft.op is Op.MUL:
         gain = draft.params[0] if len(draft.params) == 1 and len(draft.inputs) == 1 else None
         vector = gain is not None and sum(side != 1 for side in gain.tensor.shape) <= 1
@@ -92,15 +93,15 @@ def _folded(draft: Draft) -> str | None:
     weight, bias = draft.param(Role.WEIGHT), draft.param(Role.BIAS)
     if weight is None:
         return None
-    meta = metadata(proto)
+    meta = draft.origin.metadata
     if meta.folded:
-        return meta.module or f"{draft.origin.name}/batch_norm"
+        return meta.module or f"{name}/batch_norm"
     if tensorflow:
         return tensorflow["scope"]
     script = bias is not None and _named(weight.fixed, _SCRIPT) and _named(bias.fixed, _SCRIPT)
-    runtime = any(name.startswith(_RUNTIME) for name in weight.fixed.names)
+    runtime = any(stored.startswith(_RUNTIME) for stored in weight.fixed.names)
     if (script and not meta.scopes) or runtime:
-        return f"{draft.origin.name.lstrip('/')}/batch_norm"
+        return f"{name.lstrip('/')}/batch_norm"
     return None
 
 

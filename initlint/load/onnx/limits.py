@@ -74,7 +74,7 @@ def _count(
             count, below = known[key]
             total += count
             levels = max(levels, below + 1)
-        for graph in subgraphs(node) if node.attribute else ():
+        for graph in subgraphs(node) if len(node.attribute) else ():
             count, below = _count(graph.node, functions, known, calling, depth + 1)
             total += count
             levels = max(levels, below + 1)

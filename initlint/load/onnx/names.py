@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from initlint.load.onnx.call import Call
+from initlint.load.onnx.metadata import MAX_METADATA, QUOTED, properties
 from initlint.load.onnx.values import Fixed
 from initlint.model import Where
 
-MAX_METADATA = 1 << 16
-"""Characters of one metadata entry that are looked at: a stack of 100 frames is a tenth."""
-
-_QUOTED = re.compile(r"'((?:[^'\\]|\\.)*)'")
-_REFERENCE = re.compile(r"%([A-Za-z_]\w*)")
-_TARGET = re.compile(r"target=(?:torch\.ops\.)?([\w.]+)")
 _FRAME = re.compile(r'File "([^"\n]{1,4096})", line (\d{1,9})(?:, in ([^\s]+))?')
 _GENERIC = re.compile(
     r"""(?ix) ^(?:
@@ -55,64 +49,6 @@ _GAIN_NAME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What a node's metadata says.
-
-    Attributes:
-        scopes: module paths from the outermost to the operator (dynamo: the last is the call).
-        classes: class of each scope.
-        target: the traced operator (``aten.linear.default``).
-        references: parameters, buffers and constants among its arguments, mangled.
-        folded: True when the exporter folded a batch normalisation into this node.
-    """
-
-    scopes: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
-    target: str = ""
-    references: tuple[str, ...] = ()
-    folded: bool = False
-
-    @property
-    def module(self) -> str:
-        """Path of the module whose code made the call."""
-        return self.scopes[-2] if len(self.scopes) > 1 else ""
-
-    @property
-    def module_class(self) -> str:
-        """Class of that module."""
-        return self.classes[-2] if len(self.classes) > 1 else ""
-
-
-NOTHING = Metadata()
-
-
-def properties(proto: Any) -> dict[str, str]:
-    """A node's metadata as a dictionary."""
-    return {entry.key: entry.value for entry in proto.metadata_props} if proto is not None else {}
-
-
-def metadata(proto: Any) -> Metadata:
-    """The parsed metadata of a node; empty when the exporter left none."""
-    if proto is None or not len(proto.metadata_props):
-        return NOTHING
-    held = {key: value[:MAX_METADATA] for key, value in properties(proto).items()}
-    node = held.get("pkg.torch.onnx.fx_node", "")
-    _, _, arguments = node.partition("args = ")
-    target = _TARGET.search(node)
-    references = tuple(
-        name for name in _REFERENCE.findall(arguments) if name.startswith(("p_", "b_", "c_"))
-    )
-    rewritten = held.get("pkg.onnxscript.rewriter.rule_name", "")
-    return Metadata(
-        tuple(_QUOTED.findall(held.get("pkg.torch.onnx.name_scopes", ""))),
-        tuple(_QUOTED.findall(held.get("pkg.torch.onnx.class_hierarchy", ""))),
-        target[1] if target else "",
-        references,
-        "BatchNorm" in rewritten,
-    )
-
-
 def computed_parameters(protos: Iterable[Any]) -> dict[str, str]:
     """Initializers that an exporter computed from one parameter, and the parameter.
 
@@ -124,7 +60,7 @@ def computed_parameters(protos: Iterable[Any]) -> dict[str, str]:
     for proto in protos:
         for entry in proto.metadata_props:
             if entry.key == "pkg.onnxscript.optimizer.folded_from":
-                sources = _QUOTED.findall(entry.value[:MAX_METADATA])
+                sources = QUOTED.findall(entry.value[:MAX_METADATA])
                 paths = [source for source in sources if is_path(source)]
                 if len(paths) == 1:
                     found[proto.name] = paths[0]
@@ -161,7 +97,7 @@ def is_generic(name: str) -> bool:
 
 def is_path(name: str) -> bool:
     """True for a dotted module path."""
-    return _PATH.fullmatch(name) is not None
+    return "." in name and _PATH.fullmatch(name) is not None
 
 
 def mangled(name: str) -> str:
@@ -266,9 +202,10 @@ def from_torch(model: Any) -> bool:
     """True when PyTorch exported the model, whatever tool wrote it again later."""
     if model.producer_name.lower().startswith("pytorch"):
         return True
-    return any(tensor.name.startswith("onnx::") for tensor in model.graph.initializer) or any(
-        script_module(node.name) for node in model.graph.node
-    )
+    if any(tensor.name.startswith("onnx::") for tensor in model.graph.initializer):
+        return True
+    paths = [name for node in model.graph.node if (name := node.name).startswith("/")]
+    return any(script_module(path) for path in paths)
 
 
 def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
@@ -279,10 +216,9 @@ def names_a_parameter(call: Call, fixed: Fixed, torch: bool) -> bool:
     """
     if not fixed.stored or not fixed.names:
         return False
-    if call.origin.proto is not None and len(call.origin.proto.metadata_props):
-        found = metadata(call.origin.proto)
-        if found.target:
-            return any(reference.startswith("p_") for reference in found.references)
+    found = call.origin.metadata
+    if found.target:
+        return any(reference.startswith("p_") for reference in found.references)
     name = fixed.names[-1] if is_path(fixed.names[-1]) else fixed.names[0]
     if is_generic(name):
         return False
@@ -303,7 +239,9 @@ def best_stored_name(names: tuple[str, ...]) -> str | None:
 
 def public_name(stored: str) -> str:
     """The parameter that a user knows: ``fc.weight`` for what a parametrisation stores for it."""
-    return _COMPUTED_FROM.sub(lambda found: f".{found[1]}" * bool(found[1]), stored).lstrip(".")
+    if "parametrizations" in stored or "weight_" in stored:
+        stored = _COMPUTED_FROM.sub(lambda found: f".{found[1]}" * bool(found[1]), stored)
+    return stored.lstrip(".")
 
 
 def scopes_of(protos: Iterable[Any]) -> Iterable[str]:
@@ -311,4 +249,4 @@ def scopes_of(protos: Iterable[Any]) -> Iterable[str]:
     for proto in protos:
         for entry in proto.metadata_props:
             if entry.key == "pkg.torch.onnx.name_scopes":
-                yield from _QUOTED.findall(entry.value[:MAX_METADATA])[:-1]
+                yield from QUOTED.findall(entry.value[:MAX_METADATA])[:-1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from initlint.load.files import shown
@@ -20,15 +21,17 @@ class Names:
         inputs: what each node reads, "" where an input is absent.
         outputs: what each node produces, likewise.
         captured: what the subgraphs of a node read and give, by the node's index.
+        plain: indices of the nodes without attributes.
     """
 
     inputs: Sequence[tuple[str, ...]]
     outputs: Sequence[tuple[str, ...]]
     captured: Mapping[int, tuple[str, ...]]
+    plain: frozenset[int]
 
     def uses(self, results: Iterable[str]) -> Counter[str]:
         """How often each name is read, the results of the graph included."""
-        found = Counter(name for names in self.inputs for name in names)
+        found = Counter(chain.from_iterable(self.inputs))
         for names in self.captured.values():
             found.update(names)
         found.update(results)
@@ -42,12 +45,19 @@ class Names:
 
 def names_of(nodes: Sequence[Any]) -> Names:
     """The names in a list of nodes."""
-    captured = {index: tuple(_captures(node)) for index, node in enumerate(nodes) if node.attribute}
-    return Names(
-        [tuple(node.input) for node in nodes],
-        [tuple(node.output) for node in nodes],
-        {index: names for index, names in captured.items() if names},
-    )
+    inputs: list[tuple[str, ...]] = []
+    outputs: list[tuple[str, ...]] = []
+    captured: dict[int, tuple[str, ...]] = {}
+    plain: list[int] = []
+    for index, node in enumerate(nodes):
+        # A slice is copied at once, an iterator asks for one after the other.
+        inputs.append(tuple(node.input[:]))
+        outputs.append(tuple(node.output[:]))
+        if not len(node.attribute):
+            plain.append(index)
+        elif names := tuple(_captures(node)):
+            captured[index] = names
+    return Names(inputs, outputs, captured, frozenset(plain))
 
 
 def _captures(node: Any) -> Iterator[str]:

@@ -120,7 +120,8 @@ class ProtoSource:
         first = start * width // 8
         skip = start - first * 8 // width
         data = memoryview(latest.data)[first : (stop * width + 7) // 8]
-        return decode(self.dtype, data, skip + stop - start)[skip:]
+        values = decode(self.dtype, data, skip + stop - start)
+        return values[skip:] if skip else values
 
     def _bytes(self) -> bytes:
         if self.proto.HasField("raw_data"):
@@ -175,18 +176,18 @@ class TensorReader:
                 states, or external data that is missing, short or outside the model's folder.
         """
         name = proto.name if name is None else name
-        shape = tuple(proto.dims)
+        shape = tuple(proto.dims[:])
         dtype = DTYPES.get(proto.data_type)
         if dtype is None:
             raise LoadError(
                 f"tensor {shown(name)!r} has unknown element type {proto.data_type}; upgrade onnx"
             )
-        if any(side < 0 for side in shape):
+        if shape and min(shape) < 0:
             raise LoadError(f"tensor {shown(name)!r} has a negative side: {list(shape)[:8]}")
-        if len(shape) > MAX_AXES or (not prod(shape) and not representable(shape)):
-            raise LoadError(f"tensor {shown(name)!r} claims the shape {list(shape)[:8]}")
         count = prod(shape)
-        if proto.data_location == 1 or proto.external_data:
+        if len(shape) > MAX_AXES or (not count and not representable(shape)):
+            raise LoadError(f"tensor {shown(name)!r} claims the shape {list(shape)[:8]}")
+        if proto.data_location == 1 or len(proto.external_data):
             return Tensor(name, dtype, shape, self._external(proto, name, dtype, count))
         if dtype == "string":
             self._check_count(name, shape, count, len(proto.string_data), "strings")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from initlint.load.onnx.metadata import Metadata, metadata
 from initlint.load.onnx.tensors import FLOATS
 from initlint.model import Op, Role, Tensor
 from initlint.model.record import record
@@ -167,6 +168,14 @@ class Origin:
     prefix: str = ""
     main: bool = True
     index: int = 0
+    _metadata: Metadata | None = None
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the node's metadata says, taken out of the file once."""
+        if self._metadata is None:
+            self._metadata = metadata(self.proto)
+        return self._metadata
 
 
 @dataclass(slots=True, eq=False)

@@ -79,7 +79,6 @@ class Walk:
         graph = self._model.graph
         scope: Scope = {}
         read = self._constants(graph, scope)
-        stored = set(scope)
         for proto in graph.input:
             if proto.name not in scope:
                 scope[proto.name] = self._input(proto)
@@ -89,7 +88,7 @@ class Walk:
             if proto.name not in scope:
                 raise LoadError(f"graph output {shown(proto.name)!r} is produced by no node")
             self._output(proto, scope[proto.name], position)
-        self.unused = [value for name, value in read if name in stored and name not in used]
+        self.unused = [value for name, value in read if name not in used]
 
     def _input(self, proto: Any) -> Dynamic:
         shape = stated_shape(proto)
@@ -114,12 +113,14 @@ class Walk:
         read: list[tuple[str, Fixed]] = []
         computed = computed_parameters(graph.value_info)
         for proto in graph.initializer:
-            if proto.name in scope and any(proto.name == name for name, _ in read):
-                raise LoadError(f"initializer {shown(proto.name)!r} is stored twice")
-            fixed = stored_constant(self._reader.tensor(proto), proto.name)
-            fixed.parameter = computed.get(proto.name)
-            scope[proto.name] = fixed
-            read.append((proto.name, fixed))
+            name = proto.name
+            if name in scope and any(name == earlier for earlier, _ in read):
+                raise LoadError(f"initializer {shown(name)!r} is stored twice")
+            fixed = stored_constant(self._reader.tensor(proto, name), name)
+            if computed:
+                fixed.parameter = computed.get(name)
+            scope[name] = fixed
+            read.append((name, fixed))
         for proto in graph.sparse_initializer:
             fixed = stored_constant(self._reader.sparse(proto), proto.values.name)
             scope[proto.values.name] = fixed
@@ -150,7 +151,7 @@ class Walk:
         for index in ordered(nodes, names, scope):
             node, outputs = nodes[index], names.outputs[index]
             self._index += 1
-            name = node.name or next((text for text in outputs if text), node.op_type)
+            name = node.name or _first(outputs) or node.op_type
             origin = Origin(node, name, prefix, main, self._index)
             domain = node.domain
             if domain == "ai.onnx":
@@ -158,7 +159,7 @@ class Walk:
             call = Call(
                 node.op_type,
                 domain,
-                attributes(node, outer) if node.attribute else {},
+                {} if index in names.plain else attributes(node, outer),
                 tuple([scope.get(text) if text else None for text in names.inputs[index]]),
                 outputs,
                 origin,
@@ -184,7 +185,7 @@ class Walk:
         if call.op == "ConstantOfShape" and call.domain == "":
             call.attrs = {**call.attrs, "fill": self._fill(call)}
         alike = call.op == "CastLike" and not isinstance(call.value(0), Dynamic)
-        fixed = not any(isinstance(value, Dynamic) for value in call.inputs)
+        fixed = Dynamic not in map(type, call.inputs)
         if fixed or alike:
             folded = fold(call)
             if folded is not None:
@@ -426,6 +427,14 @@ class _Layered(dict[str, Any]):
     def setdefault(self, key: str, default: Any = None) -> Any:
         """Bind inside unless the name is bound inside already."""
         return super().setdefault(key, default)
+
+
+def _first(names: Iterable[str]) -> str:
+    """The first name that is there."""
+    for name in names:
+        if name:
+            return name
+    return ""
 
 
 def stored_constant(tensor: Tensor, name: str, stored: bool = True) -> Fixed:

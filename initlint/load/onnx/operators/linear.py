@@ -47,8 +47,8 @@ def swapped(tensor: Tensor) -> Tensor:
     """The last two axes exchanged; a vector becomes one row."""
     if len(tensor.shape) == 1:
         return tensor.reshape(1, *tensor.shape)
-    order = (*range(len(tensor.shape) - 2), len(tensor.shape) - 1, len(tensor.shape) - 2)
-    return tensor.transpose(*order)
+    last = len(tensor.shape) - 1
+    return tensor.transpose(*range(last - 1), last, last - 1)
 
 
 def product(
