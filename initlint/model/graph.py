@@ -51,9 +51,33 @@ def _grouped(edges: Sequence[Edge], end: Callable[[Edge], str]) -> tuple[Edge, .
 
 def _by_position(edges: Sequence[Edge]) -> tuple[Edge, ...]:
     """Edges into one layer in the order of its inputs."""
-    if len(edges) < 2:
-        return tuple(edges)
     return tuple(sorted(_grouped(edges, _source), key=_position))
+
+
+def _by_target(edges: Sequence[Edge]) -> tuple[Edge, ...]:
+    """Edges out of one layer, those to one reader together."""
+    return _grouped(edges, _target)
+
+
+def _ends(
+    layers: Iterable[str],
+    edges: Iterable[Edge],
+    end: Callable[[Edge], str],
+    arranged: Callable[[Sequence[Edge]], tuple[Edge, ...]],
+) -> dict[str, tuple[Edge, ...]]:
+    """The edges at every layer, arranged where there are several: most layers have one."""
+    found: dict[str, tuple[Edge, ...]] = dict.fromkeys(layers, ())
+    several: dict[str, list[Edge]] = {}
+    for edge in edges:
+        key = end(edge)
+        if not found[key]:
+            found[key] = (edge,)
+        elif key in several:
+            several[key].append(edge)
+        else:
+            several[key] = [*found[key], edge]
+    found.update((key, arranged(held)) for key, held in several.items())
+    return found
 
 
 class LayerGraph:
@@ -73,19 +97,12 @@ class LayerGraph:
                 raise ValueError(f"two layers are called {layer.id!r}")
             self._layers[layer.id] = layer
         self._edges = tuple(edges)
-        sources: dict[str, list[Edge]] = {key: [] for key in self._layers}
-        targets: dict[str, list[Edge]] = {key: [] for key in self._layers}
         for edge in self._edges:
-            try:
-                into, out_of = sources[edge.target], targets[edge.source]
-            except KeyError:
-                message = f"edge {edge.source!r} -> {edge.target!r} leaves the graph"
-                raise ValueError(message) from None
-            into.append(edge)
-            out_of.append(edge)
+            if edge.target not in self._layers or edge.source not in self._layers:
+                raise ValueError(f"edge {edge.source!r} -> {edge.target!r} leaves the graph")
         self._derived: dict[str, Any] = {}
-        self._inputs = {key: _by_position(found) for key, found in sources.items()}
-        self._outputs = {key: _grouped(found, _target) for key, found in targets.items()}
+        self._inputs = _ends(self._layers, self._edges, _target, _by_position)
+        self._outputs = _ends(self._layers, self._edges, _source, _by_target)
 
     @cached_property
     def nx(self) -> Any:

@@ -39,6 +39,9 @@ _CARRIES = frozenset(
 """What may stand between a projection and the products of attention: head reshapes, scaling,
 rotary embeddings, normalised queries and keys, caches."""
 
+_CUTTING = frozenset({Op.SPLIT, Op.SLICE, Op.GATHER})
+"""What takes a projection apart."""
+
 _REACH = 400
 """Layers looked at from one part of a projection: a rotary embedding written out takes some 40."""
 
@@ -82,6 +85,8 @@ def readers_of(drafts: Sequence[Draft]) -> dict[int, list[tuple[Draft, int]]]:
 
 def split_packed(drafts: Sequence[Draft]) -> None:
     """Give packed projections one parameter per query, key and value block."""
+    if _CUTTING.isdisjoint([draft.op for draft in drafts]):
+        return
     readers = readers_of(drafts)
     for draft in drafts:
         if draft.op is not Op.LINEAR or draft.channel_axis != -1:
@@ -201,9 +206,9 @@ def _cuts_here(
                 return None
             index = indices[0] % sides[position]
             cuts.append(_Cut(sides, position, index, index + 1, reader, 0))
-    cuts.sort(key=lambda cut: cut.start)
     if len(cuts) not in (2, 3) or len({cut.axis for cut in cuts}) != 1:
         return None
+    cuts.sort(key=lambda cut: cut.start)
     bounds = [cuts[0].start, *(cut.stop for cut in cuts)]
     contiguous = all(cut.start == before for cut, before in zip(cuts, bounds, strict=False))
     if len(cuts) == 2 and not part:  # a rotary embedding cuts in two as well

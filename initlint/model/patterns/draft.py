@@ -27,6 +27,35 @@ class Ref:
     shape: tuple[int | None, ...] | None = field(default=None, compare=False)
 
 
+class _Inputs(dict[str, tuple[Ref, ...]]):
+    """What the layers of a graph read, looked up when asked for: most are never asked about."""
+
+    def __init__(self, graph: LayerGraph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __missing__(self, key: str) -> tuple[Ref, ...]:
+        self[key] = found = _refs(self._graph.inputs(key))
+        return found
+
+
+class _Users(dict[str, dict[tuple[str, int], None]]):
+    """Which inputs of which layers read the layers of a graph, looked up when asked for."""
+
+    def __init__(self, graph: LayerGraph) -> None:
+        super().__init__()
+        self._graph = graph
+
+    def __missing__(self, key: str) -> dict[tuple[str, int], None]:
+        edges = self._graph.outputs(key)
+        self[key] = found = dict.fromkeys([(edge.target, edge.position) for edge in edges])
+        return found
+
+
+def _refs(edges: Sequence[Edge]) -> tuple[Ref, ...]:
+    return tuple([Ref(edge.source, edge.output, edge.shape) for edge in edges])
+
+
 class Draft:
     """A layer graph under rewriting.
 
@@ -36,18 +65,31 @@ class Draft:
 
     def __init__(self, graph: LayerGraph) -> None:
         self.layers: dict[str, Layer] = {layer.id: layer for layer in graph}
-        self.inputs: dict[str, tuple[Ref, ...]] = {}
-        self.users: dict[str, dict[tuple[str, int], None]] = {key: {} for key in self.layers}
-        self._rank: dict[str, int] = {key: rank for rank, key in enumerate(self.layers)}
-        self._by_op: dict[Op, dict[str, None]] = defaultdict(dict)
-        self._scopes: Counter[str] = Counter(layer.scope for layer in graph)
         self._given: LayerGraph | None = graph if _is_plain(graph) else None
+        self.inputs: dict[str, tuple[Ref, ...]] = _Inputs(graph)
+        self.users: dict[str, dict[tuple[str, int], None]] = _Users(graph)
+        self._rank: dict[str, int] = dict(zip(self.layers, range(len(self.layers)), strict=True))
+        self._by_op: dict[Op, dict[str, None]] = defaultdict(dict)
         for key, layer in self.layers.items():
             self._by_op[layer.op][key] = None
-            edges = graph.inputs(key)
-            self.inputs[key] = tuple([Ref(e.source, e.output, e.shape) for e in edges])
-            for position, edge in enumerate(edges):
-                self.users[edge.source][key, position] = None
+        self._scopes: Counter[str] = Counter()
+        if self._given is None:
+            self._own({key: {} for key in self.layers})
+            for key, refs in self.inputs.items():
+                for position, ref in enumerate(refs):
+                    self.users[ref.layer][key, position] = None
+
+    def _begin(self) -> None:
+        """Make ready for changes, after which the given graph tells nothing any more."""
+        if self._given is not None:
+            self._own({key: self.users[key] for key in self.layers})
+            self._given = None
+
+    def _own(self, users: dict[str, dict[tuple[str, int], None]]) -> None:
+        """Hold inputs, users and scopes of all layers, looked up or not."""
+        self.inputs = {key: self.inputs[key] for key in self.layers}
+        self.users = users
+        self._scopes = Counter([layer.scope for layer in self.layers.values()])
 
     def graph(self) -> LayerGraph:
         """The rewritten graph in the given order of layers; the given one where nothing changed."""
@@ -59,7 +101,7 @@ class Draft:
             for key in order
             for position, ref in enumerate(self.inputs[key])
         )
-        return LayerGraph((self.layers[key] for key in order), edges)
+        return LayerGraph([self.layers[key] for key in order], edges)
 
     # looking
 
@@ -95,15 +137,23 @@ class Draft:
     ) -> tuple[Layer, int] | None:
         """The one layer that reads a layer's output, and at which input; None when several do."""
         while True:
-            users = self.users[layer_id]
-            if len(users) != 1:
+            user = self._only_user(layer_id)
+            if user is None:
                 return None
-            target, position = next(iter(users))
+            target, position = user
             layer = self.layers[target]
             if layer.op in through and not layer.params and position == 0:
                 layer_id = target
                 continue
             return layer, position
+
+    def _only_user(self, layer_id: str) -> tuple[str, int] | None:
+        """The one layer that reads a layer's output, casts included, and at which input."""
+        if self._given is not None:
+            edges = self._given.outputs(layer_id)
+            return (edges[0].target, edges[0].position) if len(edges) == 1 else None
+        users = self.users[layer_id]
+        return next(iter(users)) if len(users) == 1 else None
 
     def is_fixed(self, ref: Ref) -> bool:
         """True when a tensor is computed from parameters and constants alone."""
@@ -138,7 +188,7 @@ class Draft:
         The new layer takes the module path of its parts where it is all that the module does,
         else the id of ``last``; source location and output shape come from ``last``.
         """
-        self._given = None
+        self._begin()
         placeholder = f"{last.id}\0"
         axis = last.channel_axis if channel_axis is None else channel_axis
         new = replace(
@@ -159,14 +209,14 @@ class Draft:
 
     def update(self, layer: Layer, **changes: Any) -> Layer:
         """Change fields of a layer other than its id and operator."""
-        self._given = None
+        self._begin()
         changed = replace(layer, **changes)
         self.layers[layer.id] = changed
         return changed
 
     def bypass(self, layer: Layer) -> None:
         """Remove a layer; its consumers read its first input instead."""
-        self._given = None
+        self._begin()
         source = self.inputs[layer.id][0]
         users = self.users[layer.id]
         for target, position in tuple(users):
@@ -182,7 +232,7 @@ class Draft:
 
         What is left puts out what the removed layer did, and so has the place of its node.
         """
-        self._given = None
+        self._begin()
         where = layer.where if layer.where.node is not None else into.where
         self.layers[into.id] = replace(into, params=(*into.params, *params), where=where)
         self.bypass(layer)
@@ -275,11 +325,11 @@ def _is_plain(graph: LayerGraph) -> bool:
     Drafts number inputs without gaps, and give edges layer by layer.
     """
     edges = iter(graph.edges)
-    return all(
-        edge.position == position and edge is next(edges, None)
-        for layer in graph
-        for position, edge in enumerate(graph.inputs(layer.id))
-    )
+    for layer in graph:
+        for position, edge in enumerate(graph.inputs(layer.id)):
+            if edge.position != position or edge is not next(edges, None):
+                return False
+    return True
 
 
 def fixed_operand(layer: Layer) -> float | None:
