@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,9 @@ from initlint.load.onnx.names import (
 )
 from initlint.load.onnx.values import Draft, Fixed, ParamDraft
 from initlint.model import Edge, Layer, Op, Param, Role, Tensor, Where
+from initlint.model.record import maker
+
+_layer, _param, _place = maker(Layer), maker(Param), maker(Where)
 
 _SCAN = 1 << 16
 """Elements per piece when looking for a second value in a tensor: most have one at once."""
@@ -68,20 +70,20 @@ class Finish:
 
     def run(self, drafts: Sequence[Draft]) -> Finished:
         """All layers in the given order, which is an execution order."""
-        done = Finished()
-        names: dict[int, str] = {}
-        for draft, layer in zip(drafts, self._named(drafts), strict=True):
-            names[id(draft)] = layer.id
-            done.layers.append(layer)
-            visible = draft.origin.main and draft.outputs
-            done.outputs[id(layer.where)] = draft.outputs[0] if visible else None
-            if visible and layer.where.node is not None:
-                done.by_node[layer.where.node] = draft.outputs[0]
-        for draft in drafts:
-            target = names[id(draft)]
-            for position, value in draft.inputs:
-                source = names[id(value.layer)]
-                done.edges.append(Edge(source, target, position, value.output, value.shape))
+        layers = self._named(drafts)
+        names = {id(draft): layer.id for draft, layer in zip(drafts, layers, strict=True)}
+        edges = [
+            Edge(names[id(value.layer)], layer.id, position, value.output, value.shape)
+            for draft, layer in zip(drafts, layers, strict=True)
+            for position, value in draft.inputs
+        ]
+        done = Finished(layers, edges)
+        for draft, layer in zip(drafts, layers, strict=True):
+            where = layer.where
+            visible = draft.outputs[0] if draft.outputs and draft.origin.main else None
+            done.outputs[id(where)] = visible
+            if visible is not None and where.node is not None:
+                done.by_node[where.node] = visible
         return done
 
     def _named(self, drafts: Sequence[Draft]) -> list[Layer]:
@@ -91,7 +93,7 @@ class Finish:
         same module, before the layer that the module is.
         """
         layers = [self._layer(draft) for draft in drafts]
-        named = [_naming_param(layer.params) is not None for layer in layers]
+        named = [bool(layer.params) and _naming_param(layer.params) is not None for layer in layers]
         for index in sorted(range(len(layers)), key=named.__getitem__, reverse=True):
             layer = layers[index]
             name = self._unique(layer.id)
@@ -102,11 +104,11 @@ class Finish:
     def _layer(self, draft: Draft) -> Layer:
         meta = draft.origin.metadata
         module = self._module(draft, meta)
-        params = self._params(draft, meta, module)
-        return Layer(
+        params = tuple(self._params(draft, meta, module)) if draft.params else ()
+        return _layer(
             id=self._identity(draft, meta, module, params),
             op=draft.op,
-            params=tuple(params),
+            params=params,
             attrs=draft.attrs,
             scope=module or "",
             where=_where(draft, meta),
@@ -124,8 +126,6 @@ class Finish:
         return script_module(proto.name) if self._torch else None
 
     def _params(self, draft: Draft, meta: Metadata, module: str | None) -> list[Param]:
-        if not draft.params:
-            return []
         if draft.op in (Op.LSTM, Op.GRU, Op.RNN):
             names = self._recurrent_names(draft, meta, module)
         else:
@@ -145,7 +145,7 @@ class Finish:
         stored_name = fixed.names[0] if fixed.names else tensor.name
         key = (self._modules.first(name), draft.gate, draft.direction)
         owner = self._owners.get(key)
-        param = Param(
+        param = _param(
             role=draft.role,
             name=name,
             shape=tensor.shape,
@@ -278,11 +278,11 @@ class Finish:
         self, draft: Draft, meta: Metadata, module: str | None, params: Sequence[Param]
     ) -> str:
         """Module path where known, else the node's name."""
-        weight = _naming_param(params)
-        proto = draft.origin.proto
+        weight = _naming_param(params) if params else None
+        origin = draft.origin
         base = ""
-        if proto is None:
-            base = draft.origin.name
+        if origin.proto is None:
+            base = origin.name
             if draft.part == "output":
                 return f"output:{base}"
         elif weight is not None and self._names_a_layer(weight.name, module):
@@ -293,12 +293,12 @@ class Finish:
         elif module and meta.scopes and _is_leaf_class(meta.module_class):
             base = module
         elif module is not None and meta.scopes:
-            last = meta.scopes[-1] if meta.scopes[-1] else draft.origin.name
+            last = meta.scopes[-1] if meta.scopes[-1] else origin.name
             base = f"{module}/{last}" if module else last
         if not base:
-            base = f"{draft.origin.prefix}{draft.origin.name}".lstrip("/") or str(draft.op)
-        elif draft.origin.prefix and not draft.origin.main and module is None:
-            base = f"{draft.origin.prefix}{base}".lstrip("/")
+            base = f"{origin.prefix}{origin.name}".lstrip("/") or str(draft.op)
+        elif origin.prefix and not origin.main and module is None:
+            base = f"{origin.prefix}{base}".lstrip("/")
         return f"{base}/{draft.part}" if draft.part and draft.part != "output" else base
 
     def _names_a_layer(self, name: str, module: str | None) -> bool:
@@ -365,7 +365,7 @@ def _where(draft: Draft, meta: Metadata) -> Where:
     if proto is None:
         return Where()
     name = f"{draft.origin.prefix}{draft.origin.name}"
-    return Where(node=name) if meta is NOTHING else where(proto, name)
+    return _place(node=name) if meta is NOTHING else where(proto, name)
 
 
 def is_constant(tensor: Tensor) -> bool:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from initlint.load.onnx.values import Draft, Dynamic, Fixed, Origin
+from initlint.load.onnx.values import Draft, Dynamic, Fixed, Origin, ParamDraft
 from initlint.load.onnx_runnable import FoldedNorm
 from initlint.model import Op, Role
 
@@ -90,7 +90,7 @@ def _folded(draft: Draft) -> str | None:
         gain = draft.params[0] if len(draft.params) == 1 and len(draft.inputs) == 1 else None
         vector = gain is not None and sum(side != 1 for side in gain.tensor.shape) <= 1
         return tensorflow["scope"] if tensorflow and vector else None
-    weight, bias = draft.param(Role.WEIGHT), draft.param(Role.BIAS)
+    weight = draft.param(Role.WEIGHT)
     if weight is None:
         return None
     meta = draft.origin.metadata
@@ -98,16 +98,18 @@ def _folded(draft: Draft) -> str | None:
         return meta.module or f"{name}/batch_norm"
     if tensorflow:
         return tensorflow["scope"]
-    script = bias is not None and _named(weight.fixed, _SCRIPT) and _named(bias.fixed, _SCRIPT)
     runtime = any(stored.startswith(_RUNTIME) for stored in weight.fixed.names)
-    if (script and not meta.scopes) or runtime:
+    if runtime or (not meta.scopes and _script_folded(weight.fixed, draft.param(Role.BIAS))):
         return f"{name.lstrip('/')}/batch_norm"
     return None
 
 
-def _named(fixed: Fixed, pattern: re.Pattern[str]) -> bool:
-    """True when every name of a constant has the form."""
-    return bool(fixed.names) and all(pattern.match(name) for name in fixed.names)
+def _script_folded(weight: Fixed, bias: ParamDraft | None) -> bool:
+    """True when the TorchScript exporter renamed weight and bias as it does after folding."""
+    return bias is not None and all(
+        fixed.names and all(_SCRIPT.match(name) for name in fixed.names)
+        for fixed in (bias.fixed, weight)
+    )
 
 
 def _becomes_norm(draft: Draft) -> None:

@@ -81,16 +81,18 @@ def ordered(nodes: Sequence[Any], names: Names, scope: Mapping[str, Any]) -> Seq
     producer: dict[str, int] = {}
     for index, outputs in enumerate(names.outputs):
         for text in outputs:
+            if text in producer:
+                raise LoadError(f"two nodes produce the value {shown(text)!r}")
             if text:
-                if text in producer:
-                    raise LoadError(f"two nodes produce the value {shown(text)!r}")
                 producer[text] = index
     sorted_already = True
+    captured, made = names.captured, producer.get
     for index, inputs in enumerate(names.inputs):
-        for text in inputs if index not in names.captured else names.reads(index):
-            made_by = producer.get(text)
+        for text in inputs if index not in captured else names.reads(index):
+            made_by = made(text)
             if made_by is not None:
-                sorted_already = sorted_already and made_by < index
+                if made_by >= index:
+                    sorted_already = False
             elif text and text not in scope and text in inputs:
                 node = nodes[index]
                 raise LoadError(

@@ -49,6 +49,11 @@ DTYPES = {
 FLOATS = frozenset(name for name in BITS if "float" in name)
 """Element types of weights: real floating-point numbers."""
 
+INTEGERS = frozenset(
+    name for name in DTYPES.values() if "int" in name or name in ("bool", "string")
+)
+"""Element types that are no real numbers."""
+
 _FIELDS = {
     "float32": ("float_data", "<f4"),
     "complex64": ("float_data", "<f4"),

@@ -18,7 +18,7 @@ from initlint.load.onnx.operators import HANDLERS, other
 from initlint.load.onnx.operators.sequences import SEQUENCE_READERS, flattened
 from initlint.load.onnx.order import names_of, ordered
 from initlint.load.onnx.stated import attributes_of_function, opsets, stated_dtype, stated_shape
-from initlint.load.onnx.tensors import TensorReader
+from initlint.load.onnx.tensors import INTEGERS, TensorReader
 from initlint.load.onnx.values import Draft, Dynamic, Extent, Fixed, Origin, Value
 from initlint.model import LoadError, Op, Tensor, from_array
 
@@ -439,8 +439,7 @@ def _first(names: Iterable[str]) -> str:
 
 def stored_constant(tensor: Tensor, name: str, stored: bool = True) -> Fixed:
     """A constant as it lies in the file."""
-    integer = tensor.dtype == "bool" or tensor.dtype == "string" or "int" in tensor.dtype
-    return Fixed(tensor, (name,), stored=stored, integer=integer)
+    return Fixed(tensor, (name,), stored=stored, integer=tensor.dtype in INTEGERS)
 
 
 def _is_graph(value: Any) -> bool:
