@@ -19,15 +19,18 @@ from initlint.load.onnx.values import Fixed
 from initlint.model import Where
 
 _FRAME = re.compile(r'File "([^"\n]{1,4096})", line (\d{1,9})(?:, in ([^\s]+))?')
+_MADE = r"""(?:const|constant|cst|fold|lifted_tensor|initializer|tensor|param)
+          (?:[_\W]?(?:fold)?(?:_opt)?[_\W]*\w*)?[\d:_]*"""
 _GENERIC = re.compile(
-    r"""(?ix) ^(?:
-        _*val_\d+ | onnx::\w* | \d+(?::\d+)? | _+\d+ | [/].* | .*_output_\d+ | v?_?\d+
-        | (?:[\w/.]*[/_])?(?:const|constant|cst|fold|lifted_tensor|initializer|tensor|param)
-          (?:[_\W]?(?:fold)?(?:_opt)?[_\W]*\w*)?[\d:_]*
+    rf"""(?ix) ^(?:
+        _*val_\d+ | onnx::\w* | \d+(?::\d+)? | _+\d+ | [/].* | v?_?\d+ | {_MADE}
         | (?:mul|add|sub|div|t|transpose|permute|view|reshape|linear|embedding|cat|expand|
           unsqueeze|squeeze|select|slice|split|arange|clone|to|pow|sqrt|rsqrt|mean|cos|sin)_?\d*
     )$"""
 )
+_GENERIC_AFTER = re.compile(rf"(?ix) ^(?: .*_output_\d+ | [\w/.]*[/_]{_MADE} )$")
+"""Generic after anything else: asked for what has a separator, as it tries every place."""
+
 _TURNED = re.compile(r"(?:permute|transpose|(?:numpy_)?t|mt)(?:_\d+)?")
 """How the traced graph calls a transposition; other names may be of slices of a parameter."""
 
@@ -92,7 +95,9 @@ def _is_library(path: str) -> bool:
 
 def is_generic(name: str) -> bool:
     """True for names that an exporter made up, which say nothing about the parameter."""
-    return _GENERIC.match(name) is not None
+    if _GENERIC.match(name) is not None:
+        return True
+    return ("_" in name or "/" in name) and _GENERIC_AFTER.match(name) is not None
 
 
 def is_path(name: str) -> bool:
