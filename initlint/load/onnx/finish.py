@@ -23,7 +23,7 @@ from initlint.load.onnx.values import Draft, Fixed, ParamDraft
 from initlint.model import Edge, Layer, Op, Param, Role, Tensor, Where
 from initlint.model.record import maker
 
-_layer, _param, _place = maker(Layer), maker(Param), maker(Where)
+_new_layer, _new_param, _new_place = maker(Layer), maker(Param), maker(Where)
 
 _SCAN = 1 << 16
 """Elements per piece when looking for a second value in a tensor: most have one at once."""
@@ -105,7 +105,7 @@ class Finish:
         meta = draft.origin.metadata
         module = self._module(draft, meta)
         params = tuple(self._params(draft, meta, module)) if draft.params else ()
-        return _layer(
+        return _new_layer(
             id=self._identity(draft, meta, module, params),
             op=draft.op,
             params=params,
@@ -145,7 +145,7 @@ class Finish:
         stored_name = fixed.names[0] if fixed.names else tensor.name
         key = (self._modules.first(name), draft.gate, draft.direction)
         owner = self._owners.get(key)
-        param = _param(
+        param = _new_param(
             role=draft.role,
             name=name,
             shape=tensor.shape,
@@ -365,7 +365,7 @@ def _where(draft: Draft, meta: Metadata) -> Where:
     if proto is None:
         return Where()
     name = f"{draft.origin.prefix}{draft.origin.name}"
-    return _place(node=name) if meta is NOTHING else where(proto, name)
+    return _new_place(node=name) if meta is NOTHING else where(proto, name)
 
 
 def is_constant(tensor: Tensor) -> bool:
@@ -378,7 +378,7 @@ def is_constant(tensor: Tensor) -> bool:
             continue
         if first is None:
             first = float(piece[0])
-        if not (piece == first).all():
+        if piece[-1] != first or not (piece == first).all():  # drawn numbers differ at once
             return False
     return True
 
