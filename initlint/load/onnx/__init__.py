@@ -8,7 +8,7 @@ projections, `folded_norms` puts normalisers back, `finish` names, ties and conn
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,8 +67,9 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
 def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     # Held, because protobuf makes the parts of a message anew for each pass over them otherwise.
     nodes, initializers = list(proto.graph.node), list(proto.graph.initializer)
+    stored = [initializer.name for initializer in initializers]
     expanded_nodes(proto)
-    torch = from_torch(proto)
+    torch = from_torch(proto.producer_name, stored, nodes)
     reader = TensorReader(path)
     builder = Builder(torch, _stated_shapes(proto.graph))
     walk = Walk(proto, reader, builder)
@@ -76,11 +77,7 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
     split_packed(builder.drafts)
     drafts = restore_norms(builder.drafts)
     mark_pixels(drafts)
-    modules = Modules(
-        (initializer.name for initializer in initializers),
-        scopes_of(nodes),
-        shared,
-    )
+    modules = Modules(stored, scopes_of(nodes), shared)
     finished = Finish(modules, torch).run(drafts)
     graph = _fused(LayerGraph(finished.layers, finished.edges), builder)
     return Model(
@@ -89,7 +86,8 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
         graph=graph,
         loose=tuple(_loose(fixed) for fixed in walk.unused if fixed.floating and fixed.size > 1),
         runnable=replace(
-            _runnable(path, proto, reader, graph, finished), folded_norms=folded_values(drafts)
+            _runnable(path, proto, reader, graph, finished, stored),
+            folded_norms=folded_values(drafts),
         ),
         notices=tuple(builder.notices),
         producer=" ".join(text for text in (proto.producer_name, proto.producer_version) if text),
@@ -133,10 +131,14 @@ def _loose(fixed: Fixed) -> Param:
 
 
 def _runnable(
-    path: str, proto: Any, reader: TensorReader, graph: LayerGraph, finished: Finished
+    path: str,
+    proto: Any,
+    reader: TensorReader,
+    graph: LayerGraph,
+    finished: Finished,
+    dense: Iterable[str],
 ) -> OnnxRunnable:
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    stored |= {sparse.values.name for sparse in proto.graph.sparse_initializer}
+    stored = {*dense, *(sparse.values.name for sparse in proto.graph.sparse_initializer)}
     return OnnxRunnable(
         path=path,
         inputs=tuple(_input(value) for value in proto.graph.input if value.name not in stored),

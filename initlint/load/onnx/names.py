@@ -203,13 +203,13 @@ def script_index(name: str) -> int:
     return int(match[1]) if match else 0
 
 
-def from_torch(model: Any) -> bool:
+def from_torch(producer: str, stored: Iterable[str], nodes: Iterable[Any]) -> bool:
     """True when PyTorch exported the model, whatever tool wrote it again later."""
-    if model.producer_name.lower().startswith("pytorch"):
+    if producer.lower().startswith("pytorch"):
         return True
-    if any(tensor.name.startswith("onnx::") for tensor in model.graph.initializer):
+    if any(name.startswith("onnx::") for name in stored):
         return True
-    paths = [name for node in model.graph.node if (name := node.name).startswith("/")]
+    paths = [name for node in nodes if (name := node.name).startswith("/")]
     return any(script_module(path) for path in paths)
 
 
