@@ -40,7 +40,7 @@ from initlint.model import (
     WidthScaling,
     fans,
 )
-from initlint.model.bypass import gate_layers, is_bypassed
+from initlint.model.bypass import gate_layers, is_bypassed, passed_by
 from initlint.model.masks import masked
 from initlint.model.structure import (
     Gate,
@@ -179,6 +179,7 @@ __all__ = [
     "measured_drift",
     "median",
     "on_branches",
+    "passed_by",
     "post_dominators",
     "reads_all_steps",
     "recurrent_harm",

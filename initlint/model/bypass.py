@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from initlint.model.graph import LayerGraph
+from initlint.model.graph import LayerGraph, derived
 from initlint.model.op import WEIGHTED, Op
 from initlint.model.residual import residual_branches
 
@@ -22,23 +22,25 @@ def is_bypassed(graph: LayerGraph, layers: Collection[str]) -> bool:
     False for adapters in a frozen network, whose branches are all that trains, and for latents that
     read the input through a branch alone.
     """
+    layers = frozenset(layers)
     affected = [
         branch
         for branch in residual_branches(graph)
-        if not branch.projection and any(key in layers for key in branch.branch)
+        if not branch.projection and not layers.isdisjoint(branch.branch)
     ]
+    if not affected:
+        return False
     removed = {key for branch in affected for key in branch.branch}
     for layer in reversed(graph.order):  # what is made for these branches alone
         readers = graph.outputs(layer.id)
         if layer.op is not Op.INPUT and readers and all(e.target in removed for e in readers):
             removed.add(layer.id)
-    if not affected or not removed.issuperset(layers):
+    if not removed.issuperset(layers):
         return False
     inputs = [layer.id for layer in graph if layer.op is Op.INPUT]
-    around = {key: _reached(graph, [key], removed) for key in inputs}
-    if not inputs or not all(_has_output(graph, found) for found in around.values()):
+    if not inputs or not _all_lead_out(graph, inputs, removed):
         return False
-    trunk = set().union(*around.values())
+    trunk = _reached(graph, inputs, removed)
     trained = {key for key in trunk if _trains(graph, key)}
     before = {affected[0].trunk, *graph.upstream([affected[0].trunk])}
     after = graph.downstream([affected[-1].add])
@@ -86,8 +88,91 @@ def _reached(graph: LayerGraph, starts: Iterable[str], removed: Collection[str])
     return found
 
 
-def _has_output(graph: LayerGraph, keys: Iterable[str]) -> bool:
-    return any(graph[key].op is Op.OUTPUT for key in keys)
+def _all_lead_out(graph: LayerGraph, starts: Iterable[str], removed: Collection[str]) -> bool:
+    """True when an output depends on each of some layers by a way without the removed ones."""
+    waiting = [layer.id for layer in graph if layer.op is Op.OUTPUT and layer.id not in removed]
+    found = set(waiting)
+    while waiting:  # back from all outputs at once: there may be as many inputs as layers
+        for edge in graph.inputs(waiting.pop()):
+            if edge.source not in found and edge.source not in removed:
+                found.add(edge.source)
+                waiting.append(edge.source)
+    return all(
+        key in found or any(edge.target in found for edge in graph.outputs(key)) for key in starts
+    )
+
+
+@derived
+def passed_by(graph: LayerGraph) -> frozenset[str]:
+    """Layers without which a way leads from an input above them to an output.
+
+    A layer is on all these ways when it stands above all that feeds it in the tree of
+    post-dominators. Numbered from its root, each branch of a tree is a range, so the least and the
+    greatest number of what feeds a layer tell.
+    """
+    after = _next_for_all(graph)
+    number, last = _numbered(after)
+    least: dict[int, int] = {}
+    greatest: dict[int, int] = {}
+    found: set[str] = set()
+    for here, layer in enumerate(graph.order):
+        above = [graph.position[edge.source] for edge in graph.inputs(layer.id)]
+        fed = [place for place in above if place in least and place < here]
+        low = min((least[place] for place in fed), default=None)
+        high = max((greatest[place] for place in fed), default=None)
+        if here not in after:  # no output depends on it
+            if low is not None and high is not None:
+                least[here], greatest[here] = low, high
+                found.add(layer.id)
+            continue
+        if low is None or high is None:
+            if layer.op is Op.INPUT:
+                least[here] = greatest[here] = number[here]
+            continue
+        if low < number[here] or high > last[here]:
+            found.add(layer.id)
+        least[here], greatest[here] = min(low, number[here]), max(high, number[here])
+    return frozenset(found)
+
+
+def _next_for_all(graph: LayerGraph) -> dict[int, int]:
+    """By position, of each layer that an output depends on: the next that all its ways cross.
+
+    What outputs are followed by is one end of all, behind the last position.
+    """
+    end = len(graph)
+    after: dict[int, int] = {}
+    for here in reversed(range(end)):
+        layer = graph.order[here]
+        targets = [graph.position[edge.target] for edge in graph.outputs(layer.id)]
+        common = end if layer.op is Op.OUTPUT else None
+        for target in targets:
+            if target not in after or target <= here:
+                continue
+            common = target if common is None else common
+            while common != target:
+                if common < target:
+                    common = after[common]
+                else:
+                    target = after[target]
+        if common is not None:
+            after[here] = common
+    return after
+
+
+def _numbered(after: Mapping[int, int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Numbers of a tree's nodes from its root, and the greatest number in each one's branch."""
+    size = dict.fromkeys(after, 1)
+    for here in sorted(after):
+        if after[here] in size:
+            size[after[here]] += size[here]
+    number: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for here in sorted(after, reverse=True):
+        number[here] = free.get(after[here], 0)
+        free[after[here]] = number[here] + size[here]
+        free[here] = number[here] + 1
+    return number, {here: number[here] + size[here] - 1 for here in after}
 
 
 def _trains(graph: LayerGraph, key: str) -> bool:

@@ -128,24 +128,29 @@ def _raises(layer: Layer) -> bool:
     return bool(np.all(np.asarray(exponent) > 0))
 
 
+def _others(inputs: Inputs, position: int) -> bool:
+    """Whether all inputs but one are alive."""
+    return all(item for index, item in enumerate(inputs) if index != position)
+
+
 def passes(layer: Layer, position: int, inputs: Inputs, non_zero: NonZero) -> bool:
     """Whether a gradient at a layer's output reaches its input at ``position``."""
     op = layer.op
     here = inputs[position] if position < len(inputs) else True
-    others = [item for index, item in enumerate(inputs) if index != position]
     if op in _NO_GRADIENT:
         return False
     if op in _MAPS:
-        return all(others) and (not _weights(layer) or any(map(non_zero, _weights(layer))))
+        mapped = not _weights(layer) or any(map(non_zero, _weights(layer)))
+        return mapped and _others(inputs, position)
     if op in RECURRENT:
         return position > 0 or recurrent_passes(layer, inputs, non_zero)
     if op in NORMALISERS:
         return all(map(non_zero, layer.with_role(Role.GAIN)))
     if op in (Op.MUL, Op.MATMUL):
         factors = all(map(non_zero, _factors(layer)))
-        return all(others) and factors and _constant(layer) is not False
+        return factors and _others(inputs, position) and _constant(layer) is not False
     if op is Op.DIV:
-        return position == 0 or all(others)
+        return position == 0 or _others(inputs, position)
     if op is Op.ATTENTION:
         return position == 2 or all(inputs[i] for i in range(min(3, len(inputs))) if i != position)
     if op in _FLAT_AT_ZERO:

@@ -188,8 +188,7 @@ class UnitCannotFire(Rule):
                 if found.by_sign
                 else found.cause
             )
-            spared = is_bypassed(context.model.graph, (layer.id,))
-            lost = found.share >= ERROR_SHARE and not spared
+            lost = found.share >= ERROR_SHARE and not is_bypassed(context.model.graph, (layer.id,))
             severity = Severity.ERROR if lost else Severity.WARNING
             yield Finding(
                 severity=severity if found.shifted else Severity.INFO,

@@ -129,14 +129,15 @@ class BlockedParameters(Rule):
             return  # what is added to a signal stands in nothing's way
         result = unlocking(context.model, lambda param: param.key in zeros)
         matrices = {key for key in zeros if _is_trainable_matrix(params[key][1])}
-        blocked: list[str] = []
+        told = result.blocked_by.among(matrices) | matrices
+        blocked = [
+            key
+            for key, step in result.steps.items()
+            if step is None and key not in told and not _learns(context, key)
+        ]
         causes: dict[str, None] = {}
-        for key, step in result.steps.items():
-            chain = result.blocked_by.get(key, ())
-            own = (key,) if key in zeros else ()
-            if step is None and not {*chain, *own} & matrices and not _learns(context, key):
-                blocked.append(key)
-                causes.update(dict.fromkeys((*chain, *own)))
+        for key, chain in result.blocked_by.each_once(blocked):
+            causes.update(dict.fromkeys((*chain, key) if key in zeros else chain))
         if blocked and causes:
             yield _finding(context, params, blocked, tuple(causes))
 

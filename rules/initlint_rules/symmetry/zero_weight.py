@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from initlint.api import (
@@ -21,6 +21,7 @@ from initlint.api import (
     Stage,
     dominators,
     is_bypassed,
+    passed_by,
     residual_branches,
     unlocking,
 )
@@ -130,25 +131,20 @@ class ZeroWeight(Rule):
             return
         graph = context.model.graph
         trunk = frozenset(dominators(graph))
+        closing = frozenset(branch.closing_norm for branch in residual_branches(graph))
         result = unlocking(context.model, lambda param: _is_zero(context, param))
-        blocked = {key for key, step in result.steps.items() if step is None}
         found: dict[tuple[object, ...], list[_Group]] = {}
-        for keys in _groups(zeros, blocked, result.blocked_by):
+        for keys, mine in result.blocked_by.groups(zeros):
             layers = [zeros[key][0] for key in keys]
             cutting = [
                 layer
                 for layer in layers
-                if (layer.id in trunk or _is_normalised(context, layer))
+                if (layer.id in trunk or _is_normalised(context, layer, closing))
                 if not graph.is_head(layer.id)
                 if layer.op is not Op.EMBEDDING  # its rows move at once, and nothing is before it
                 if layer.op not in RECURRENT or _ignores_input(context, layer)
                 if not _is_a_transform(context, layer)
             ]
-            mine = {
-                key
-                for key in blocked
-                if key in keys or set(result.blocked_by.get(key, ())) & set(keys)
-            }
             if cutting or mine:
                 effect = bool(mine), bool(cutting) and cutting[0].id in trunk
                 kind = (*effect, *sorted(_place(zeros[key][1].name) for key in keys))
@@ -189,7 +185,7 @@ class _Group:
 
     keys: tuple[str, ...]
     cutting: list[Layer]
-    blocked: set[str]
+    blocked: frozenset[str]
 
 
 def _place(name: str) -> str:
@@ -198,7 +194,7 @@ def _place(name: str) -> str:
     return ".".join(parts[-2:]) if parts[-1:] == ["weight"] else "".join(parts[-1:])
 
 
-def _is_normalised(context: Context, layer: Layer) -> bool:
+def _is_normalised(context: Context, layer: Layer, closing: Collection[str | None]) -> bool:
     """True when a normaliser reads the layer's zeros, other than at the end of a branch.
 
     It divides by sqrt(epsilon): the first step's gradient is some 300 times too large, and SGD
@@ -207,7 +203,6 @@ def _is_normalised(context: Context, layer: Layer) -> bool:
     graph = context.model.graph
     if not all(_is_zero(context, bias) for bias in layer.with_role(Role.BIAS)):
         return False
-    closing = {branch.closing_norm for branch in residual_branches(graph)}
     readers = graph.effective_consumers(layer.id)
     return any(item.op in NORMALISERS and item.id not in closing for item in readers)
 
@@ -233,23 +228,7 @@ def _is_a_transform(context: Context, layer: Layer) -> bool:
     biases = layer.with_role(Role.BIAS)
     if not biases or all(_is_zero(context, bias) for bias in biases):
         return False
-    graph = context.model.graph
-    above = _reached([layer.id], lambda key: [edge.source for edge in graph.inputs(key)])
-    starts = [key for key in above if graph[key].op is Op.INPUT]
-    around = _reached(
-        starts, lambda key: [edge.target for edge in graph.outputs(key) if edge.target != layer.id]
-    )
-    return any(graph[key].op is Op.OUTPUT for key in around)
-
-
-def _reached(starts: Iterable[str], steps: Callable[[str], Iterable[str]]) -> set[str]:
-    found = set(starts)
-    waiting = list(found)
-    while waiting:
-        fresh = set(steps(waiting.pop())) - found
-        found |= fresh
-        waiting += fresh
-    return found
+    return layer.id in passed_by(context.model.graph)
 
 
 def _is_zero(context: Context, param: Param) -> bool:
@@ -257,27 +236,6 @@ def _is_zero(context: Context, param: Param) -> bool:
     return (
         moments is not None and moments.constant and moments.max_abs == 0 and not moments.non_finite
     )
-
-
-def _groups(
-    zeros: Mapping[str, object], blocked: set[str], causes: Mapping[str, tuple[str, ...]]
-) -> list[tuple[str, ...]]:
-    """Zero weights that block a parameter together, merged; the others one by one."""
-    parent = {key: key for key in zeros}
-
-    def root(key: str) -> str:
-        while parent[key] != key:
-            key = parent[key]
-        return key
-
-    for key in blocked:
-        chain = [cause for cause in (key, *causes.get(key, ())) if cause in zeros]
-        for other in chain[1:]:
-            parent[root(other)] = root(chain[0])
-    groups: dict[str, list[str]] = {}
-    for key in zeros:
-        groups.setdefault(root(key), []).append(key)
-    return [tuple(keys) for keys in groups.values()]
 
 
 def _finding(
