@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,12 @@ from initlint.api import (
 LEAST = 64
 """Common elements that are evidence: 64 independent ratios agree to 1e-4 with probability below
 1e-250."""
+
+CLOSE, CLOSE_TO_ZERO = 1e-2, 1e-8
+"""How far ratios of first values may be apart, relative and absolute, for layers to be compared."""
+
+SIDES = 3
+"""Ratios by which layers are sorted into cells: a million cells for every factor of e."""
 
 HEAD = 16
 """Leading values by which candidates are sorted before they are compared in full."""
@@ -152,27 +159,50 @@ def _as_stored(context: Context, param: Param) -> Any:
 
 def _groups(drawn: list[_Drawn]) -> Iterator[tuple[list[_Drawn], SharedStream]]:
     """Layers proportional to the first of their group; sorted first, so that few are compared."""
-    buckets: dict[tuple[int, ...], list[tuple[list[_Drawn], SharedStream | None]]] = {}
+    groups: list[tuple[list[_Drawn], Any]] = []
+    streams: dict[int, SharedStream | None] = {}
+    signs: dict[tuple[int, ...], None] = {}
+    cells: dict[tuple[object, ...], list[int]] = {}
+    places: list[tuple[int, ...]] = []
     for item in drawn:
         head = item.values[:HEAD].astype(np.float64)
         ratios = head / head[0]
         key = tuple(int(value) for value in np.sign(ratios))
-        groups = buckets.setdefault(key, [])
-        for number, (group, stream) in enumerate(groups):
-            first = group[0].values[:HEAD].astype(np.float64)
-            if not np.allclose(ratios, first / first[0], rtol=1e-2):
+        signs.setdefault(key)
+        cell = _cell(ratios)
+        near = (cells.get((key, *other), ()) for other in _around(cell))
+        for number in sorted(chain.from_iterable(near)):
+            group, first = groups[number]
+            if not np.allclose(ratios, first, rtol=CLOSE, atol=CLOSE_TO_ZERO):
                 continue
             found = same_stream(group[0].values, item.values)
             if found is not None:
                 group.append(item)
-                groups[number] = (group, stream or _unlike(group[0], item, found))
+                streams[number] = streams.get(number) or _unlike(group[0], item, found)
                 break
         else:
-            groups.append(([item], None))
-    for bucket in buckets.values():
-        for group, stream in bucket:
-            if stream is not None:
-                yield group, stream
+            cells.setdefault((key, *cell), []).append(len(groups))
+            groups.append(([item], ratios))
+            places.append(key)
+    rank = {key: number for number, key in enumerate(signs)}
+    for number in sorted(streams, key=lambda number: (rank[places[number]], number)):
+        stream = streams[number]
+        if stream is not None:
+            yield groups[number][0], stream
+
+
+def _cell(ratios: Any) -> tuple[int, ...]:
+    """The cell of a grid of logarithms that the first ratios lie in; close ones lie side by side.
+
+    Weights around a common mean have one sign, and all of a network's would else be compared.
+    """
+    logarithms = np.log(np.abs(ratios[1 : 1 + SIDES]) + CLOSE_TO_ZERO / CLOSE)
+    return tuple(np.floor(logarithms / (1.02 * CLOSE)).astype(int).tolist())
+
+
+def _around(cell: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """A cell and those beside it."""
+    return product(*((side - 1, side, side + 1) for side in cell))
 
 
 def _unlike(first: _Drawn, second: _Drawn, stream: SharedStream) -> SharedStream | None:
