@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from initlint.fix.canonical import (
 )
 from initlint.fix.normalised import Factors, factors
 from initlint.model import Kind, Layer, LayerGraph, Model, Param, Tensor, from_array
+from initlint.model.graph import derived
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +71,44 @@ def copies_of(model: Model, param: Param) -> tuple[Param, ...]:
         return ()
     names = {param.tensor.name}
     found = []
-    for _, other in model.graph.params:
-        same = other.tied_to in (param.key, param.name) and other.shape == param.shape
+    tied = _tied(model.graph)
+    places = {name: tied[name] for name in (param.key, param.name) if name in tied}
+    for _, other in sorted(chain.from_iterable(places.values()), key=itemgetter(0)):
+        same = other.shape == param.shape
         if same and other.tensor is not None and other.tensor.name not in names:
             names.add(other.tensor.name)
             found.append(other)
     return tuple(found)
 
 
-def unwritable(model: Model, param: Param) -> str | None:
-    """Why a parameter cannot be changed where it is stored; None when it can."""
+@derived
+def _tied(graph: LayerGraph) -> dict[str, list[tuple[int, Param]]]:
+    """Parameters by what they are tied to, each with its place in the graph."""
+    found: dict[str, list[tuple[int, Param]]] = defaultdict(list)
+    for place, (_, param) in enumerate(graph.params):
+        if param.tied_to is not None:
+            found[param.tied_to].append((place, param))
+    return dict(found)
+
+
+@derived
+def _sources(graph: LayerGraph) -> dict[str, set[int]]:
+    """By name of a tensor, which sources hold one of this name."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for _, param in graph.params:
+        if param.tensor is not None:
+            found[param.tensor.name].add(id(param.tensor.source))
+    return dict(found)
+
+
+def unwritable(
+    model: Model, param: Param, stored: Callable[[], Collection[str]] | None = None
+) -> str | None:
+    """Why a parameter cannot be changed where it is stored; None when it can.
+
+    Who asks for many gives a function of the names that the model stores, which are read from all
+    of a file.
+    """
     tensor = param.tensor
     if tensor is None:
         return "its values are not there (structure only)"
@@ -87,12 +118,11 @@ def unwritable(model: Model, param: Param) -> str | None:
         return f"its element type {tensor.dtype} is not one that weights are drawn in"
     if factors_of(model, param) is not None:
         return None
-    if not tensor.name or tensor.name not in stored_names(model):
+    if not tensor.name or tensor.name not in (stored() if stored else stored_names(model)):
         return "it is computed from other tensors (a parametrisation, a constant in a body)"
     if model.kind is Kind.TORCH and not _is_live(tensor, torch_tensors(model)[tensor.name]):
         return "its layer reads what is computed from it (normalised, masked, joined)"
-    sources = {id(other.source) for other in _tensors(model) if other.name == tensor.name}
-    if len(sources) > 1 and model.kind is not Kind.TORCH:
+    if len(_sources(model.graph).get(tensor.name, ())) > 1 and model.kind is not Kind.TORCH:
         return "several tensors have this name"
     return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from initlint.fix.changes import Change, Untouched, copies_of, unwritable
+from initlint.fix.changes import Change, Untouched, copies_of, stored_names, unwritable
 from initlint.fix.network import Drawn, Network
 from initlint.fix.schemes import UnknownSchemeError, find
 from initlint.fix.textbook import input_std, keeps_all, recurrent, weight
@@ -80,6 +80,13 @@ class Planner:
     _scaled: dict[str, None] = field(default_factory=dict)
     _untouched: dict[str, Untouched] = field(default_factory=dict)
     _network: Network | None = None
+    _stored: frozenset[str] | None = None
+
+    def _names(self) -> frozenset[str]:
+        """Of the tensors that can be replaced."""
+        if self._stored is None:
+            self._stored = stored_names(self.model)
+        return self._stored
 
     @property
     def network(self) -> Network:
@@ -139,7 +146,7 @@ class Planner:
 
     def may_change(self, param: Param) -> bool:
         """True for a parameter that can be and may be changed; else the reason is kept."""
-        reason = unwritable(self.model, param)
+        reason = unwritable(self.model, param, self._names)
         if reason is None and not self.include_trained:
             reason = self._trained(param)
         if reason is not None:

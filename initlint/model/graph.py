@@ -120,8 +120,20 @@ class LayerGraph:
 
     def is_shared(self, param: Param) -> bool:
         """True where another layer reads the same parameter, such as a head that is a table."""
-        names = (param.key, param.name)
-        return param.tied_to is not None or any(other.tied_to in names for _, other in self.params)
+        return param.tied_to is not None or not self._tied.isdisjoint((param.key, param.name))
+
+    @cached_property
+    def _tied(self) -> frozenset[str | None]:
+        """What parameters are tied to."""
+        return frozenset(param.tied_to for _, param in self.params)
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the layers that read a parameter, by its key, in topological order."""
+        found: dict[str, list[str]] = {}
+        for layer, param in self.params:
+            found.setdefault(param.key, []).append(layer.id)
+        return {key: tuple(layers) for key, layers in found.items()}
 
     def __len__(self) -> int:
         return len(self._layers)

@@ -135,9 +135,11 @@ def _sides(
         if not any(edge.source in below for edge in graph.inputs(key)):
             continue
         below.add(key)
-        for index in range(count):
-            if reached[key] >> index & 1:
-                sides[index].append(key)
+        operands = reached[key]
+        while operands:  # as many steps as bits are set: a sum may have as many operands as layers
+            lowest = operands & -operands
+            sides[lowest.bit_length() - 1].append(key)
+            operands ^= lowest
     return tuple(tuple(side) for side in sides)
 
 

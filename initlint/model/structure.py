@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from initlint.model.graph import Edge, LayerGraph
+from initlint.model.graph import Edge, LayerGraph, derived
 from initlint.model.layer import Layer
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
 from initlint.model.residual import MIXING, Residual, residual_branches
@@ -73,6 +73,7 @@ def _feeder(graph: LayerGraph, key: str) -> Layer | None:
     return layer
 
 
+@derived
 def gates(graph: LayerGraph) -> tuple[Gate, ...]:
     """Products in which a sigmoid, hard sigmoid, softmax or tanh is a factor, in order.
 
@@ -126,6 +127,7 @@ class GluProduct:
     activation: str | None
 
 
+@derived
 def glu_products(graph: LayerGraph) -> tuple[GluProduct, ...]:
     """Products of two paths from weighted layers that read the same tensor, in order."""
     found = (_glu(graph, layer) for layer in graph.order if layer.op is Op.MUL)
@@ -181,6 +183,7 @@ def _siblings(graph: LayerGraph, first: Layer, second: Layer) -> bool:
     return a == b
 
 
+@derived
 def heads(graph: LayerGraph) -> tuple[Layer, ...]:
     """Weighted layers with no other weighted layer or product of activations behind them.
 
@@ -223,6 +226,7 @@ def normaliser_between(graph: LayerGraph, source: str, target: str) -> bool:
     return crossed
 
 
+@derived
 def main_depth(graph: LayerGraph) -> int:
     """Weighted layers on the longest path, embeddings not counted."""
     depth: dict[str, int] = {}
@@ -233,6 +237,7 @@ def main_depth(graph: LayerGraph) -> int:
     return max(depth.values(), default=0)
 
 
+@derived
 def dominators(graph: LayerGraph) -> tuple[str, ...]:
     """Layers that every path from the inputs to the main output crosses, in order.
 
@@ -263,6 +268,7 @@ def dominators(graph: LayerGraph) -> tuple[str, ...]:
     return tuple(key for key in found if graph[key].op is not Op.OUTPUT)
 
 
+@derived
 def post_dominators(graph: LayerGraph) -> dict[str, str | None]:
     """For each layer the next one that all of its paths to the outputs cross.
 
@@ -358,6 +364,7 @@ class Repetition:
     blocks: tuple[tuple[str, ...], ...]
 
 
+@derived
 def blocks(graph: LayerGraph) -> tuple[Repetition, ...]:
     """Repeated blocks: module paths that differ in one number, with equal contents.
 

@@ -87,6 +87,25 @@ def cut(axis: Axis, start: int, length: int) -> Axis:
     return replace(axis, segments=tuple(segments))
 
 
+def cuts(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+    """Runs of the units on an axis, one behind the other, in one walk over its segments."""
+    found: list[Axis] = []
+    segments = list(reversed(axis.segments))
+    for size in sizes:
+        mine: list[Segment] = []
+        while size > 0 and segments:
+            segment = segments.pop()
+            taken = min(size, segment.length)
+            if taken > 0:
+                mine.append(Segment(segment.space, segment.start, taken))
+            if taken < segment.length:
+                rest = segment.length - taken
+                segments.append(Segment(segment.space, segment.start + taken, rest))
+            size -= taken
+        found.append(replace(axis, segments=tuple(mine)))
+    return found
+
+
 def _normalised(layer: Layer, axis: Axis, shape: Shape | None) -> Axis | None:
     return axis
 

@@ -24,7 +24,7 @@ from initlint.theory.axes import (
     Segment,
     Shape,
     broadcasts,
-    cut,
+    cuts,
     from_start,
     same_place,
 )
@@ -273,7 +273,7 @@ class Units:
     def _read(
         self, layer: Layer, axis: Axis, source: Any, at: int, groups: int, target: int | None
     ) -> None:
-        offset = 0
+        offset, units = 0, axis.units
         for segment in axis.segments:
             reading = Reading(
                 layer.id,
@@ -282,7 +282,7 @@ class Units:
                 offset,
                 segment.start,
                 segment.length,
-                axis.units,
+                units,
                 axis.outer,
                 axis.inner,
                 groups,
@@ -413,4 +413,4 @@ class Units:
         if not sizes or axis.outer * axis.inner > 1 or sum(sizes) != axis.units:
             self._mark(axis)
             return None
-        return lambda output: cut(axis, sum(sizes[:output]), sizes[output])
+        return cuts(axis, sizes).__getitem__

@@ -284,7 +284,7 @@ def _written_out(recurrence: _Recurrence) -> tuple[str, ...]:
 
 def _others(context: Context, weight: Param) -> tuple[str, ...]:
     """All layers that read a weight, steps of another loop among them."""
-    return tuple(layer.id for layer, param in context.model.graph.params if param.key == weight.key)
+    return context.model.graph.readers.get(weight.key, ())
 
 
 def _sums_the_state(context: Context, param: Param) -> bool:

@@ -141,18 +141,21 @@ def _cells(graph: LayerGraph) -> Iterator[_Cell]:
                 if param.direction == weight.direction and param.gate == weight.gate
             )
             yield _Cell(layer, weight, biases)
+    first: dict[str, Layer] = {}
+    for layer in graph.weighted:
+        if layer.weight is not None:
+            first.setdefault(layer.weight.key, layer)
     for loop in unrolled_recurrences(graph):
         entering = graph[loop.inputs[0]] if loop.inputs else None
         if loop.activation is not Op.TANH or entering is None or entering.weight is None:
             continue
         if entering.op is not Op.LINEAR:
             continue
-        key = entering.weight.key  # the first step has no state yet, and is none of the loop
-        first = next(item for item in graph.weighted if item.weight and item.weight.key == key)
+        outside = first[entering.weight.key]  # the first step has no state yet: none of the loop
         steps = [entering, graph[loop.steps[0]], *(graph[key] for key in loop.others)]
         added = [param for step in steps for param in step.with_role(Role.BIAS, Role.SHIFT)]
         biases = tuple({param.key: param for param in added}.values())
-        yield _Cell(first, entering.weight, biases, (*loop.steps, *loop.inputs, *loop.others))
+        yield _Cell(outside, entering.weight, biases, (*loop.steps, *loop.inputs, *loop.others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ def _beyond(offset: float, spread: float) -> float:
 
 def _calls(context: Context, weight: Param) -> tuple[str, ...]:
     """Every layer that reads a weight: the steps of a cell in a loop."""
-    return tuple(layer.id for layer, param in context.model.graph.params if param.key == weight.key)
+    return context.model.graph.readers.get(weight.key, ())
 
 
 def _finding(cell: _Cell, found: _Entering, calls: tuple[str, ...]) -> Finding:
