@@ -75,18 +75,6 @@ def same_place(first: Axis, rank: int | None, second: Axis, shape: Shape | None)
     return a == b
 
 
-def cut(axis: Axis, start: int, length: int) -> Axis:
-    """A run of the units on an axis."""
-    segments: list[Segment] = []
-    position = 0
-    for segment in axis.segments:
-        low, high = max(start, position), min(start + length, position + segment.length)
-        if low < high:
-            segments.append(Segment(segment.space, segment.start + low - position, high - low))
-        position += segment.length
-    return replace(axis, segments=tuple(segments))
-
-
 def cuts(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
     """Runs of the units on an axis, one behind the other, in one walk over its segments."""
     found: list[Axis] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from initlint.model.graph import Edge, LayerGraph
+from initlint.model.graph import Edge, LayerGraph, derived
 from initlint.model.layer import Layer
 from initlint.model.op import RECURRENT, Op
 from initlint.theory.forward import ForwardPass
@@ -90,7 +90,17 @@ def split_parts(graph: LayerGraph, layer: Layer) -> int:
     parts = layer.attrs.get("parts")
     if isinstance(parts, int) and parts > 0:
         return parts
-    return max((edge.output for edge in graph.outputs(layer.id)), default=0) + 1
+    return _read_outputs(graph).get(layer.id, 1)
+
+
+@derived
+def _read_outputs(graph: LayerGraph) -> dict[str, int]:
+    """Outputs of each split up to the last that is read."""
+    return {
+        layer.id: 1 + max((edge.output for edge in graph.outputs(layer.id)), default=0)
+        for layer in graph
+        if layer.op is Op.SPLIT
+    }
 
 
 def _inputs(

@@ -117,7 +117,7 @@ def symmetric_units(model: Model, weights: Weights) -> tuple[SymmetricGroup, ...
         return packed + tuple(
             group
             for key, labels in incoming.items()
-            for group in _rows_alone(model.graph[key], labels, None, weights, [])
+            for group in _rows_alone(model.graph[key], labels, None, weights, [], ())
         )
     search = _Search(Units(model.graph), model, weights, incoming)
     return packed + search.groups(alike)
@@ -286,6 +286,10 @@ class _Search:
         roots = {units.find(number) for number in units.made.values()}
         for root in sorted(roots):
             self._labels[root] = self._start(units.spaces[root])
+        self._read_by: dict[str, list[tuple[int, Reading]]] = {}
+        for root in self._labels:
+            for reading in units.spaces[root].columns:
+                self._read_by.setdefault(reading.layer, []).append((root, reading))
         changed = True
         while changed:
             changed = False
@@ -303,20 +307,22 @@ class _Search:
         ``incoming`` are labels from all incoming weights, a layer's own state included.
         """
         result: list[SymmetricGroup] = []
-        reported: set[int] = set()
+        reported: dict[int, tuple[list[tuple[int, ...]], tuple[str, ...]]] = {}
         for key, labels in incoming.items():
             layer = self._model.graph[key]
             made = self._units.made.get(key)
             if made is None:
-                result += _rows_alone(layer, labels, None, self._weights, [])
+                result += _rows_alone(layer, labels, None, self._weights, [], ())
                 continue
             root = self._units.find(made)
             space = self._units.spaces[root]
-            symmetric = _classes(self._labels[root])
             if root not in reported:
-                reported.add(root)
+                symmetric = _classes(self._labels[root])
                 result += [self._symmetric(layer, space, group) for group in symmetric]
-            result += _rows_alone(layer, labels, space, self._weights, symmetric)
+                reported[root] = symmetric, tuple(space.consumers)
+            # A residual stream has as many readers as writers: all groups share one tuple.
+            symmetric, consumers = reported[root]
+            result += _rows_alone(layer, labels, space, self._weights, symmetric, consumers)
         return tuple(result)
 
     def _symmetric(self, layer: Layer, space: Space, units: tuple[int, ...]) -> SymmetricGroup:
@@ -382,11 +388,9 @@ class _Search:
 
     def _depthwise_inputs(self, layer: Layer, size: int) -> Labels:
         """Labels of the channels that a depthwise convolution reads, one per output unit."""
-        for root, labels in self._labels.items():
-            for reading in self._units.spaces[root].columns:
-                whole = (reading.offset, reading.length) == (0, size)
-                if reading.layer == layer.id and whole:
-                    return labels[reading.start : reading.start + reading.length]
+        for root, reading in self._read_by.get(layer.id, ()):
+            if (reading.offset, reading.length) == (0, size):
+                return self._labels[root][reading.start : reading.start + reading.length]
         return np.arange(size)
 
     def _outgoing(self, reading: Reading, size: int) -> Labels:
@@ -454,6 +458,7 @@ def _rows_alone(
     space: Space | None,
     weights: Weights,
     symmetric: Sequence[tuple[int, ...]],
+    consumers: tuple[str, ...],
 ) -> list[SymmetricGroup]:
     """Groups with equal rows that no symmetric group covers."""
     if _is_depthwise(layer) or (space is not None and space.shuffled):
@@ -467,7 +472,7 @@ def _rows_alone(
             symmetric=False,
             size=len(labels),
             layers=(layer.id,),
-            consumers=tuple(space.consumers) if space is not None else (),
+            consumers=consumers,
             param=layer.with_role(*_INCOMING)[0].key,
             noise=space is not None and space.noise,
             output=space is not None and space.output,
