@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph, derived
 from initlint.model.op import WEIGHTED, Op
-from initlint.model.residual import residual_branches
+from initlint.model.residual import Residual, residual_branches
 
 GATE_LAYERS = 32
 """Layers that a gate is made of at most: squeeze-excite has six, an attention map about ten. What
@@ -22,29 +23,158 @@ def is_bypassed(graph: LayerGraph, layers: Collection[str]) -> bool:
     False for adapters in a frozen network, whose branches are all that trains, and for latents that
     read the input through a branch alone.
     """
-    layers = frozenset(layers)
-    affected = [
-        branch
-        for branch in residual_branches(graph)
-        if not branch.projection and not layers.isdisjoint(branch.branch)
-    ]
+    branches = _branches_of(graph)
+    affected = tuple(sorted({number for key in layers for number in branches.get(key, ())}))
     if not affected:
         return False
+    known = _known(graph)
+    if affected not in known:
+        known[affected] = _without(graph, [residual_branches(graph)[item] for item in affected])
+    removed, spared = known[affected]
+    return spared and removed.issuperset(layers)
+
+
+@derived
+def _branches_of(graph: LayerGraph) -> dict[str, list[int]]:
+    """For each layer the numbers of the residual branches around it that have an identity beside
+    them."""
+    found: dict[str, list[int]] = {}
+    for number, branch in enumerate(residual_branches(graph)):
+        for key in branch.branch if not branch.projection else ():
+            found.setdefault(key, []).append(number)
+    return found
+
+
+@derived
+def _known(graph: LayerGraph) -> dict[tuple[int, ...], tuple[Collection[str], bool]]:
+    """What `_without` has told of some branches, filled as it is asked for."""
+    return {}
+
+
+def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[Collection[str], bool]:
+    """What goes with branches, and whether what is left leads every input to an output and trains.
+
+    One branch is looked at by itself: there may be as many as layers.
+    """
+    whole = _whole(graph)
+    branch = affected[0]
+    removed = _made_for(graph, branch.branch) if len(affected) == 1 else set()
+    if removed and whole.ordered and branch.trunk in whole.fed and _skips(graph, branch, removed):
+        trains = branch.trunk in whole.trained and branch.add in whole.training
+        return removed, trains and whole.leads_out and not _cuts_off(graph, removed)
     removed = {key for branch in affected for key in branch.branch}
     for layer in reversed(graph.order):  # what is made for these branches alone
         readers = graph.outputs(layer.id)
         if layer.op is not Op.INPUT and readers and all(e.target in removed for e in readers):
             removed.add(layer.id)
-    if not removed.issuperset(layers):
-        return False
     inputs = [layer.id for layer in graph if layer.op is Op.INPUT]
     if not inputs or not _all_lead_out(graph, inputs, removed):
-        return False
+        return removed, False
     trunk = _reached(graph, inputs, removed)
     trained = {key for key in trunk if _trains(graph, key)}
     before = {affected[0].trunk, *graph.upstream([affected[0].trunk])}
     after = graph.downstream([affected[-1].add])
-    return bool(trained & before) and bool(trained & after)
+    return removed, bool(trained & before) and bool(trained & after)
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What is true of a graph before anything is taken from it.
+
+    Attributes:
+        ordered: no edge leads back, as those of recurrent bodies do.
+        leads_out: there are inputs, and an output depends on each.
+        fed: ids of layers that an input feeds.
+        trained: ids of layers that are trained and fed, or depend on one that is.
+        training: ids of layers that a trained layer depends on.
+        out: ids of layers that an output depends on.
+    """
+
+    ordered: bool
+    leads_out: bool
+    fed: frozenset[str]
+    trained: frozenset[str]
+    training: frozenset[str]
+    out: frozenset[str]
+
+
+@derived
+def _whole(graph: LayerGraph) -> _Whole:
+    position = graph.position
+    fed: set[str] = set()
+    trained: set[str] = set()
+    for layer in graph.order:
+        above = [edge.source for edge in graph.inputs(layer.id)]
+        if layer.op is Op.INPUT or not fed.isdisjoint(above):
+            fed.add(layer.id)
+        if (layer.id in fed and _trains(graph, layer.id)) or not trained.isdisjoint(above):
+            trained.add(layer.id)
+    training: set[str] = set()
+    out: set[str] = set()
+    for layer in reversed(graph.order):
+        below = [edge.target for edge in graph.outputs(layer.id)]
+        if any(key in training or _trains(graph, key) for key in below):
+            training.add(layer.id)
+        if layer.op is Op.OUTPUT or not out.isdisjoint(below):
+            out.add(layer.id)
+    inputs = [layer.id for layer in graph if layer.op is Op.INPUT]
+    return _Whole(
+        all(position[edge.source] < position[edge.target] for edge in graph.edges),
+        bool(inputs) and out.issuperset(inputs),
+        frozenset(fed),
+        frozenset(trained),
+        frozenset(training),
+        frozenset(out),
+    )
+
+
+def _made_for(graph: LayerGraph, branch: Iterable[str]) -> set[str]:
+    """The layers of a branch, and those that are made for it alone."""
+    removed = set(branch)
+    waiting = [edge.source for key in removed for edge in graph.inputs(key)]
+    while waiting:
+        key = waiting.pop()
+        alone = all(edge.target in removed for edge in graph.outputs(key))
+        if key not in removed and graph[key].op is not Op.INPUT and alone:
+            removed.add(key)
+            waiting += [edge.source for edge in graph.inputs(key)]
+    return removed
+
+
+def _skips(graph: LayerGraph, branch: Residual, removed: Collection[str]) -> bool:
+    """True when the skip path leads from the trunk to the sum without the removed layers.
+
+    The second of two branches of one trunk is added to a sum that is part of the first.
+    """
+    way = {*branch.skip, branch.add}
+    waiting, seen = [branch.trunk], {branch.trunk}
+    while waiting:
+        key = waiting.pop()
+        if key in removed:
+            continue
+        if key == branch.add:
+            return True
+        fresh = {edge.target for edge in graph.outputs(key) if edge.target in way} - seen
+        seen |= fresh
+        waiting += fresh
+    return False
+
+
+def _cuts_off(graph: LayerGraph, removed: Collection[str]) -> bool:
+    """True when an input leads to the outputs through these layers alone."""
+    out = _whole(graph).out
+    lost = set(removed)
+    waiting = [edge.source for key in removed for edge in graph.inputs(key)]
+    while waiting:
+        key = waiting.pop()
+        if key in lost or graph[key].op is Op.OUTPUT:
+            continue
+        if not any(e.target in out and e.target not in lost for e in graph.outputs(key)):
+            if graph[key].op is Op.INPUT:
+                return True
+            lost.add(key)
+            waiting += [edge.source for edge in graph.inputs(key)]
+    return False
 
 
 def gate_layers(graph: LayerGraph) -> frozenset[str]:

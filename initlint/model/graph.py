@@ -276,6 +276,20 @@ class LayerGraph:
                     break
         return frozenset(found)
 
+    def leads_to_heads(self, layer_id: str) -> bool:
+        """True when no layer downstream has a weighted layer behind it."""
+        return layer_id not in self._before_hidden
+
+    @cached_property
+    def _before_hidden(self) -> frozenset[str]:
+        """Ids of layers with a layer downstream that is no head."""
+        found: set[str] = set()
+        for layer in reversed(self.order):
+            targets = [edge.target for edge in self._outputs[layer.id]]
+            if any(key in found or key in self._before_weights for key in targets):
+                found.add(layer.id)
+        return frozenset(found)
+
     def downstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
         """Ids of all layers that depend on any of these, by one walk over the graph."""
         return self._reach(layer_ids, lambda key: (edge.target for edge in self._outputs[key]))

@@ -235,7 +235,7 @@ def _slowed(context: Context, layer: Layer, rms: float) -> float:
     only a head reads is a small head, and a branch beside a trunk is small on purpose.
     """
     graph = context.model.graph
-    if rms >= 1 or all(graph.is_head(key) for key in graph.descendants(layer.id)):
+    if rms >= 1 or graph.leads_to_heads(layer.id):
         return 0.0
     return 0.0 if is_bypassed(graph, (layer.id,)) else log10(rms)
 
