@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property, wraps
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -33,6 +33,9 @@ class Edge:
 
 
 Found = TypeVar("Found")
+
+MOST_ENDS = 1024
+"""Ends of a graph up to which it is told for all layers at once which of them depend on each."""
 
 _source: Callable[[Edge], str] = attrgetter("source")
 _target: Callable[[Edge], str] = attrgetter("target")
@@ -297,6 +300,47 @@ class LayerGraph:
     def upstream(self, layer_ids: Iterable[str]) -> frozenset[str]:
         """Ids of all layers that any of these depends on, by one walk over the graph."""
         return self._reach(layer_ids, lambda key: (edge.source for edge in self._inputs[key]))
+
+    @cached_property
+    def _leads_on(self) -> bool:
+        """True where no edge leads back, as those of recurrent bodies do."""
+        rank = self.position
+        return all(rank[edge.source] < rank[edge.target] for edge in self._edges)
+
+    def leads_to_any(self, layer_id: str, others: Collection[str]) -> bool:
+        """True when one of some layers depends on a layer. Cost: the layers between them."""
+        if not self._leads_on:
+            return not self.downstream((layer_id,)).isdisjoint(others)
+        last = max((self.position[key] for key in others), default=-1)
+
+        def step(key: str) -> Iterable[str]:
+            targets = (edge.target for edge in self._outputs[key])
+            return (target for target in targets if self.position[target] <= last)
+
+        return not self._reach((layer_id,), step).isdisjoint(others)
+
+    def meet_later(self, first: str, second: str) -> bool:
+        """True when some layer depends on both of two layers."""
+        ends = self._ends
+        if ends is None:
+            return not self.downstream((first,)).isdisjoint(self.downstream((second,)))
+        return bool(ends[first] & ends[second])
+
+    @cached_property
+    def _ends(self) -> dict[str, int] | None:
+        """Which layers that nothing reads depend on each, one bit for each of them.
+
+        Layers with a common consumer have a common end. None where there are too many ends.
+        """
+        bits = {key: 1 << n for n, key in enumerate(k for k, e in self._outputs.items() if not e)}
+        if len(bits) > MOST_ENDS or not self._leads_on:
+            return None
+        found: dict[str, int] = {}
+        for layer in reversed(self.order):
+            found[layer.id] = 0
+            for edge in self._outputs[layer.id]:
+                found[layer.id] |= found[edge.target] | bits.get(edge.target, 0)
+        return found
 
     @staticmethod
     def _reach(layer_ids: Iterable[str], step: Callable[[str], Iterable[str]]) -> frozenset[str]:

@@ -113,35 +113,51 @@ class DuplicateLayers(Rule):
         """Yield one finding for each way in which copies stand to each other."""
         groups = _groups(context)
         partner = {member.layer.id: number for number, g in enumerate(groups) for member in g}
+        origins: dict[tuple[str, str], bool] = {}
         kinds: dict[Severity, list[Sequence[_Member]]] = defaultdict(list)
         for group in groups:
-            kinds[_severity(context, group, partner)].append(group)
+            kinds[_severity(context, group, partner, origins)].append(group)
         worst = kinds[Severity.ERROR]
         for severity in (Severity.WARNING, Severity.INFO):
-            copied = [
-                group
-                for group in kinds[severity]
-                if any(_goes_with(context.model.graph, group, other) for other in worst)
-            ]
+            copied, kinds[severity] = _parted(context.model.graph, kinds[severity], worst)
             worst += copied
-            kinds[severity] = [group for group in kinds[severity] if group not in copied]
         for severity, found in kinds.items():
             if found:
                 yield _finding(context.model.graph, severity, found)
 
 
-def _goes_with(graph: LayerGraph, group: Sequence[_Member], other: Sequence[_Member]) -> bool:
-    """True when each layer of one group stands in one line with its own layer of the other.
+def _parted(
+    graph: LayerGraph, groups: Sequence[Sequence[_Member]], worst: Sequence[Sequence[_Member]]
+) -> tuple[list[Sequence[_Member]], list[Sequence[_Member]]]:
+    """Groups that go with one of the worst, and the others."""
+    copied: set[int] = set()
+    for other in worst if groups else ():
+        lines = [_line(graph, item) for item in other]
+        for number, group in enumerate(groups):
+            if number not in copied and _goes_with(group, lines):
+                copied.add(number)
+    return (
+        [group for number, group in enumerate(groups) if number in copied],
+        [group for number, group in enumerate(groups) if number not in copied],
+    )
+
+
+def _line(graph: LayerGraph, member: _Member) -> frozenset[str]:
+    """All layers before a copy and behind it."""
+    return graph.upstream((member.layer.id,)) | graph.downstream((member.layer.id,))
+
+
+def _goes_with(group: Sequence[_Member], lines: Sequence[frozenset[str]]) -> bool:
+    """True when each layer of a group stands in one line with its own layer of another group.
 
     Then whole branches were copied, and what becomes of one of their layers becomes of all.
     """
-    if len(group) != len(other):
+    if len(group) != len(lines):
         return False
-    partners: list[set[int]] = []
-    for member in group:
-        line = graph.upstream((member.layer.id,)) | graph.downstream((member.layer.id,))
-        partners.append({n for n, item in enumerate(other) if item.layer.id in line})
-    return all(len(found) == 1 for found in partners) and len(set.union(*partners)) == len(other)
+    partners = [
+        {number for number, line in enumerate(lines) if member.layer.id in line} for member in group
+    ]
+    return all(len(found) == 1 for found in partners) and len(set.union(*partners)) == len(lines)
 
 
 def _groups(context: Context) -> list[list[_Member]]:
@@ -181,11 +197,15 @@ def _can_be_copy(context: Context, layer: Layer, param: Param) -> bool:
     return context.measures.identify(param).family in _RANDOM
 
 
-def _severity(context: Context, group: Sequence[_Member], partner: dict[str, int]) -> Severity:
+def _severity(
+    context: Context,
+    group: Sequence[_Member],
+    partner: dict[str, int],
+    origins: dict[tuple[str, str], bool],
+) -> Severity:
     graph = context.model.graph
     first = group[0].layer.id
-    later = graph.descendants(first)
-    if any(member.layer.id in later for member in group[1:]):
+    if graph.leads_to_any(first, [member.layer.id for member in group[1:]]):
         return Severity.WARNING
     source = [edge.source for edge in graph.inputs(first)]
     for member in group[1:]:
@@ -193,27 +213,49 @@ def _severity(context: Context, group: Sequence[_Member], partner: dict[str, int
         if same_input and _meet(context, first, member.layer.id, partner):
             return Severity.ERROR
     together = all(
-        _same_origin(graph, first, member.layer.id, partner)
-        and graph.descendants(first) & graph.descendants(member.layer.id)
+        _same_origin(graph, first, member.layer.id, partner, origins)
+        and graph.meet_later(first, member.layer.id)
         for member in group[1:]
     )
     return Severity.WARNING if together else Severity.INFO
 
 
-def _same_origin(graph: LayerGraph, left: str, right: str, partner: dict[str, int]) -> bool:
-    """True when two copies read one tensor, or tensors that a chain of copies made from one."""
-    for _ in range(len(graph)):
+def _same_origin(
+    graph: LayerGraph,
+    left: str,
+    right: str,
+    partner: dict[str, int],
+    known: dict[tuple[str, str], bool],
+) -> bool:
+    """True when two copies read one tensor, or tensors that a chain of copies made from one.
+
+    What is known of a pair holds for the pairs whose chain leads to it.
+    """
+    chain: dict[tuple[str, str], None] = {}
+    while (left, right) not in known:
+        if (left, right) in chain:
+            known[left, right] = False
+            break
+        chain[left, right] = None
         one, other = graph.inputs(left), graph.inputs(right)
         if [edge.source for edge in one] == [edge.source for edge in other]:
-            return True
-        if len(one) != 1 or len(other) != 1:
-            return False
-        left, right = one[0].source, other[0].source
-        one_function = _stored(graph[left]) == _stored(graph[right])
-        copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
-        if graph[left].op is not graph[right].op or not (one_function or copies):
-            return False
-    return False
+            known[left, right] = True
+            break
+        above = (one[0].source, other[0].source) if len(one) == len(other) == 1 else None
+        if above is None or not _alike(graph, *above, partner):
+            known[left, right] = False
+            break
+        left, right = above
+    found = known[left, right]
+    known.update(dict.fromkeys(chain, found))
+    return found
+
+
+def _alike(graph: LayerGraph, left: str, right: str, partner: dict[str, int]) -> bool:
+    """True for two layers that do one thing: calls of one function, or copies."""
+    one_function = _stored(graph[left]) == _stored(graph[right])
+    copies = partner.get(left) is not None and partner.get(left) == partner.get(right)
+    return graph[left].op is graph[right].op and (one_function or copies)
 
 
 def _stored(layer: Layer) -> list[str]:
