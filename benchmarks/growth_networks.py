@@ -179,6 +179,103 @@ def shared(path: Path, count: int, width: int = WIDTH) -> None:
     network.save(path, tensor)
 
 
+def biased(path: Path, count: int, width: int = WIDTH) -> None:
+    """Linear layers with small biases, and hyperbolic tangents."""
+    network, tensor = Network(width), "input"
+    for index in range(count // 2):
+        bias = network.stored(np.full(width, 0.1, np.float32), f"biases.{index}.bias")
+        tensor = network.node("Gemm", tensor, network.drawn(width, width), bias)
+        tensor = network.node("Tanh", tensor)
+    network.save(path, tensor)
+
+
+def silent(path: Path, count: int, width: int = WIDTH) -> None:
+    """Residual blocks with small gains, and with biases that no unit gets above."""
+    network, tensor = Network(width), "input"
+    for index in range(count // 5):
+        gain = network.stored(np.full(width, 0.2, np.float32), f"norms.{index}.weight")
+        shift = network.stored(np.zeros(width, np.float32), f"norms.{index}.bias")
+        inside = network.node("LayerNormalization", tensor, gain, shift)
+        bias = network.stored(np.full(width, -30, np.float32), f"biases.{index}.bias")
+        inside = network.node("Gemm", inside, network.drawn(width, width), bias)
+        tensor = network.node("Add", tensor, network.linear(network.node("Relu", inside)))
+    network.save(path, tensor)
+
+
+def twins(path: Path, count: int, width: int = WIDTH) -> None:
+    """Two towers of equal weights side by side, added at their ends."""
+    network, left, right = Network(width), "input", "input"
+    for index in range(count // 4):
+        weight = network.drawn(width, width)
+        values = numpy_helper.to_array(network.weights[-1])
+        copy = network.stored(values, f"twins.{index}.weight")
+        left = network.node("Relu", network.node("MatMul", left, weight))
+        right = network.node("Relu", network.node("MatMul", right, copy))
+    network.save(path, network.linear(network.node("Add", left, right)))
+
+
+def depthwise(path: Path, count: int, width: int = WIDTH) -> None:
+    """Depthwise convolutions and ReLUs."""
+    network, tensor = Network(width, (1, width, 6, 6)), "input"
+    for _ in range(count // 2):
+        kernel = network.drawn(width, 1, 3, 3, fan_in=9)
+        tensor = network.node("Conv", tensor, kernel, pads=[1, 1, 1, 1], group=width)
+        tensor = network.node("Relu", tensor)
+    network.save(path, tensor)
+
+
+def tables(path: Path, count: int, width: int = WIDTH) -> None:
+    """Many embeddings of one token, each read by a layer, and their sum."""
+    network = Network(width, (1,))
+    token = network.node("Cast", "input", to=TensorProto.INT64)
+    read = [
+        network.linear(network.node("Gather", network.drawn(4 * width, width), token))
+        for _ in range(count // 2)
+    ]
+    network.save(path, network.linear(network.node("Sum", *read)))
+
+
+Fault = Callable[[Any], Any]
+"""What becomes of the values of a weight."""
+
+
+def zero(values: Any) -> Any:
+    """Nothing but zeros."""
+    return np.zeros_like(values)
+
+
+def constant(values: Any) -> Any:
+    """One number."""
+    return np.full_like(values, 0.3)
+
+
+def shifted(values: Any) -> Any:
+    """A mean far from zero."""
+    return values + np.float32(3) * values.std()
+
+
+def non_finite(values: Any) -> Any:
+    """One value that is no number."""
+    found = values.copy()
+    found.flat[0] = np.nan
+    return found
+
+
+def spoil(path: Path, fault: Fault) -> None:
+    """Put a fault into every matrix of a file, and a name that no number tells from another."""
+    model = onnx.load(path)
+    names: dict[str, str] = {}
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.ndim > 1:
+            number = f"{len(names):06d}".translate(str.maketrans("0123456789", "abcdefghij"))
+            names[tensor.name] = f"{number}.weight"
+            tensor.CopyFrom(numpy_helper.from_array(fault(values), names[tensor.name]))
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    onnx.save(model, path)
+
+
 Builder = Callable[[Path, int, int], None]
 
 BUILDERS: tuple[Builder, ...] = (
@@ -193,4 +290,19 @@ BUILDERS: tuple[Builder, ...] = (
     gated,
     recurrent,
     shared,
+    silent,
+    twins,
 )
+
+FAULTY: tuple[tuple[Builder, Fault], ...] = (
+    (chain, zero),
+    (chain, shifted),
+    (chain, non_finite),
+    (biased, zero),
+    (towers, zero),
+    (residual, constant),
+    (recurrent, constant),
+    (depthwise, constant),
+    (tables, constant),
+)
+"""Networks with a fault in every layer: what is found is about all of them."""

@@ -36,8 +36,7 @@ def is_bypassed(graph: LayerGraph, layers: Collection[str]) -> bool:
 
 @derived
 def _branches_of(graph: LayerGraph) -> dict[str, list[int]]:
-    """For each layer the numbers of the residual branches around it that have an identity beside
-    them."""
+    """For each layer the numbers of the branches that hold it and have an identity beside them."""
     found: dict[str, list[int]] = {}
     for number, branch in enumerate(residual_branches(graph)):
         for key in branch.branch if not branch.projection else ():

@@ -12,6 +12,7 @@ from initlint.api import (
     Finding,
     Fix,
     Layer,
+    LayerGraph,
     Need,
     Op,
     Param,
@@ -151,8 +152,10 @@ class ZeroWeight(Rule):
                 found.setdefault(kind, []).append(_Group(keys, cutting, mine))
             elif any(layer.op is Op.EMBEDDING and layer.id in trunk for layer in layers):
                 yield _table(zeros[keys[0]])
+        params = {param.key: (layer, param) for layer, param in graph.params}
+        trainable = sum(param.size for _, param in params.values() if param.trainable)
         for groups in found.values():
-            yield _finding(context, groups, zeros, trunk)
+            yield _finding(graph, groups, zeros, _Whole(params, max(trainable, 1), trunk))
 
 
 def _table(place: tuple[Layer, Param]) -> Finding:
@@ -186,6 +189,15 @@ class _Group:
     keys: tuple[str, ...]
     cutting: list[Layer]
     blocked: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """What every finding is measured by: all parameters, how many values train, and the trunk."""
+
+    params: Mapping[str, tuple[Layer, Param]]
+    trainable: int
+    trunk: frozenset[str]
 
 
 def _place(name: str) -> str:
@@ -239,21 +251,20 @@ def _is_zero(context: Context, param: Param) -> bool:
 
 
 def _finding(
-    context: Context,
+    graph: LayerGraph,
     groups: Sequence[_Group],
     zeros: Mapping[str, tuple[Layer, Param]],
-    trunk: frozenset[str],
+    whole: _Whole,
 ) -> Finding:
+    params, trunk = whole.params, whole.trunk
     keys = tuple(key for group in groups for key in group.keys)
     cutting = [layer for group in groups for layer in group.cutting]
     blocked = {key for group in groups for key in group.blocked}
     layers = tuple(dict.fromkeys(zeros[key][0].id for key in keys))
-    params = {param.key: (layer, param) for layer, param in context.model.graph.params}
-    trainable = sum(param.size for _, param in params.values() if param.trainable)
     stuck = sum(params[key][1].size for key in blocked if key in params)
-    share = stuck / max(trainable, 1)
+    share = stuck / whole.trainable
     on_trunk = any(params[key][0].id in trunk for key in blocked if key in params and key in zeros)
-    harmful = (on_trunk or share > BLOCKED_SHARE) and not is_bypassed(context.model.graph, layers)
+    harmful = (on_trunk or share > BLOCKED_SHARE) and not is_bypassed(graph, layers)
     first, param = (cutting[0], cutting[0].weight) if cutting else zeros[keys[0]]
     several = f" (and {len(layers) - 1} more)" if len(layers) > 1 else ""
     if blocked:
