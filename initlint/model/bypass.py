@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph, derived
@@ -45,12 +46,12 @@ def _branches_of(graph: LayerGraph) -> dict[str, list[int]]:
 
 
 @derived
-def _known(graph: LayerGraph) -> dict[tuple[int, ...], tuple[Collection[str], bool]]:
+def _known(graph: LayerGraph) -> dict[tuple[int, ...], tuple[AbstractSet[str], bool]]:
     """What `_without` has told of some branches, filled as it is asked for."""
     return {}
 
 
-def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[Collection[str], bool]:
+def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[AbstractSet[str], bool]:
     """What goes with branches, and whether what is left leads every input to an output and trains.
 
     One branch is looked at by itself: there may be as many as layers.
