@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph, derived
@@ -46,12 +45,12 @@ def _branches_of(graph: LayerGraph) -> dict[str, list[int]]:
 
 
 @derived
-def _known(graph: LayerGraph) -> dict[tuple[int, ...], tuple[AbstractSet[str], bool]]:
+def _known(graph: LayerGraph) -> dict[tuple[int, ...], tuple[set[str], bool]]:
     """What `_without` has told of some branches, filled as it is asked for."""
     return {}
 
 
-def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[AbstractSet[str], bool]:
+def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[set[str], bool]:
     """What goes with branches, and whether what is left leads every input to an output and trains.
 
     One branch is looked at by itself: there may be as many as layers.
