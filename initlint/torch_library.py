@@ -1,6 +1,6 @@
 """PyTorch's shared library, opened while the interpreter imports what does not need it.
 
-Nothing of initlint is imported here: whatever is imported first delays the opening.
+Of initlint only what has a shared object of its own is imported before: the opening waits for it.
 
 Opening it takes a fifth of ``import torch``, in which the interpreter would do nothing else: the
 time of ``torch._C`` itself in what ``python -X importtime -c "import torch"`` prints.

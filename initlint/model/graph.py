@@ -35,7 +35,10 @@ class Edge:
 Found = TypeVar("Found")
 
 MOST_ENDS = 1024
-"""Ends of a graph up to which it is told for all layers at once which of them depend on each."""
+"""Ends of a graph up to which it is told for all layers at once which of them depend on each.
+
+One bit for an end: 128 bytes a layer, 13 MB for 10^5 layers.
+"""
 
 _source: Callable[[Edge], str] = attrgetter("source")
 _target: Callable[[Edge], str] = attrgetter("target")
