@@ -34,18 +34,31 @@
 #define SHORT 4096      /* elements below which double precision costs nothing */
 #define READ (1 << 17)  /* bytes read at once: they stay in a core's cache, where they are summed */
 
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float four_floats __attribute__((vector_size(16)));
 typedef float eight_floats __attribute__((vector_size(32)));
 typedef float sixteen_floats __attribute__((vector_size(64)));
+typedef int32_t four_integers __attribute__((vector_size(16)));
+typedef int32_t eight_integers __attribute__((vector_size(32)));
+typedef int32_t sixteen_integers __attribute__((vector_size(64)));
+typedef int16_t sixteen_shorts __attribute__((vector_size(32)));
 typedef __int128 wide;
 
-struct scan {
-    float sum, low, high;
+enum kind { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, INT8, UINT8, KINDS };
+
+/* What one pass over a block gives. */
+struct pass {
+    double powers[4];
+    float low, high;
     int32_t nearest;
+    int64_t zeros, below;
 };
 
 #define NAME(x) plain_##x
 #define TARGET
-#define FLOATS eight_floats
+#define FLOATS four_floats
+#define INTEGERS four_integers
 #include "_moments_kernel.h"
 
 #if defined(__x86_64__)
@@ -54,6 +67,7 @@ struct scan {
 #define NAME(x) avx2_##x
 #define TARGET __attribute__((target("avx2,f16c")))
 #define FLOATS eight_floats
+#define INTEGERS eight_integers
 #define AVX2
 #include "_moments_kernel.h"
 #undef AVX2
@@ -65,30 +79,29 @@ struct scan {
 #endif
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni" WHOLE)))
 #define FLOATS sixteen_floats
+#define INTEGERS sixteen_integers
 #define AVX512
 #include "_moments_kernel.h"
 #undef AVX512
 #endif
 
+typedef void pass_function(const void *, size_t, float, int16_t, struct pass *);
+
 static struct {
-    void (*scan)(const float *, size_t, struct scan *);
-    void (*powers)(const float *, size_t, float, double[4]);
+    pass_function *pass[KINDS];
     void (*near_zero)(const float *, size_t, int32_t, int64_t *, int64_t *);
-    void (*near_zero_halves)(const uint16_t *, size_t, int64_t *, int64_t *);
-    void (*from_bfloat16)(const uint16_t *, size_t, uint32_t *);
-    void (*from_float16)(const uint16_t *, size_t, float *);
+    void (*widen)(const uint16_t *, size_t, enum kind, float *);
     void (*integers)(const int8_t *, size_t, int64_t[4]);
     void (*extremes)(const int8_t *, size_t, int8_t, int8_t *, int8_t *, int64_t *);
 } kernel;
 
 #define CHOOSE(set)                                                                                \
     do {                                                                                           \
-        kernel.scan = set##_scan;                                                                  \
-        kernel.powers = set##_powers;                                                              \
+        kernel.pass[FLOAT32] = set##_pass_floats;                                                 \
+        kernel.pass[FLOAT16] = set##_pass_float16;                                                 \
+        kernel.pass[BFLOAT16] = set##_pass_bfloat16;                                               \
         kernel.near_zero = set##_near_zero;                                                        \
-        kernel.near_zero_halves = set##_near_zero_halves;                                          \
-        kernel.from_bfloat16 = set##_from_bfloat16;                                                \
-        kernel.from_float16 = set##_from_float16;                                                  \
+        kernel.widen = set##_widen;                                                                \
         kernel.integers = set##_integers;                                                          \
         kernel.extremes = set##_extremes;                                                          \
     } while (0)
@@ -194,66 +207,69 @@ static void add_doubles(struct total *t, double *x, size_t count, double tiny)
     merge_powers(t, (int64_t)n, centre, s, low, high);
 }
 
-static void add_widened(struct total *t, const float *x, size_t count, double tiny)
-{
-    double wide_x[BLOCK];
+#define TINY_HALF 0x1p-14 /* the smallest normal number of half precision, of bits 0x0400 */
+#define TINY_SINGLE 0x1p-126 /* of single precision, and of bfloat16, whose bits are 0x0080 */
+#define OFF_CENTRE 16 /* variances that the square of what is left of the mean must fit into */
 
-    for (size_t i = 0; i < count; i++)
-        wide_x[i] = x[i];
-    add_doubles(t, wide_x, count, tiny);
+/* One pass about a centre near the mean: that of the elements before, or else the block's own, which
+ * the pass about another centre tells. What is left of the mean is below a quarter of the standard
+ * deviation, so that no more than a bit of the fourth power is cancelled away. Fails where single
+ * precision is not enough: magnitudes below 1e8 and a spread above 1e-8 keep the fourth powers of
+ * the elements within a factor 30 of the farthest one inside it. */
+static int sum_block(struct total *t, const void *x, size_t n, enum kind kind, double tiny)
+{
+    int half = kind == FLOAT16;
+    int counted = kind != FLOAT32 && tiny == (half ? TINY_HALF : TINY_SINGLE);
+    float centre = t->n ? (float)t->mean : 0.0f;
+    struct pass seen;
+
+    if (kind != FLOAT32 && !counted)
+        return 0;
+    for (int attempt = 0;; attempt++) {
+        kernel.pass[kind](x, n, centre, half ? 0x0400 : 0x0080, &seen);
+        const double *s = seen.powers;
+        double left = s[0] / (double)n;
+        if (!(isfinite(s[0]) && seen.low > -1e8f && seen.high < 1e8f &&
+              seen.high - seen.low > 1e-8f))
+            return 0;
+        if (left * left * OFF_CENTRE <= s[1] / (double)n - left * left)
+            break;
+        if (attempt == 2)
+            return 0;
+        centre += (float)left;
+    }
+    if (!counted) {
+        float limit = (float)tiny;
+        int32_t bits;
+        memcpy(&bits, &limit, sizeof bits);
+        if (seen.nearest == 0 || seen.nearest < bits)
+            kernel.near_zero(x, n, bits, &seen.zeros, &seen.below);
+    }
+    t->zeros += seen.zeros;
+    t->subnormals += seen.below > seen.zeros ? seen.below - seen.zeros : 0;
+    merge_powers(t, (int64_t)n, centre, seen.powers, seen.low, seen.high);
+    return 1;
 }
 
-#define TINY_HALF 0x1p-14 /* the smallest normal number of half precision */
-
-/* At most BLOCK elements, with the halves that they were decoded from, or NULL. Magnitudes below 1e8
- * and a spread above 1e-8 keep the fourth powers of the elements within a factor 30 of the farthest
- * one inside single precision. */
-static void add_floats(struct total *t, const float *x, const uint16_t *halves, size_t count,
-                       double tiny, int precise)
+/* At most BLOCK elements of single precision or less. */
+static void add_block(struct total *t, const void *x, size_t count, enum kind kind, double tiny,
+                      int precise)
 {
     size_t n = precise ? 0 : count - count % LANES;
-    struct scan seen;
-    double s[4];
+    float values[BLOCK];
+    double wide_x[BLOCK];
 
-    if (n) {
-        kernel.scan(x, n, &seen);
-        if (!(isfinite(seen.sum) && seen.low > -1e8f && seen.high < 1e8f &&
-              seen.high - seen.low > 1e-8f)) {
-            n = 0;
-        } else {
-            float limit = (float)tiny, centre = seen.sum / (float)n;
-            int32_t bits;
-            memcpy(&bits, &limit, sizeof bits);
-            if (seen.nearest == 0 || seen.nearest < bits) {
-                int64_t zeros = 0, below = 0;
-                if (halves && tiny == TINY_HALF)
-                    kernel.near_zero_halves(halves, n, &zeros, &below);
-                else
-                    kernel.near_zero(x, n, bits, &zeros, &below);
-                t->zeros += zeros;
-                t->subnormals += below > zeros ? below - zeros : 0;
-            }
-            kernel.powers(x, n, centre, s);
-            merge_powers(t, (int64_t)n, centre, s, seen.low, seen.high);
-        }
-    }
-    if (n < count)
-        add_widened(t, x + n, count - n, tiny);
-}
-
-static void add_sixteen_bits(struct total *t, const uint16_t *x, size_t count, double tiny,
-                             int half, int precise)
-{
-    union {
-        float values[BLOCK];
-        uint32_t bits[BLOCK];
-    } wide_x;
-
-    if (!half)
-        kernel.from_bfloat16(x, count, wide_x.bits);
+    if (n && !sum_block(t, x, n, kind, tiny))
+        n = 0;
+    if (n == count)
+        return;
+    if (kind == FLOAT32)
+        memcpy(values, (const float *)x + n, (count - n) * sizeof *values);
     else
-        kernel.from_float16(x, count, wide_x.values);
-    add_floats(t, wide_x.values, half ? x : NULL, count, tiny, precise);
+        kernel.widen((const uint16_t *)x + n, count - n, kind, values);
+    for (size_t i = 0; i < count - n; i++)
+        wide_x[i] = values[i];
+    add_doubles(t, wide_x, count - n, tiny);
 }
 
 /* At most EXACT bytes; every number below is an integer until the divisions. */
@@ -283,8 +299,6 @@ static void add_bytes(struct total *t, const uint8_t *x, size_t count, int is_si
           offset + low, offset + high);
 }
 
-enum kind { FLOAT32, FLOAT64, FLOAT16, BFLOAT16, INT8, UINT8, KINDS };
-
 static const struct {
     const char *name;
     size_t bytes, block;
@@ -300,15 +314,12 @@ static void add(struct total *t, const uint8_t *data, size_t count, enum kind ki
     for (size_t start = 0; start < count; start += kinds[kind].block) {
         size_t n = count - start < kinds[kind].block ? count - start : kinds[kind].block;
         const uint8_t *x = data + start * kinds[kind].bytes;
-        if (kind == FLOAT32) {
-            add_floats(t, (const float *)(const void *)x, NULL, n, tiny, precise);
-        } else if (kind == FLOAT64) {
+        if (kind == FLOAT64) {
             double copy[BLOCK];
             memcpy(copy, x, n * sizeof *copy);
             add_doubles(t, copy, n, tiny);
-        } else if (kind == FLOAT16 || kind == BFLOAT16) {
-            add_sixteen_bits(t, (const uint16_t *)(const void *)x, n, tiny, kind == FLOAT16,
-                             precise);
+        } else if (kind < INT8) {
+            add_block(t, x, n, kind, tiny, precise);
         } else {
             add_bytes(t, x, n, kind == INT8);
         }
