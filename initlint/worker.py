@@ -149,7 +149,8 @@ def isolate(job: Record, *, forked: bool = False) -> list[str]:
     if job["task"] == "lint" and settings.get("probe", True) and _may_run(job["target"]):
         from initlint.probe.child import start_early
 
-        child = start_early(fork=forked)
+        path = None if is_remote(job["target"]) else job["target"]
+        child = start_early(path, fork=forked)
     apply_limits(job.get("limits") or {})
     files = [] if is_remote(job["target"]) else [*reach(job["target"])]
     if settings.get("input"):

@@ -171,7 +171,7 @@ def test_isolation_starts_the_probe_before_the_wall(monkeypatch, tmp_path):
     order = []
     from initlint.probe import child
 
-    monkeypatch.setattr(child, "start_early", lambda *, fork: order.append("child") or 42)
+    monkeypatch.setattr(child, "start_early", lambda path, *, fork: order.append("child") or 42)
     monkeypatch.setattr(worker, "apply_limits", lambda limits: order.append("limits"))
     monkeypatch.setattr(sandbox, "lock_down", lambda paths, pid: order.append(pid) or ("seccomp",))
     job = {"task": "lint", "target": str(tmp_path / "m.onnx"), "settings": {}, "limits": {}}

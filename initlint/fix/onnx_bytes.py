@@ -9,27 +9,17 @@ onnx/onnx.proto) and overwritten. Elements that fields of another width hold (ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from initlint.load.onnx.wire import GRAPH, INITIALIZER, NAME, RAW_DATA, Field, fields
 from initlint.model import LoadError
 
-_GRAPH, _INITIALIZER, _NODE = 7, 5, 1
+_NODE = 1
 _OUTPUT, _OP_TYPE, _ATTRIBUTE, _DOMAIN, _ATTRIBUTE_TENSOR = 2, 4, 5, 7, 5
-_NAME, _RAW, _EXTERNAL = 8, 9, 13
+_EXTERNAL = 13
 _ELEMENTS = {4: "float_data", 5: "int32_data", 10: "double_data"}
 _KEY, _VALUE = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One field of a message: its number, wire type, where it starts and where its value lies."""
-
-    number: int
-    wire: int
-    start: int
-    value: int
-    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +39,6 @@ class Stored:
     external: Mapping[str, str]
 
 
-def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if position >= len(data) or shift > 63:
-            raise LoadError("the protobuf is damaged: a number does not end")
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-        shift += 7
-
-
 def _to_varint(value: int) -> bytes:
     out = bytearray()
     while value > 0x7F:
@@ -71,39 +48,13 @@ def _to_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def fields(data: memoryview, start: int, stop: int) -> Iterator[Field]:
-    """The fields of the message between two offsets.
-
-    Raises:
-        LoadError: it is not well-formed.
-    """
-    while start < stop:
-        key, value = _varint(data, start)
-        wire = key & 7
-        if wire == 0:
-            _, end = _varint(data, value)
-        elif wire == 1:
-            end = value + 8
-        elif wire == 5:
-            end = value + 4
-        elif wire == 2:
-            length, value = _varint(data, value)
-            end = value + length
-        else:
-            raise LoadError(f"the protobuf holds a field of wire type {wire}")
-        if end > stop:
-            raise LoadError("the protobuf is damaged: a field reaches beyond its message")
-        yield Field(key >> 3, wire, start, value, end)
-        start = end
-
-
 def locate(data: bytes) -> dict[str, Stored]:
     """The initializers of the main graph, and what its Constant nodes hold, by name."""
     view = memoryview(data)
     found: dict[str, Stored] = {}
     for graph in _graphs(view):
         for message in fields(view, graph.value, graph.stop):
-            if message.number == _INITIALIZER and message.wire == 2:
+            if message.number == INITIALIZER and message.wire == 2:
                 name, stored = _tensor(view, message, (graph,))
                 found[name] = stored
             elif message.number == _NODE and message.wire == 2:
@@ -131,7 +82,7 @@ def _constant(view: memoryview, graph: Field, node: Field) -> dict[str, Stored]:
 
 
 def _graphs(view: memoryview) -> list[Field]:
-    return [item for item in fields(view, 0, len(view)) if item.number == _GRAPH and item.wire == 2]
+    return [item for item in fields(view, 0, len(view)) if item.number == GRAPH and item.wire == 2]
 
 
 def _tensor(view: memoryview, message: Field, around: tuple[Field, ...]) -> tuple[str, Stored]:
@@ -139,9 +90,9 @@ def _tensor(view: memoryview, message: Field, around: tuple[Field, ...]) -> tupl
     elements: list[Field] = []
     external: dict[str, str] = {}
     for item in fields(view, message.value, message.stop):
-        if item.number == _NAME:
+        if item.number == NAME:
             name = bytes(view[item.value : item.stop]).decode("utf-8", "surrogateescape")
-        elif item.number == _RAW or item.number in _ELEMENTS:
+        elif item.number == RAW_DATA or item.number in _ELEMENTS:
             elements.append(item)
         elif item.number == _EXTERNAL:
             external.update([_entry(view, item)])
@@ -224,7 +175,7 @@ def _resized(
                 for part in fields(view, tensor.value, tensor.stop)
                 if part.start not in dropped
             ]
-            return b"".join(kept) + _message(_RAW, values[name])
+            return b"".join(kept) + _message(RAW_DATA, values[name])
 
         return rewritten
 

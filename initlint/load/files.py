@@ -63,7 +63,7 @@ def _tell(kind: str, path: str, **more: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Identity:
+class Identity:
     """What must stay the same while a file is read."""
 
     device: int
@@ -72,7 +72,8 @@ class _Identity:
     mtime_ns: int
 
     @classmethod
-    def of(cls, descriptor: int) -> _Identity:
+    def of(cls, descriptor: int) -> Identity:
+        """That of an open file."""
         info = os.fstat(descriptor)
         return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
@@ -98,7 +99,7 @@ class File:
         self.name = name
         self._opener = opener
         descriptor = opener()
-        self._identity = _Identity.of(descriptor)
+        self._identity = Identity.of(descriptor)
         self.size = self._identity.size
         if _observers:
             _tell("file", name, identity=list(astuple(self._identity)))
@@ -121,14 +122,25 @@ class File:
         self._descriptor = None
         self._closer()
 
+    @property
+    def identity(self) -> Identity | None:
+        """What the file was when it was opened; None behind a URL."""
+        return self._identity
+
     def read_at(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``.
 
         Raises:
             LoadError: the file does not hold these bytes, or changed while it was read.
         """
-        self._check_range(offset, length)
-        return self.read_array(offset, length).tobytes()
+        if length > _PREAD_LIMIT:
+            return self.read_array(offset, length).tobytes()
+
+        def read(descriptor: int) -> bytes:
+            return os.pread(descriptor, length, offset)
+
+        data = self.use(offset, length, read)
+        return data if len(data) == length else self.read_array(offset, length).tobytes()
 
     def read_array(self, offset: int, length: int) -> NDArray[np.uint8]:
         """``length`` bytes from ``offset`` as a fresh, writeable array. Raises as `read_at`."""
@@ -169,7 +181,7 @@ class File:
         """Raise `LoadError` when size, modification time or inode differ from the opening."""
         if self._descriptor is None:
             os.close(self._reopen())
-        elif _Identity.of(self._descriptor) != self._identity:
+        elif Identity.of(self._descriptor) != self._identity:
             raise self._changed()
 
     def _check_range(self, offset: int, length: int) -> None:
@@ -195,7 +207,7 @@ class File:
 
     def _reopen(self) -> int:
         descriptor = self._opener()
-        if _Identity.of(descriptor) != self._identity:
+        if Identity.of(descriptor) != self._identity:
             os.close(descriptor)
             raise self._changed()
         return descriptor

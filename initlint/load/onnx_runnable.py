@@ -61,6 +61,8 @@ class OnnxRunnable:
         folded_norms: batch normalisations that the graph no longer holds.
         read_external: the bytes of a TensorProto whose data is external, read inside the model's
             folder; None where nothing is external.
+        places: offset and length of raw data in an open file, by initializer; empty where that is
+            not the file as it was read, None where the file is not on this machine.
     """
 
     path: str
@@ -73,3 +75,6 @@ class OnnxRunnable:
     folded_norms: tuple[FoldedNorm, ...] = ()
     model: Any = field(default=None, compare=False, repr=False)
     read_external: Callable[[Any], bytes] | None = field(default=None, compare=False, repr=False)
+    places: Callable[[int], Mapping[str, tuple[int, int]]] | None = field(
+        default=None, compare=False, repr=False
+    )

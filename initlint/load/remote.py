@@ -88,6 +88,18 @@ class RemoteFile(File):
     def close(self) -> None:
         """Nothing is held open."""
 
+    @property
+    def identity(self) -> None:
+        """A store tells versions, not inodes."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """``length`` bytes from ``offset``.
+
+        Raises:
+            LoadError: the file does not hold these bytes, or changed while it was read.
+        """
+        return self.read_array(offset, length).tobytes()
+
     def read_array(self, offset: int, length: int) -> NDArray[np.uint8]:
         """``length`` bytes from ``offset`` as a fresh, writeable array. Raises as `read_at`."""
         self._check_range(offset, length)

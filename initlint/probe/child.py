@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -26,7 +27,10 @@ from initlint.probe.serve import LENGTH, LIMITS
 
 if TYPE_CHECKING:
     from initlint.model import Model
-    from initlint.probe.request import Request
+
+MAPPED = 1 << 23
+"""Bytes of a file from which the child maps its weights: sending as many takes as long as looking
+for where they lie, some milliseconds."""
 
 MAX_ANSWER = 1 << 28
 """Bytes of an answer: statistics of one layer take about 1 kB."""
@@ -69,13 +73,23 @@ class _Fork:
 
 _Child = subprocess.Popen[bytes] | _Fork
 
-_IDLE: list[_Child] = []
+
+@dataclass(frozen=True)
+class _Started:
+    """A child, and the open file of the model, which either has: weights go through no pipe."""
+
+    process: _Child
+    file: int | None
 
 
-def start_early(*, fork: bool = False) -> int | None:
+_IDLE: list[_Started] = []
+
+
+def start_early(path: str | None = None, *, fork: bool = False) -> int | None:
     """Start the child of the next `run_in_child` now, while this process still may.
 
     Args:
+        path: the model's file, if it is on this machine.
         fork: fork this process, which has imported what the child needs, instead of starting an
             interpreter. It must have no other thread and must have read nothing of the model.
 
@@ -83,11 +97,36 @@ def start_early(*, fork: bool = False) -> int | None:
         Its process number; None when it could not be started.
     """
     try:
-        process = _fork() if fork else _start()
+        started = _started(path, fork=fork)
     except OSError:
         return None
-    _IDLE.append(process)
-    return process.pid
+    _IDLE.append(started)
+    return started.process.pid
+
+
+def _started(path: str | None, *, fork: bool = False) -> _Started:
+    """Raises OSError where no process can be started."""
+    file = None if path is None else _large(path)
+    try:
+        return _Started(_fork(file) if fork else _start(file), file)
+    except OSError:
+        if file is not None:
+            os.close(file)
+        raise
+
+
+def _large(path: str) -> int | None:
+    """A large regular file, opened for reading; None for everything else."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags)
+    except (OSError, ValueError):  # told by whoever reads it
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and status.st_size >= MAPPED:
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def run_in_child(
@@ -115,12 +154,13 @@ def run_in_child(
     """
     started = time.monotonic()
     try:
-        process: _Child = _IDLE.pop() if _IDLE else _start()
+        child = _IDLE.pop() if _IDLE else _started(getattr(model.runnable, "path", None))
     except OSError as error:
         detail = f"the probe's process could not be started: {error.strerror}"
         return Activations(ProbeStatus.FAILED, detail)
-    with _ended(process):  # it imports what it needs while the request is made
+    with _ended(child):  # it imports what it needs while the request is made
         from initlint.probe.onnx_request import Refusal, request_for
+        from initlint.probe.request import Mapped
 
         try:
             request = request_for(
@@ -134,25 +174,32 @@ def run_in_child(
             return Activations(refusal.status, str(refusal))
         weights = len(request.model) + sum(item.size for item in request.external)
         limits = LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
-        answer = _ask(process, request, timeout, limits)
+        places = getattr(model.runnable, "places", None)
+        mapped = None
+        if child.file is not None and places is not None:
+            mapped = Mapped(child.file, places(child.file))
+        answer = _ask(child.process, chain((limits,), request.pieces(mapped)), timeout)
     seconds = time.monotonic() - started
     return _activations({**answer, "seconds": seconds})
 
 
 @contextmanager
-def _ended(process: _Child) -> Iterator[None]:
-    """Leave neither the child nor its pipes behind."""
+def _ended(child: _Started) -> Iterator[None]:
+    """Leave neither the child nor its pipes and memory behind."""
+    process = child.process
     try:
         yield
     finally:
         _end(process, graceful=True)
+        if child.file is not None:
+            os.close(child.file)
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 with suppress(OSError):
                     stream.close()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(file: int | None) -> subprocess.Popen[bytes]:
     """A child that imports what it needs and waits for its request.
 
     It stays in this process's session, so that whoever ends the session ends it too. What ``site``
@@ -165,10 +212,16 @@ def _start() -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         cwd=os.path.abspath(os.sep),
         env=_environment(),
+        pass_fds=_kept(file),
     )
 
 
-def _fork() -> _Fork:
+def _kept(file: int | None) -> tuple[int, ...]:
+    """Descriptors that a child inherits besides its pipes."""
+    return () if file is None else (file,)
+
+
+def _fork(file: int | None) -> _Fork:
     """A child that shares what this process has imported; it keeps none of its pipes."""
     requests, answers = os.pipe(), os.pipe()
     pid = os.fork()
@@ -178,7 +231,11 @@ def _fork() -> _Fork:
             os.dup2(requests[0], 0)
             os.dup2(answers[1], 1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+            first = 3
+            for kept in _kept(file):
+                os.closerange(first, kept)
+                first = kept + 1
+            os.closerange(first, os.sysconf("SC_OPEN_MAX"))
             serve.main()
         finally:
             os._exit(1)
@@ -187,13 +244,12 @@ def _fork() -> _Fork:
     return _Fork(pid, requests[1], answers[0])
 
 
-def _ask(process: _Child, request: Request, timeout: float, limits: bytes) -> dict[str, Any]:
+def _ask(process: _Child, pieces: Iterator[bytes | memoryview], timeout: float) -> dict[str, Any]:
     """The child's answer, or a stand-in that says why there is none."""
     assert process.stdin is not None
     assert process.stdout is not None
     _widen(process.stdin)
     answer: list[bytes] = []
-    pieces = chain((limits,), request.pieces())
     writer = threading.Thread(target=_send, args=(process.stdin, pieces), daemon=True)
     reader = threading.Thread(target=_receive, args=(process.stdout, answer), daemon=True)
     try:
@@ -224,7 +280,7 @@ def _widen(stream: IO[bytes]) -> None:
         fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
-def _send(stream: IO[bytes], pieces: Iterator[bytes]) -> None:
+def _send(stream: IO[bytes], pieces: Iterator[bytes | memoryview]) -> None:
     try:
         for piece in pieces:
             stream.write(piece)
@@ -312,9 +368,13 @@ def _import_paths() -> list[str]:
     return list(dict.fromkeys([*found, package]))
 
 
+_KEEPS_PAGES = {name: str(1 << 30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
+"""glibc gives what a layer's output took to the next one, instead of asking for fresh pages."""
+
+
 def _environment() -> dict[str, str]:
     """This environment without telemetry, and with one thread for NumPy's linear algebra.
 
     OpenBLAS reserves memory per core when it is imported, which counts against the limit.
     """
-    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1", **_KEEPS_PAGES}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import mmap
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 
 import numpy as np
 
@@ -83,12 +84,32 @@ class External:
     data_type: int
     dims: tuple[int, ...]
     size: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | memoryview]
 
     @classmethod
-    def of(cls, name: str, data_type: int, dims: Iterable[int], data: bytes) -> External:
+    def of(
+        cls, name: str, data_type: int, dims: Iterable[int], data: bytes | memoryview
+    ) -> External:
         """A weight whose bytes are there."""
-        return cls(name, data_type, tuple(dims), len(data), partial(bytes, data))
+        return cls(name, data_type, tuple(dims), len(data), lambda: data)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """An open file that the reader of a request has, too, and what lies in it.
+
+    Attributes:
+        descriptor: its number on the reader's side.
+        places: offset and length of raw data by initializer.
+    """
+
+    descriptor: int
+    places: Mapping[str, tuple[int, int]]
+
+    def offset(self, item: External) -> int | None:
+        """Where a weight lies; None where it does not, or not as long as it is."""
+        offset, length = self.places.get(item.name, (0, -1))
+        return offset if length == item.size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +138,23 @@ class Request:
     batch_norms: int = 0
     opset: int = 0
 
-    def pieces(self) -> Iterator[bytes]:
-        """The request as bytes, piece by piece.
+    def pieces(self, mapped: Mapped | None = None) -> Iterator[bytes | memoryview]:
+        """The request as bytes, piece by piece, without the weights that the reader maps.
 
         Raises:
             ValueError: a weight has another size than it stated.
         """
         given = {name: _bytes_of(array) for name, array in self.given.items()}
+        offsets = [mapped and mapped.offset(item) for item in self.external]
         header = {
             "model": len(self.model),
             "inputs": [spec.to_json() for spec in self.inputs],
             "observed": [asdict(item) for item in self.observed],
             "external": [
-                [item.name, item.data_type, item.dims, item.size] for item in self.external
+                [item.name, item.data_type, item.dims, item.size, offset]
+                for item, offset in zip(self.external, offsets, strict=True)
             ],
+            "file": mapped and mapped.descriptor,
             "given": [
                 [name, _dtype_name(array), array.shape, len(given[name])]
                 for name, array in self.given.items()
@@ -144,7 +168,9 @@ class Request:
         yield _LENGTH.pack(len(encoded))
         yield encoded
         yield self.model
-        for item in self.external:
+        for item, offset in zip(self.external, offsets, strict=True):
+            if offset is not None:
+                continue
             data = item.read()
             if len(data) != item.size:
                 raise ValueError(f"weight {item.name} does not have the size that it stated")
@@ -159,9 +185,16 @@ class Request:
             raise EOFError("the request's header is too long")
         header = json.loads(_exactly(read, length))
         model = _exactly(read, header["model"])
+        weights = header["external"]
+        whole = _whole(header["file"]) if any(item[-1] is not None for item in weights) else b""
         external = tuple(
-            External.of(name, data_type, dims, _exactly(read, size))
-            for name, data_type, dims, size in header["external"]
+            External.of(
+                name,
+                data_type,
+                dims,
+                _exactly(read, size) if offset is None else whole[offset : offset + size],
+            )
+            for name, data_type, dims, size, offset in weights
         )
         given = {
             name: _array_of(_exactly(read, size), dtype, shape)
@@ -178,6 +211,12 @@ class Request:
             batch_norms=header["batch_norms"],
             opset=header["opset"],
         )
+
+
+def _whole(descriptor: int) -> memoryview:
+    """A file as memory. Should somebody shorten it, this process ends, and no other."""
+    size = os.fstat(descriptor).st_size
+    return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_READ))
 
 
 def _exactly(read: Callable[[int], bytes], size: int) -> bytes:

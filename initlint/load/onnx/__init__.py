@@ -8,11 +8,12 @@ projections, `folded_norms` puts normalisers back, `finish` names, ties and conn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from initlint.load.files import shown
+from initlint.load.files import Identity, shown
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.finish import Finish, Finished
 from initlint.load.onnx.folded_norms import folded_values, restore_norms
@@ -25,6 +26,7 @@ from initlint.load.onnx.stated import opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
 from initlint.load.onnx.values import Fixed, Shape
 from initlint.load.onnx.walk import Walk
+from initlint.load.onnx.wire import raw_places
 from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
 from initlint.load.steps import sequence_length
 from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
@@ -51,10 +53,12 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
         LoadError: the file is missing, damaged, of another format, asks for too much work, names
             data outside its folder, or describes a graph that no runtime could run.
     """
-    proto = read_model(path)
+    proto, identity = read_model(path)
     try:
         with collector_paused(stays=True):
-            return _load(path, proto, shared)
+            model = _load(path, proto, shared)
+        places = None if identity is None else partial(_places, identity)
+        return replace(model, runnable=replace(model.runnable, places=places))
     except LoadError as error:
         text = str(error)
         named = text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
@@ -62,6 +66,10 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
     except _DAMAGE as error:
         reason = shown(str(error) or type(error).__name__)
         raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
+
+
+def _places(identity: Identity, descriptor: int) -> Mapping[str, tuple[int, int]]:
+    return raw_places(descriptor) if Identity.of(descriptor) == identity else {}
 
 
 def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from initlint.load.files import open_file, shown
+from initlint.load.files import Identity, open_file, shown
 from initlint.load.onnx.proto import knows_opset, messages, newest_opset
 from initlint.model import LoadError
 
@@ -32,8 +32,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def read_model(path: str) -> Any:
-    """The parsed ``onnx.ModelProto`` at ``path``, without external data.
+def read_model(path: str) -> tuple[Any, Identity | None]:
+    """The parsed ``onnx.ModelProto`` at ``path``, without external data, and which file it was.
 
     Raises:
         LoadError: missing, empty, truncated, a folder, a Git LFS pointer, another format, too
@@ -53,7 +53,8 @@ def read_model(path: str) -> Any:
             )
         data = file.read_at(0, file.size)
         file.check_unchanged()
-    return _checked(path, _parse(path, data))
+        identity = file.identity
+    return _checked(path, _parse(path, data)), identity
 
 
 def _parse(path: str, data: bytes) -> Any:
