@@ -110,7 +110,7 @@ def worker_command(
     return [sys.executable, *options, "-c", boot, *preload]
 
 
-_KEPT_PAGES = {
+KEPT_PAGES = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 28),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 28),
 }
@@ -127,7 +127,7 @@ def worker_environment(*, python: bool) -> dict[str, str]:
     pass, and two sets that spin for one another take ten to thirty times as long on small layers.
     """
     waiting = {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment = {**_KEPT_PAGES, **waiting, **os.environ, "ORT_DISABLE_TELEMETRY": "1"}
+    environment = {**KEPT_PAGES, **waiting, **os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     if not python:
         # else a library is opened on a thread, which would wait for the main one's allocations
         environment.setdefault("MALLOC_ARENA_MAX", "1")

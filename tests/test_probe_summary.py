@@ -44,6 +44,21 @@ def test_both_ways_agree(
     assert np.array_equal(compiled.unit_high, plain.unit_high)
 
 
+@pytest.mark.parametrize("step", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_both_ways_count_alike(
+    shape: tuple[int, ...], step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ends of the range are those of the values, or narrower."""
+    values = block(shape, 1.0).reshape(-1)
+    for low, high in ((float(values.min()), float(values.max())), (-0.5, 0.25)):
+        compiled = summary.histogram(values, step, low, high, 32)
+        with monkeypatch.context() as patch:
+            patch.setattr(summary, "_native", None)
+            assert summary.histogram(values, step, low, high, 32) == compiled
+        assert sum(compiled) == len(values[::step])
+
+
 def test_blocks_that_do_not_lie_in_order_are_read_in_order() -> None:
     values = np.moveaxis(block((7, 4, 5, 6), 1.0), 0, -1)
     ordered = np.ascontiguousarray(values)
@@ -74,6 +89,9 @@ def test_rows_without_a_direction_have_no_cosine() -> None:
         lambda data: native.contrast(data, 2, np.array([-1])),
         lambda data: native.directions(data, 2, 3, 5),
         lambda data: native.directions(data, 0, 3, 4),
+        lambda data: native.histogram(data, 0, 0.0, 1.0, np.empty(3, "i8")),
+        lambda data: native.histogram(data, 1, 0.0, 1.0, np.empty(0, "i8")),
+        lambda data: native.histogram(data, 1, 0.0, 1.0, np.empty(65, "i8")),
     ],
 )
 def test_a_wrong_size_is_refused(call: object) -> None:

@@ -9,11 +9,20 @@
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define LANES 8
 
+/* Twins of a function for wider vectors, of which the loader takes the widest that the processor
+ * has. None fuses products with sums (setup: no contraction), so all give the same bits. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define WIDE __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define WIDE
+#endif
+
 struct sums {
-    double sum[LANES], squares[LANES];
+    double sum, squares;
     int64_t zeros;
 };
 
@@ -25,80 +34,43 @@ static double add_lanes(const double lanes[LANES])
     return sum;
 }
 
-/* One unit's run of positions. */
-static void add_run(struct sums *t, const float *x, size_t n, float *low, float *high)
+WIDE static struct sums add_elements(const float *x, size_t n)
 {
-    float least[LANES], most[LANES];
-    int32_t zeros[LANES] = {0};
-    size_t i = 0;
-
-    for (int lane = 0; lane < LANES; lane++) {
-        least[lane] = *low;
-        most[lane] = *high;
-    }
-    for (; i + LANES <= n; i += LANES)
-        for (int lane = 0; lane < LANES; lane++) {
-            float v = x[i + lane];
-            double wide = v;
-            t->sum[lane] += wide;
-            t->squares[lane] += wide * wide;
-            zeros[lane] += v == 0.0f;
-            least[lane] = v < least[lane] ? v : least[lane];
-            most[lane] = v > most[lane] ? v : most[lane];
-        }
-    for (int lane = 0; i < n; i++, lane++) {
-        float v = x[i];
-        double wide = v;
-        t->sum[lane] += wide;
-        t->squares[lane] += wide * wide;
-        zeros[lane] += v == 0.0f;
-        least[lane] = v < least[lane] ? v : least[lane];
-        most[lane] = v > most[lane] ? v : most[lane];
-    }
-    for (int lane = 0; lane < LANES; lane++) {
-        t->zeros += zeros[lane];
-        *low = least[lane] < *low ? least[lane] : *low;
-        *high = most[lane] > *high ? most[lane] : *high;
-    }
-}
-
-/* The same where there are fewer positions than lanes. */
-static void add_short_run(struct sums *t, const float *x, size_t n, float *low, float *high)
-{
-    for (size_t i = 0; i < n; i++) {
-        float v = x[i];
-        double wide = v;
-        t->sum[i] += wide;
-        t->squares[i] += wide * wide;
-        t->zeros += v == 0.0f;
-        *low = v < *low ? v : *low;
-        *high = v > *high ? v : *high;
-    }
-}
-
-/* All units at one position. */
-static void add_units(struct sums *t, const float *x, size_t n, float *low, float *high)
-{
-    int32_t zeros = 0;
+    double sum[LANES] = {0}, squares[LANES] = {0};
+    struct sums t = {0, 0, 0};
     size_t i = 0;
 
     for (; i + LANES <= n; i += LANES)
         for (int lane = 0; lane < LANES; lane++) {
             double wide = x[i + lane];
-            t->sum[lane] += wide;
-            t->squares[lane] += wide * wide;
+            sum[lane] += wide;
+            squares[lane] += wide * wide;
         }
     for (int lane = 0; i < n; i++, lane++) {
         double wide = x[i];
-        t->sum[lane] += wide;
-        t->squares[lane] += wide * wide;
+        sum[lane] += wide;
+        squares[lane] += wide * wide;
     }
-    for (i = 0; i < n; i++) {
-        zeros += x[i] == 0.0f;
-        low[i] = x[i] < low[i] ? x[i] : low[i];
-        high[i] = x[i] > high[i] ? x[i] : high[i];
+    for (i = 0; i < n;) {
+        int32_t zeros = 0;
+        size_t stop = n - i < INT32_MAX ? n : i + INT32_MAX;
+        for (; i < stop; i++)
+            zeros += x[i] == 0.0f;
+        t.zeros += zeros;
     }
-    t->zeros += zeros;
+    t.sum = add_lanes(sum);
+    t.squares = add_lanes(squares);
+    return t;
+}
+
+/* Extremes of every column of a table; low and high hold the first row. */
+WIDE static void add_rows(const float *x, size_t rows, size_t columns, float *low, float *high)
+{
+    for (size_t row = 0; row < rows; row++, x += columns)
+        for (size_t i = 0; i < columns; i++) {
+            low[i] = x[i] < low[i] ? x[i] : low[i];
+            high[i] = x[i] > high[i] ? x[i] : high[i];
+        }
 }
 
 static int fits(const Py_buffer *view, size_t item, size_t count)
@@ -116,7 +88,7 @@ static PyObject *summary(PyObject *module, PyObject *args)
 {
     Py_buffer block, low, high;
     Py_ssize_t outer, units, after;
-    struct sums t = {{0}, {0}, 0};
+    struct sums t;
     PyObject *found = NULL;
 
     (void)module;
@@ -128,22 +100,27 @@ static PyObject *summary(PyObject *module, PyObject *args)
         !fits(&high, 4, (size_t)units)) {
         refuse();
     } else {
-        const float *x = block.buf;
-        float *least = low.buf, *most = high.buf;
-        Py_BEGIN_ALLOW_THREADS
-        for (Py_ssize_t u = 0; u < units; u++)
-            least[u] = most[u] = x[u * after];
-        for (Py_ssize_t o = 0; o < outer; o++, x += units * after) {
-            if (after == 1) {
-                add_units(&t, x, (size_t)units, least, most);
-                continue;
+        size_t columns = (size_t)(units * after);
+        float *least = low.buf, *most = high.buf, *ends = malloc(2 * columns * sizeof *ends);
+        if (!ends) {
+            PyErr_NoMemory();
+        } else {
+            Py_BEGIN_ALLOW_THREADS
+            t = add_elements(block.buf, (size_t)outer * columns);
+            memcpy(ends, block.buf, columns * sizeof *ends);
+            memcpy(ends + columns, block.buf, columns * sizeof *ends);
+            add_rows(block.buf, (size_t)outer, columns, ends, ends + columns);
+            for (size_t i = 0; i < columns; i++) {
+                size_t unit = i / (size_t)after;
+                int first = i % (size_t)after == 0;
+                least[unit] = first || ends[i] < least[unit] ? ends[i] : least[unit];
+                most[unit] =
+                    first || ends[columns + i] > most[unit] ? ends[columns + i] : most[unit];
             }
-            for (Py_ssize_t u = 0; u < units; u++)
-                (after < LANES ? add_short_run : add_run)(&t, x + u * after, (size_t)after,
-                                                          least + u, most + u);
+            Py_END_ALLOW_THREADS
+            free(ends);
+            found = Py_BuildValue("ddL", t.sum, t.squares, (long long)t.zeros);
         }
-        Py_END_ALLOW_THREADS
-        found = Py_BuildValue("ddL", add_lanes(t.sum), add_lanes(t.squares), (long long)t.zeros);
     }
     PyBuffer_Release(&block);
     PyBuffer_Release(&low);
@@ -151,10 +128,27 @@ static PyObject *summary(PyObject *module, PyObject *args)
     return found;
 }
 
+WIDE static double add_deviations(const float *x, size_t n, double centre)
+{
+    double squares[LANES] = {0};
+    size_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        for (int lane = 0; lane < LANES; lane++) {
+            double d = x[i + lane] - centre;
+            squares[lane] += d * d;
+        }
+    for (int lane = 0; i < n; i++, lane++) {
+        double d = x[i] - centre;
+        squares[lane] += d * d;
+    }
+    return add_lanes(squares);
+}
+
 static PyObject *deviation(PyObject *module, PyObject *args)
 {
     Py_buffer block;
-    double centre, squares[LANES] = {0};
+    double centre;
     PyObject *found = NULL;
 
     (void)module;
@@ -163,20 +157,11 @@ static PyObject *deviation(PyObject *module, PyObject *args)
     if (!fits(&block, 4, (size_t)block.len / 4)) {
         refuse();
     } else {
-        const float *x = block.buf;
-        size_t n = (size_t)block.len / 4, i = 0;
+        double squares;
         Py_BEGIN_ALLOW_THREADS
-        for (; i + LANES <= n; i += LANES)
-            for (int lane = 0; lane < LANES; lane++) {
-                double d = x[i + lane] - centre;
-                squares[lane] += d * d;
-            }
-        for (int lane = 0; i < n; i++, lane++) {
-            double d = x[i] - centre;
-            squares[lane] += d * d;
-        }
+        squares = add_deviations(block.buf, (size_t)block.len / 4, centre);
         Py_END_ALLOW_THREADS
-        found = PyFloat_FromDouble(add_lanes(squares));
+        found = PyFloat_FromDouble(squares);
     }
     PyBuffer_Release(&block);
     return found;
@@ -188,7 +173,7 @@ struct contrast {
 };
 
 /* Rows are samples; work holds three times columns doubles, the first two thirds zero. */
-static void compare(const float *x, size_t rows, size_t width, const int64_t *chosen,
+WIDE static void compare(const float *x, size_t rows, size_t width, const int64_t *chosen,
                     size_t columns, double *work, struct contrast *out)
 {
     double *mean = work, *direction = work + columns, *row = work + 2 * columns;
@@ -267,7 +252,7 @@ static PyObject *contrast(PyObject *module, PyObject *args)
 }
 
 /* Adds the rows of unit length, one for each of `after` positions; how many are not all zero. */
-static int64_t add_directions(const float *x, size_t units, size_t after, double *length,
+WIDE static int64_t add_directions(const float *x, size_t units, size_t after, double *length,
                               double *total)
 {
     int64_t active = 0;
@@ -298,7 +283,7 @@ static int64_t add_directions(const float *x, size_t units, size_t after, double
 }
 
 /* The same of one row, whose units are neighbours. */
-static int64_t add_direction(const float *x, size_t units, double *total)
+WIDE static int64_t add_direction(const float *x, size_t units, double *total)
 {
     double squares[LANES] = {0};
     size_t u = 0;
@@ -377,6 +362,41 @@ static PyObject *silent(PyObject *module, PyObject *args)
     return PyFloat_FromDouble(total);
 }
 
+#define BINS_MOST 64
+
+/* Neighbours are counted apart: many are equal, and each would wait for the one before. */
+static PyObject *histogram(PyObject *module, PyObject *args)
+{
+    Py_buffer values, counts;
+    Py_ssize_t step;
+    double low, scale;
+    PyObject *found = NULL;
+
+    (void)module;
+    if (!PyArg_ParseTuple(args, "y*nddw*:histogram", &values, &step, &low, &scale, &counts))
+        return NULL;
+    size_t bins = (size_t)counts.len / 8, n = (size_t)values.len / 4;
+    if (step < 1 || bins < 1 || bins > BINS_MOST || !fits(&values, 4, n) || !fits(&counts, 8, bins)) {
+        refuse();
+    } else {
+        const float *x = values.buf;
+        int64_t *count = counts.buf, parts[4][BINS_MOST] = {{0}};
+        int part = 0;
+        Py_BEGIN_ALLOW_THREADS
+        for (size_t i = 0; i < n; i += (size_t)step, part = (part + 1) % 4) {
+            double place = (x[i] - low) * scale;
+            parts[part][place >= (double)bins ? bins - 1 : place > 0 ? (size_t)place : 0]++;
+        }
+        for (size_t bin = 0; bin < bins; bin++)
+            count[bin] = parts[0][bin] + parts[1][bin] + parts[2][bin] + parts[3][bin];
+        Py_END_ALLOW_THREADS
+        found = Py_NewRef(Py_None);
+    }
+    PyBuffer_Release(&values);
+    PyBuffer_Release(&counts);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"summary", summary, METH_VARARGS,
      "summary(block, outer, units, after, low, high): sum, sum of squares, zeros."},
@@ -385,6 +405,8 @@ static PyMethodDef methods[] = {
      "contrast(block, rows, columns): square of the summed unit rows, their number, variance."},
     {"directions", directions, METH_VARARGS,
      "directions(block, outer, units, after): square of the summed unit rows, their number."},
+    {"histogram", histogram, METH_VARARGS,
+     "histogram(values, step, low, scale, counts): how many of every step-th fall into each bin."},
     {"silent", silent, METH_VARARGS, "silent(slope, rows, step): sum of the integrand."},
     {NULL, NULL, 0, NULL},
 };

@@ -27,5 +27,11 @@ def contrast(block: Any, rows: int, columns: Any, /) -> tuple[float, int, float]
 def directions(block: Any, outer: int, units: int, after: int, /) -> tuple[float, int]:
     """Squared length of the sum of the directions of all vectors of units; those not zero."""
 
+def histogram(values: Any, step: int, low: float, scale: float, counts: Any, /) -> None:
+    """Count every ``step``-th element v in the bin ⌊(v − low)·scale⌋ of ``counts``.
+
+    ``counts`` is an int64 buffer of 64 bins at most. What lies beyond is counted in the first or the last.
+    """
+
 def silent(slope: float, rows: float, step: float, /) -> float:
     """The sum in `initlint.probe.summary.dead_chance`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from initlint.probe.entropy import attention_entropy, mean_entropy
 from initlint.probe.result import OutputStats
-from initlint.probe.summary import contrast, silent_sum, summarise, unit_cosine
+from initlint.probe.summary import contrast, histogram, silent_sum, summarise, unit_cosine
 
 Array = NDArray[Any]
 
@@ -114,6 +114,7 @@ class OutputAccumulator:
             return
         if array.dtype not in (np.float32, np.float64):
             array = array.astype(np.float32)
+        array = np.ascontiguousarray(array)  # else every view below is a copy
         flat = array.reshape(-1)
         with np.errstate(over="ignore", invalid="ignore"):
             suspicious = not np.isfinite(np.dot(flat, flat))  # one pass; huge squares overflow too
@@ -370,6 +371,4 @@ def _histogram(values: Array, low: float, high: float) -> tuple[int, ...]:
     width = high - low
     if not 0.0 < width < np.inf:  # one value only, or a span that overflows
         return (values.size, *([0] * (BINS - 1))) if width == 0.0 else ()
-    part = values[:: ceil(values.size / HISTOGRAM_ELEMENTS)].astype(np.float64)
-    index = np.minimum(((part - low) * (BINS / width)).astype(np.int64), BINS - 1)
-    return tuple(np.bincount(index, minlength=BINS).tolist())
+    return histogram(values, ceil(values.size / HISTOGRAM_ELEMENTS), low, high, BINS)

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 from initlint.probe import serve
 from initlint.probe.result import ATTENTION_WEIGHTS, Activations, OutputStats, ProbeStatus
 from initlint.probe.serve import LENGTH, LIMITS
+from initlint.process import KEPT_PAGES
 
 if TYPE_CHECKING:
     from initlint.model import Model
@@ -368,13 +369,9 @@ def _import_paths() -> list[str]:
     return list(dict.fromkeys([*found, package]))
 
 
-_KEEPS_PAGES = {name: str(1 << 30) for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")}
-"""glibc gives what a layer's output took to the next one, instead of asking for fresh pages."""
-
-
 def _environment() -> dict[str, str]:
     """This environment without telemetry, and with one thread for NumPy's linear algebra.
 
     OpenBLAS reserves memory per core when it is imported, which counts against the limit.
     """
-    return {**os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1", **_KEEPS_PAGES}
+    return {**KEPT_PAGES, **os.environ, "ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -133,6 +133,19 @@ def _directions(block: Array) -> tuple[float, int]:
     return float(np.dot(total, total)), int(np.count_nonzero(length))
 
 
+def histogram(values: Array, step: int, low: float, high: float, bins: int) -> tuple[int, ...]:
+    """How many of every ``step``-th value lie in each of so many equal parts of a range."""
+    scale = bins / (high - low)
+    if _native is not None and values.dtype == np.float32 and values.flags.c_contiguous:
+        counts = np.empty(bins, np.int64)
+        _native.histogram(values, step, low, scale, counts)
+    else:
+        part = values[::step].astype(np.float64)
+        index = np.clip(((part - low) * scale).astype(np.int64), 0, bins - 1)
+        counts = np.bincount(index, minlength=bins)
+    return tuple(counts.tolist())
+
+
 def silent_sum(slope: float, rows: int, step: float) -> float:
     """Σ exp(−t²/2) Φ(−t·slope)^rows over the multiples t of ``step`` from −400 to 400 steps."""
     if _native is not None:
