@@ -30,7 +30,8 @@ def directions(block: Any, outer: int, units: int, after: int, /) -> tuple[float
 def histogram(values: Any, step: int, low: float, scale: float, counts: Any, /) -> None:
     """Count every ``step``-th element v in the bin ⌊(v − low)·scale⌋ of ``counts``.
 
-    ``counts`` is an int64 buffer of 64 bins at most. What lies beyond is counted in the first or the last.
+    ``counts`` is an int64 buffer of 64 bins at most. What lies beyond is counted in the first or
+    the last.
     """
 
 def silent(slope: float, rows: float, step: float, /) -> float:
