@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from initlint.load.onnx.wire import GRAPH, INITIALIZER, NAME, RAW_DATA, Field, fields
+from initlint.load.onnx.wire import GRAPH, INITIALIZER, NAME, RAW_DATA, Field, fields, to_varint
 from initlint.model import LoadError
 
 _NODE = 1
@@ -37,15 +37,6 @@ class Stored:
     around: tuple[Field, ...]
     elements: tuple[Field, ...]
     external: Mapping[str, str]
-
-
-def _to_varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def locate(data: bytes) -> dict[str, Stored]:
@@ -216,4 +207,4 @@ def _rebuilt(
 
 
 def _message(number: int, body: bytes) -> bytes:
-    return _to_varint(number << 3 | 2) + _to_varint(len(body)) + body
+    return to_varint(number << 3 | 2) + to_varint(len(body)) + body

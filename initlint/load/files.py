@@ -63,7 +63,7 @@ def _tell(kind: str, path: str, **more: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class _Identity:
     """What must stay the same while a file is read."""
 
     device: int
@@ -72,8 +72,7 @@ class Identity:
     mtime_ns: int
 
     @classmethod
-    def of(cls, descriptor: int) -> Identity:
-        """That of an open file."""
+    def of(cls, descriptor: int) -> _Identity:
         info = os.fstat(descriptor)
         return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns)
 
@@ -99,7 +98,7 @@ class File:
         self.name = name
         self._opener = opener
         descriptor = opener()
-        self._identity = Identity.of(descriptor)
+        self._identity = _Identity.of(descriptor)
         self.size = self._identity.size
         if _observers:
             _tell("file", name, identity=list(astuple(self._identity)))
@@ -122,10 +121,9 @@ class File:
         self._descriptor = None
         self._closer()
 
-    @property
-    def identity(self) -> Identity | None:
-        """What the file was when it was opened; None behind a URL."""
-        return self._identity
+    def is_same(self, descriptor: int) -> bool:
+        """True when another descriptor has this file open, unchanged since this one was."""
+        return _Identity.of(descriptor) == self._identity
 
     def read_at(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``.
@@ -181,7 +179,7 @@ class File:
         """Raise `LoadError` when size, modification time or inode differ from the opening."""
         if self._descriptor is None:
             os.close(self._reopen())
-        elif Identity.of(self._descriptor) != self._identity:
+        elif _Identity.of(self._descriptor) != self._identity:
             raise self._changed()
 
     def _check_range(self, offset: int, length: int) -> None:
@@ -207,7 +205,7 @@ class File:
 
     def _reopen(self) -> int:
         descriptor = self._opener()
-        if Identity.of(descriptor) != self._identity:
+        if _Identity.of(descriptor) != self._identity:
             os.close(descriptor)
             raise self._changed()
         return descriptor

@@ -44,6 +44,21 @@ class FoldedNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Raw data of initializers that stayed in the model's file; theirs is empty in the message.
+
+    Attributes:
+        places: offset and length by initializer.
+        read: gives so many bytes from an offset on.
+        is_same: tells of a descriptor whether it has that file open, as it was read.
+    """
+
+    places: Mapping[str, tuple[int, int]]
+    read: Callable[[int, int], bytes]
+    is_same: Callable[[int], bool]
+
+
+@dataclass(frozen=True, slots=True)
 class OnnxRunnable:
     """Everything that a probe reads about an ONNX model beside the layer graph.
 
@@ -61,8 +76,7 @@ class OnnxRunnable:
         folded_norms: batch normalisations that the graph no longer holds.
         read_external: the bytes of a TensorProto whose data is external, read inside the model's
             folder; None where nothing is external.
-        places: offset and length of raw data in an open file, by initializer; empty where that is
-            not the file as it was read, None where the file is not on this machine.
+        left_out: large raw data that ``model`` does not hold; None where it holds all.
     """
 
     path: str
@@ -75,6 +89,4 @@ class OnnxRunnable:
     folded_norms: tuple[FoldedNorm, ...] = ()
     model: Any = field(default=None, compare=False, repr=False)
     read_external: Callable[[Any], bytes] | None = field(default=None, compare=False, repr=False)
-    places: Callable[[int], Mapping[str, tuple[int, int]]] | None = field(
-        default=None, compare=False, repr=False
-    )
+    left_out: LeftOut | None = field(default=None, compare=False, repr=False)

@@ -88,10 +88,6 @@ class RemoteFile(File):
     def close(self) -> None:
         """Nothing is held open."""
 
-    @property
-    def identity(self) -> None:
-        """A store tells versions, not inodes."""
-
     def read_at(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``.
 

@@ -161,7 +161,6 @@ def run_in_child(
         return Activations(ProbeStatus.FAILED, detail)
     with _ended(child):  # it imports what it needs while the request is made
         from initlint.probe.onnx_request import Refusal, request_for
-        from initlint.probe.request import Mapped
 
         try:
             request = request_for(
@@ -175,11 +174,10 @@ def run_in_child(
             return Activations(refusal.status, str(refusal))
         weights = len(request.model) + sum(item.size for item in request.external)
         limits = LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
-        places = getattr(model.runnable, "places", None)
-        mapped = None
-        if child.file is not None and places is not None:
-            mapped = Mapped(child.file, places(child.file))
-        answer = _ask(child.process, chain((limits,), request.pieces(mapped)), timeout)
+        left_out = getattr(model.runnable, "left_out", None)
+        mapped = child.file is not None and left_out is not None and left_out.is_same(child.file)
+        pieces = request.pieces(child.file if mapped else None)
+        answer = _ask(child.process, chain((limits,), pieces), timeout)
     seconds = time.monotonic() - started
     return _activations({**answer, "seconds": seconds})
 

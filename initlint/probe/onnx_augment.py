@@ -127,6 +127,7 @@ def _statistics(graph: Any) -> Mapping[str, Any]:
         name: np.asarray(onnx.numpy_helper.to_array(tensor))
         for name, tensor in found.items()
         if tensor.data_location != onnx.TensorProto.EXTERNAL
+        and (len(tensor.raw_data) or not tensor.HasField("raw_data"))  # else it stayed in the file
     }
     return {name: arrays[root] for name, root in stored.items() if root in arrays}
 

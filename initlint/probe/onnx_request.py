@@ -69,7 +69,7 @@ def request_for(
         proto, rewritten = with_batch_statistics(proto, opset, runnable.folded_norms)
     try:
         external = _external(runnable, proto)
-        proto, large = taken_apart(proto)
+        proto, large = taken_apart(proto, runnable.left_out)
         data = serialised(proto)
     except (LoadError, ValueError) as error:
         raise Refusal(str(error), ProbeStatus.FAILED) from None

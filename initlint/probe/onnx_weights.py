@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
+from initlint.load.onnx_runnable import LeftOut
 from initlint.probe.request import CARRIERS, HANDED_OVER, NUMPY_TYPES, External
 
 LARGE = 1 << 16
@@ -20,19 +20,29 @@ _RAW_DATA_TAG = 1
 """Bytes of the tag of ``TensorProto.raw_data``, field 9."""
 
 
-def taken_apart(model: Any) -> tuple[Any, tuple[External, ...]]:
+def taken_apart(model: Any, left_out: LeftOut | None = None) -> tuple[Any, tuple[External, ...]]:
     """A copy of an ``onnx.ModelProto`` without its large weights, and those.
 
     The copy names them as data of another file, which is how onnxruntime takes weights from memory.
     The weights are read when they are sent, one at a time. The model itself when there are none.
+
+    Args:
+        model: the message.
+        left_out: raw data that it does not hold.
     """
     names = Counter(tensor.name for tensor in model.graph.initializer)
-    large = {
-        tensor.name: size
-        for tensor in model.graph.initializer
-        if names[tensor.name] == 1 and (size := _raw_size(tensor)) >= LARGE
-    }
-    if not large:
+    large: dict[str, External] = {}
+    absent: dict[str, tuple[int, int]] = {}
+    for tensor in model.graph.initializer:
+        if names[tensor.name] != 1:
+            continue
+        place = _place(tensor, left_out)
+        if place is not None:
+            absent[tensor.name] = place
+        weight = _in_message(tensor) if place is None else _in_file(tensor, *place, left_out)
+        if weight is not None:
+            large[tensor.name] = weight
+    if not large and not absent:
         return model, ()
     copy = type(model)()
     _copy_fields(model, copy, "graph")
@@ -41,19 +51,44 @@ def taken_apart(model: Any) -> tuple[Any, tuple[External, ...]]:
         kept = copy.graph.initializer.add()
         if tensor.name not in large:
             kept.CopyFrom(tensor)
+            if left_out is not None and tensor.name in absent:
+                kept.raw_data = left_out.read(*absent[tensor.name])
             continue
         kept.name, kept.data_type, kept.data_location = tensor.name, tensor.data_type, 1
         kept.dims.extend(tensor.dims)
         kept.external_data.add(key="location", value="memory")
-    return copy, tuple(_weights(model.graph, large))
+    return copy, tuple(large.values())
 
 
-def _weights(graph: Any, sizes: dict[str, int]) -> Iterator[External]:
-    for tensor in graph.initializer:
-        if tensor.name in sizes:
-            read = partial(getattr, tensor, "raw_data")
-            dims = tuple(tensor.dims)
-            yield External(tensor.name, tensor.data_type, dims, sizes[tensor.name], read)
+def _place(tensor: Any, left_out: LeftOut | None) -> tuple[int, int] | None:
+    """Where the elements of a tensor lie that the message does not hold."""
+    if left_out is None or tensor.data_location or len(tensor.raw_data):
+        return None
+    return left_out.places.get(tensor.name)
+
+
+def _in_file(tensor: Any, offset: int, length: int, left_out: LeftOut | None) -> External | None:
+    """None where onnxruntime does not take such elements from memory."""
+    if left_out is None or length != _size(tensor):
+        return None
+    read = partial(left_out.read, offset, length)
+    return External(tensor.name, tensor.data_type, tuple(tensor.dims), length, read, offset)
+
+
+def _in_message(tensor: Any) -> External | None:
+    size = _raw_size(tensor)
+    if size < LARGE:
+        return None
+    read = partial(getattr, tensor, "raw_data")
+    return External(tensor.name, tensor.data_type, tuple(tensor.dims), size, read)
+
+
+def _size(tensor: Any) -> int:
+    """Bytes that the raw data of a tensor of this shape has; 0 where it cannot be handed over."""
+    if tensor.data_type not in HANDED_OVER or min(tensor.dims, default=0) < 0:
+        return 0
+    dtype = CARRIERS.get(tensor.data_type) or NUMPY_TYPES[tensor.data_type]
+    return int(prod(tensor.dims)) * np.dtype(dtype).itemsize
 
 
 def _raw_size(tensor: Any) -> int:
@@ -62,12 +97,11 @@ def _raw_size(tensor: Any) -> int:
     Asking for the bytes would copy them, so they are told from the size of the whole message. Only
     a forged message is as long without holding them; `Request.pieces` ends there.
     """
-    raw = tensor.HasField("raw_data")  # a list of numbers can be just as long
-    if tensor.data_type not in HANDED_OVER or tensor.data_location or not raw:
+    # a list of numbers can be just as long
+    if tensor.data_location or not tensor.HasField("raw_data"):
         return 0
-    dtype = CARRIERS.get(tensor.data_type) or NUMPY_TYPES[tensor.data_type]
-    size = prod(tensor.dims) * np.dtype(dtype).itemsize
-    if size < LARGE or min(tensor.dims) < 0:
+    size = _size(tensor)
+    if size < LARGE:
         return 0
     rest = type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     length = (size.bit_length() + 6) // 7

@@ -78,6 +78,7 @@ class External:
         dims: shape.
         size: number of its bytes.
         read: gives them, raw and little-endian.
+        offset: where they lie in the model's file; None where they do not.
     """
 
     name: str
@@ -85,6 +86,7 @@ class External:
     dims: tuple[int, ...]
     size: int
     read: Callable[[], bytes | memoryview]
+    offset: int | None = None
 
     @classmethod
     def of(
@@ -92,24 +94,6 @@ class External:
     ) -> External:
         """A weight whose bytes are there."""
         return cls(name, data_type, tuple(dims), len(data), lambda: data)
-
-
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """An open file that the reader of a request has, too, and what lies in it.
-
-    Attributes:
-        descriptor: its number on the reader's side.
-        places: offset and length of raw data by initializer.
-    """
-
-    descriptor: int
-    places: Mapping[str, tuple[int, int]]
-
-    def offset(self, item: External) -> int | None:
-        """Where a weight lies; None where it does not, or not as long as it is."""
-        offset, length = self.places.get(item.name, (0, -1))
-        return offset if length == item.size else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +122,18 @@ class Request:
     batch_norms: int = 0
     opset: int = 0
 
-    def pieces(self, mapped: Mapped | None = None) -> Iterator[bytes | memoryview]:
-        """The request as bytes, piece by piece, without the weights that the reader maps.
+    def pieces(self, file: int | None = None) -> Iterator[bytes | memoryview]:
+        """The request as bytes, piece by piece.
+
+        Args:
+            file: the reader's descriptor of the model's file, if it has that open: weights that lie
+                in there are not sent.
 
         Raises:
             ValueError: a weight has another size than it stated.
         """
         given = {name: _bytes_of(array) for name, array in self.given.items()}
-        offsets = [mapped and mapped.offset(item) for item in self.external]
+        offsets = [None if file is None else item.offset for item in self.external]
         header = {
             "model": len(self.model),
             "inputs": [spec.to_json() for spec in self.inputs],
@@ -154,7 +142,7 @@ class Request:
                 [item.name, item.data_type, item.dims, item.size, offset]
                 for item, offset in zip(self.external, offsets, strict=True)
             ],
-            "file": mapped and mapped.descriptor,
+            "file": file,
             "given": [
                 [name, _dtype_name(array), array.shape, len(given[name])]
                 for name, array in self.given.items()

@@ -8,12 +8,11 @@ projections, `folded_norms` puts normalisers back, `finish` names, ties and conn
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from initlint.load.files import Identity, shown
+from initlint.load.files import shown
 from initlint.load.onnx.builder import Builder
 from initlint.load.onnx.finish import Finish, Finished
 from initlint.load.onnx.folded_norms import folded_values, restore_norms
@@ -21,13 +20,12 @@ from initlint.load.onnx.limits import expanded_nodes
 from initlint.load.onnx.names import Modules, best_stored_name, from_torch, scopes_of
 from initlint.load.onnx.packed import split_packed
 from initlint.load.onnx.pixels import mark_pixels
-from initlint.load.onnx.reading import read_model
+from initlint.load.onnx.reading import Read, read_model
 from initlint.load.onnx.stated import opsets, stated_dtype, stated_shape
 from initlint.load.onnx.tensors import TensorReader
 from initlint.load.onnx.values import Fixed, Shape
 from initlint.load.onnx.walk import Walk
-from initlint.load.onnx.wire import raw_places
-from initlint.load.onnx_runnable import GraphInput, OnnxRunnable
+from initlint.load.onnx_runnable import GraphInput, LeftOut, OnnxRunnable
 from initlint.load.steps import sequence_length
 from initlint.model import Kind, LayerGraph, LoadError, Model, Param, Role
 from initlint.model.collector import collector_paused
@@ -53,12 +51,10 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
         LoadError: the file is missing, damaged, of another format, asks for too much work, names
             data outside its folder, or describes a graph that no runtime could run.
     """
-    proto, identity = read_model(path)
+    read = read_model(path)
     try:
         with collector_paused(stays=True):
-            model = _load(path, proto, shared)
-        places = None if identity is None else partial(_places, identity)
-        return replace(model, runnable=replace(model.runnable, places=places))
+            return _load(path, read, shared)
     except LoadError as error:
         text = str(error)
         named = text if text.startswith(shown(path)) else f"{shown(path)}: {text}"
@@ -68,17 +64,14 @@ def load_onnx(path: str, shared: Sequence[tuple[str, ...]] = ()) -> Model:
         raise LoadError(f"{shown(path)}: the graph is damaged or unusual: {reason}") from None
 
 
-def _places(identity: Identity, descriptor: int) -> Mapping[str, tuple[int, int]]:
-    return raw_places(descriptor) if Identity.of(descriptor) == identity else {}
-
-
-def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
+def _load(path: str, read: Read, shared: Sequence[tuple[str, ...]]) -> Model:
+    proto = read.model
     # Held, because protobuf makes the parts of a message anew for each pass over them otherwise.
     nodes, initializers = list(proto.graph.node), list(proto.graph.initializer)
     stored = [initializer.name for initializer in initializers]
     expanded_nodes(proto)
     torch = from_torch(proto.producer_name, stored, nodes)
-    reader = TensorReader(path)
+    reader = TensorReader(path, own=read)
     builder = Builder(torch, _stated_shapes(proto.graph))
     walk = Walk(proto, reader, builder)
     walk.run()
@@ -94,7 +87,7 @@ def _load(path: str, proto: Any, shared: Sequence[tuple[str, ...]]) -> Model:
         graph=graph,
         loose=tuple(_loose(fixed) for fixed in walk.unused if fixed.floating and fixed.size > 1),
         runnable=replace(
-            _runnable(path, proto, reader, graph, finished, stored),
+            _runnable(path, read, reader, graph, finished, stored),
             folded_norms=folded_values(drafts),
         ),
         notices=tuple(builder.notices),
@@ -140,12 +133,13 @@ def _loose(fixed: Fixed) -> Param:
 
 def _runnable(
     path: str,
-    proto: Any,
+    read: Read,
     reader: TensorReader,
     graph: LayerGraph,
     finished: Finished,
     dense: Iterable[str],
 ) -> OnnxRunnable:
+    proto, file = read.model, read.file
     stored = {*dense, *(sparse.values.name for sparse in proto.graph.sparse_initializer)}
     return OnnxRunnable(
         path=path,
@@ -157,6 +151,7 @@ def _runnable(
         opsets=opsets(proto.opset_import),
         model=proto,
         read_external=reader.raw if reader.external else None,
+        left_out=None if file is None else LeftOut(read.places, file.read_at, file.is_same),
     )
 
 

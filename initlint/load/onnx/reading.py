@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from initlint.load.files import Identity, open_file, shown
+from initlint.load.files import File, open_file, shown
 from initlint.load.onnx.proto import knows_opset, messages, newest_opset
+from initlint.load.onnx.wire import LARGE, Places, without_raw
 from initlint.model import LoadError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -32,8 +34,25 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
 )
 
 
-def read_model(path: str) -> tuple[Any, Identity | None]:
-    """The parsed ``onnx.ModelProto`` at ``path``, without external data, and which file it was.
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was read of a file.
+
+    Attributes:
+        model: the parsed ``onnx.ModelProto``, without external data.
+        places: where large raw data lies that ``model`` leaves out.
+        file: holds that; None where nothing was left out.
+    """
+
+    model: Any
+    places: Places
+    file: File | None
+
+
+def read_model(path: str) -> Read:
+    """The model at ``path``.
+
+    Large weights stay in the file: parsing would copy them, and every look at them again.
 
     Raises:
         LoadError: missing, empty, truncated, a folder, a Git LFS pointer, another format, too
@@ -42,7 +61,9 @@ def read_model(path: str) -> tuple[Any, Identity | None]:
     """
     if Path(path).is_dir():
         raise LoadError(f"{shown(path)}: is a folder, not an ONNX file; name the .onnx file in it")
-    with open_file(path) as file:
+    file = open_file(path)
+    light = None
+    try:
         if file.size == 0:
             raise LoadError(f"{shown(path)}: is empty; copy or export the model again")
         refuse_other_formats(path, file.read_at(0, min(file.size, 512)))
@@ -51,10 +72,14 @@ def read_model(path: str) -> tuple[Any, Identity | None]:
                 f"{shown(path)}: {file.size} bytes, but protobuf ends at 2 GiB; "
                 "save it with external data"
             )
-        data = file.read_at(0, file.size)
+        if file.local and file.size >= LARGE:
+            light = without_raw(file.read_at, file.size)
+        data, places = light or (file.read_at(0, file.size), {})
         file.check_unchanged()
-        identity = file.identity
-    return _checked(path, _parse(path, data)), identity
+    finally:
+        if light is None:
+            file.close()
+    return Read(_checked(path, _parse(path, data)), places, file if light else None)
 
 
 def _parse(path: str, data: bytes) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 
 from initlint.load.decode import BITS, FileSource, byte_count, decode
 from initlint.load.files import File, Folder, shown
-from initlint.load.onnx.reading import is_lfs_pointer
+from initlint.load.onnx.reading import Read, is_lfs_pointer
 from initlint.model import LoadError, Tensor
 from initlint.model.record import record
 from initlint.model.tensor import Array
@@ -165,16 +165,23 @@ class TensorReader:
 
     Attributes:
         path: the model file; external data is confined to its folder.
+        own: what was read of it.
         external: True once some tensor was found in another file.
     """
 
     path: str
+    own: Read | None = None
     external: bool = False
     _folder: Folder | None = None
     _files: dict[str, File] = field(default_factory=dict)
 
-    def tensor(self, proto: Any, name: str | None = None) -> Tensor:
+    def tensor(self, proto: Any, name: str | None = None, *, main: bool = False) -> Tensor:
         """A TensorProto as a lazily read tensor.
+
+        Args:
+            proto: the message.
+            name: how to name it; by default as the message does.
+            main: it is an initializer of the main graph.
 
         Raises:
             LoadError: negative sides, an unknown element type, fewer elements than the shape
@@ -196,6 +203,11 @@ class TensorReader:
             return Tensor(name, dtype, shape, self._external(proto, name, dtype, count))
         if dtype == "string":
             self._check_count(name, shape, count, len(proto.string_data), "strings")
+        elif main and self.own is not None and proto.name in self.own.places:
+            offset, held = self.own.places[proto.name]
+            self._check_count(name, shape, byte_count(dtype, count), held, "bytes")
+            assert self.own.file is not None
+            return Tensor(name, dtype, shape, FileSource(self.own.file, offset, dtype, count))
         elif proto.HasField("raw_data"):
             self._check_count(name, shape, byte_count(dtype, count), len(proto.raw_data), "bytes")
         else:

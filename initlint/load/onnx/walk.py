@@ -78,7 +78,7 @@ class Walk:
         """
         graph = self._model.graph
         scope: Scope = {}
-        read = self._constants(graph, scope)
+        read = self._constants(graph, scope, main=True)
         for proto in graph.input:
             if proto.name not in scope:
                 scope[proto.name] = self._input(proto)
@@ -108,7 +108,9 @@ class Walk:
         draft.part = "output"
         self.builder.drafts.append(draft)
 
-    def _constants(self, graph: Any, scope: Scope) -> list[tuple[str, Fixed]]:
+    def _constants(
+        self, graph: Any, scope: Scope, *, main: bool = False
+    ) -> list[tuple[str, Fixed]]:
         """Put the initializers of a graph into its scope."""
         read: list[tuple[str, Fixed]] = []
         computed = computed_parameters(graph.value_info)
@@ -116,7 +118,7 @@ class Walk:
             name = proto.name
             if name in scope and any(name == earlier for earlier, _ in read):
                 raise LoadError(f"initializer {shown(name)!r} is stored twice")
-            fixed = stored_constant(self._reader.tensor(proto, name), name)
+            fixed = stored_constant(self._reader.tensor(proto, name, main=main), name)
             if computed:
                 fixed.parameter = computed.get(name)
             scope[name] = fixed

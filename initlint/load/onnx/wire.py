@@ -6,8 +6,7 @@ TensorProto its name and raw data (onnx/onnx.proto).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +14,21 @@ from initlint.model import LoadError
 
 GRAPH, INITIALIZER, NAME, RAW_DATA = 7, 5, 8, 9
 
+LARGE = 1 << 18
+"""Bytes of raw data from which it stays in the file. Shapes, axes and the statistics of a
+normaliser, which are looked at in the message, are shorter."""
+
+_SHARE = 1 << 14
+"""Bytes of a file for each field that is looked at: with smaller ones, parsing copies little."""
+
+_FIRST = 256
+"""Fields that are looked at in any file."""
+
 _WINDOW = 1 << 12
 """Bytes read at once: the beginnings of several nodes, or of one tensor."""
+
+_EMPTY = bytes((RAW_DATA << 3 | 2, 0))
+"""Raw data of no length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,16 @@ def varint(data: Octets, position: int) -> tuple[int, int]:
         shift += 7
 
 
+def to_varint(value: int) -> bytes:
+    """A number as the wire has it."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 def fields(data: Octets, start: int, stop: int) -> Iterator[Field]:
     """The fields of the message between two offsets.
 
@@ -82,54 +104,94 @@ def fields(data: Octets, start: int, stop: int) -> Iterator[Field]:
         start = end
 
 
-class _Windows:
-    """An open file, of which the part around the last byte that was asked for is held."""
+Places = Mapping[str, tuple[int, int]]
+"""Offset and length of raw data, by the name of its tensor."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self._size = os.fstat(descriptor).st_size
+
+class _TooManyError(Exception):
+    """The file holds more fields than it is worth looking at."""
+
+
+class _Windows:
+    """A file, of which the part around the last byte that was asked for is held."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
+        self.read = read
+        self._size = size
         self._held, self._start = b"", 0
+        self._fields = _FIRST + size // _SHARE
 
     def __len__(self) -> int:
         return self._size
 
     def __getitem__(self, position: int) -> int:
         if not 0 <= position - self._start < len(self._held):
-            self._held, self._start = os.pread(self._descriptor, _WINDOW, position), position
-            if not self._held:
-                raise LoadError("the file ends early")
+            length = min(_WINDOW, self._size - position)
+            self._held, self._start = self.read(position, length), position
         return self._held[position - self._start]
 
-    def text(self, field: Field) -> str:
-        """What a field of text holds."""
-        data = os.pread(self._descriptor, field.stop - field.value, field.value)
-        return data.decode("utf-8", "surrogateescape")
+    def fields(self, start: int, stop: int) -> Iterator[Field]:
+        """As `fields`, while there are not too many."""
+        for field in fields(self, start, stop):
+            self._fields -= 1
+            if self._fields < 0:
+                raise _TooManyError
+            yield field
+
+    def between(self, start: int, stop: int) -> bytes:
+        """What lies between two offsets."""
+        return self.read(start, stop - start)
 
 
-def raw_places(descriptor: int) -> Mapping[str, tuple[int, int]]:
-    """Offset and length of the raw data of the main graph's initializers, by name.
+def without_raw(read: Callable[[int, int], bytes], size: int) -> tuple[bytes, Places] | None:
+    """A model without the large raw data of its main graph's initializers, and where that lies.
 
-    Those whose name or data comes in several pieces are left out; all are, where the graph does or
-    the file cannot be read so.
+    None where there is none, where it takes more than parsing would to find it, and for a file that
+    is not well-formed or in which a name or a graph comes twice: parsing tells what is wrong.
 
     Args:
-        descriptor: the open file.
+        read: gives so many bytes from an offset on.
+        size: bytes of the file.
     """
-    found: dict[str, list[tuple[int, int]]] = {}
-    data = _Windows(descriptor)
+    data = _Windows(read, size)
     try:
-        graphs = [part for part in fields(data, 0, len(data)) if part.number == GRAPH]
+        top = list(data.fields(0, size))
+        graphs = [part for part in top if part.number == GRAPH]
         if len(graphs) != 1 or graphs[0].wire != 2:
-            return {}
-        for message in fields(data, graphs[0].value, graphs[0].stop):
-            if message.number != INITIALIZER or message.wire != 2:
-                continue
-            parts = [p for p in fields(data, message.value, message.stop) if p.wire == 2]
-            names = [part for part in parts if part.number == NAME]
-            raws = [part for part in parts if part.number == RAW_DATA]
-            if len(names) == len(raws) == 1:
-                place = raws[0].value, raws[0].stop - raws[0].value
-                found.setdefault(data.text(names[0]), []).append(place)
-    except (LoadError, OSError):
-        return {}
-    return {name: places[0] for name, places in found.items() if len(places) == 1}
+            return None
+        found = _lightened(data, graphs[0])
+    except (LoadError, _TooManyError):
+        return None
+    if found is None or not found[1]:
+        return None
+    (graph,), (body, places) = graphs, found
+    head = data.between(0, graph.start) + to_varint(GRAPH << 3 | 2) + to_varint(len(body))
+    return head + body + data.between(graph.stop, size), places
+
+
+def _lightened(data: _Windows, graph: Field) -> tuple[bytes, Places] | None:
+    """The graph without large raw data; None where two tensors have one name."""
+    parts: list[bytes] = []
+    places: dict[str, tuple[int, int]] = {}
+    done = graph.value
+    for message in data.fields(graph.value, graph.stop):
+        if message.number != INITIALIZER or message.stop - message.value < LARGE:
+            continue
+        inside = [part for part in data.fields(message.value, message.stop) if part.wire == 2]
+        names = [part for part in inside if part.number == NAME]
+        raws = [part for part in inside if part.number == RAW_DATA]
+        if not len(names) == len(raws) == 1 or raws[0].stop - raws[0].value < LARGE:
+            continue
+        (named,), (raw,) = names, raws
+        name = data.between(named.value, named.stop).decode("utf-8", "surrogateescape")
+        if name in places:
+            return None
+        places[name] = raw.value, raw.stop - raw.value
+        kept = (
+            data.between(message.value, raw.start) + _EMPTY + data.between(raw.stop, message.stop)
+        )
+        parts.append(data.between(done, message.start))
+        parts += to_varint(INITIALIZER << 3 | 2), to_varint(len(kept)), kept
+        done = message.stop
+    parts.append(data.between(done, graph.stop))
+    return b"".join(parts), places
