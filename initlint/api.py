@@ -42,6 +42,7 @@ from initlint.model import (
 )
 from initlint.model.bypass import gate_layers, is_bypassed, passed_by
 from initlint.model.masks import masked
+from initlint.model.record import record
 from initlint.model.structure import (
     Gate,
     Residual,
@@ -182,6 +183,7 @@ __all__ = [
     "passed_by",
     "post_dominators",
     "reads_all_steps",
+    "record",
     "recurrent_harm",
     "recurrent_weights",
     "residual_branches",

@@ -241,6 +241,7 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
 
     from initlint.annotated import annotated
     from initlint.load import is_spec
+    from initlint.load.files import check_unchanged
 
     settings = _settings(job)
     if settings.seeds > 1 and is_spec(job["target"]):
@@ -269,6 +270,7 @@ def _lint(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
 
     probe = _prober(job, model, settings)
     record = engine.lint(model, settings, pass_on, _kept(job, emit), probe)
+    check_unchanged()
     return annotated(record, model, settings)
 
 
@@ -302,6 +304,7 @@ def _kept(job: Record, emit: Emit) -> Any:
 def _measure(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
     """Measure a share of a checkpoint's large tensors: what a later ``lint`` need not read."""
     from initlint import engine
+    from initlint.load.files import check_unchanged
     from initlint.measure.kept import Kept
 
     enter("read")
@@ -314,6 +317,7 @@ def _measure(job: Record, enter: Callable[[str], None], emit: Emit) -> Record:
 
     measures = engine.measure(model, _settings(job), Kept({}, tell))
     measures.measure_part(job["options"]["part"], job["options"]["parts"])
+    check_unchanged()
     return {"measured": found}
 
 

@@ -233,3 +233,28 @@ def test_types_that_no_runtime_takes_from_memory_go_back_into_the_message(tmp_pa
         "a": 0,
         "q": LARGE,
     }
+
+
+def test_a_file_that_is_written_to_during_the_lint_is_not_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as before, with other weights: nothing but the time of the change tells."""
+    from initlint import worker
+    from initlint.load import files
+
+    path = tmp_path / "m.onnx"
+    onnx.save(network({"a": drawn(300)}), path)
+    monkeypatch.setattr(files, "_opened", type(files._opened)())
+    told: list[str] = []
+
+    def emit(record: dict[str, object]) -> None:
+        told.append(str(record.get("message", record["type"])))
+        if record["type"] == "static":
+            data = path.read_bytes()
+            path.write_bytes(data[:-1000] + bytes(1000))
+            os.utime(path, ns=(1, 1))
+
+    job = {"task": "lint", "target": str(path), "settings": {"probe": False}}
+    worker.serve(job, emit)
+    assert "static" in told
+    assert told[-1] == f"{path}: changed while it was read; run again"

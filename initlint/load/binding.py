@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from initlint.load.naming import shared_prefix
 from initlint.model import Kind, LayerGraph, Model, Param, Tensor
+from initlint.model.record import record
 
 if TYPE_CHECKING:
     from initlint.load.torch_binding import StateDict
@@ -16,7 +17,7 @@ Shape = tuple[int, ...]
 _MOST_PREFIXES = 64
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _File:
     """The checkpoint by the module's names.
 
@@ -29,7 +30,7 @@ class _File:
     blocks: Mapping[str, Param]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Match:
     """How the names and shapes of a module and a checkpoint compare."""
 

@@ -12,13 +12,14 @@ import re
 import stat
 import weakref
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from initlint.model import LoadError
+from initlint.model.record import record
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 _HUB_SNAPSHOT = re.compile(r"(?P<repo>.*/models--[^/]+)/snapshots/[^/]+(?:/.*)?")
@@ -62,7 +63,7 @@ def _tell(kind: str, path: str, **more: Any) -> None:
         observer({"kind": kind, "path": path, **more})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Identity:
     """What must stay the same while a file is read."""
 
@@ -99,6 +100,7 @@ class File:
         self._opener = opener
         descriptor = opener()
         self._identity = _Identity.of(descriptor)
+        _opened.add(self)
         self.size = self._identity.size
         if _observers:
             _tell("file", name, identity=list(astuple(self._identity)))
@@ -212,6 +214,15 @@ class File:
 
     def _changed(self) -> LoadError:
         return LoadError(f"{shown(self.name)}: changed while it was read; run again")
+
+
+_opened: weakref.WeakSet[File] = weakref.WeakSet()
+
+
+def check_unchanged() -> None:
+    """Raise `LoadError` when a file that something here may still read is not what it was."""
+    for file in sorted(_opened, key=lambda file: file.name):
+        file.check_unchanged()
 
 
 _links: list[Callable[[dict[str, Any]], bytes]] = []

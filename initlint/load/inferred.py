@@ -35,6 +35,7 @@ from initlint.load.naming import (
 )
 from initlint.load.stored import Contents
 from initlint.model import Layer, Op, Param, Role
+from initlint.model.record import record
 
 _TRANSPOSED_CONV_WORDS = frozenset({"deconv", "transpose", "transposed", "convtranspose", "upconv"})
 _CONV1D_NAMES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
@@ -83,7 +84,7 @@ def infer_layers(contents: Contents, heads: int | None = None) -> Inferred:
     return inferred
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Context:
     """What inferring one module may look at.
 

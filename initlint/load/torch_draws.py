@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from initlint.load import LoadOptions
 from initlint.load.torch_spec import build
 from initlint.load.torch_weights import public_name, unwrap
 from initlint.model import Draws, Redrawn, SeedScales
+from initlint.model.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Digest:
     """A tensor's bytes in short."""
 

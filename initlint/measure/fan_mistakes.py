@@ -14,6 +14,7 @@ from initlint.measure.measures import Measures
 from initlint.measure.result import Family, Identification, Match, Stage
 from initlint.measure.scheme import SCALE_SIGMAS, SCALE_SLACK
 from initlint.model import Fans, Layer, LayerGraph, Model, Op, Param, Role, fans
+from initlint.model.record import record
 
 LEAST_RATIO = 0.2
 """|ln r| below which a wrong fan changes the scale by less than the differences between schemes
@@ -92,7 +93,7 @@ def _mistakes(model: Model, measures: Measures) -> tuple[FanMistake, ...]:
     return _best([*evident.values(), *_followers(model, measures, evident)])
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Suspect:
     mistake: FanMistake
     exact: bool

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph, derived
 from initlint.model.op import WEIGHTED, Op
+from initlint.model.record import record
 from initlint.model.residual import Residual, residual_branches
 
 GATE_LAYERS = 32
@@ -76,7 +76,7 @@ def _without(graph: LayerGraph, affected: Sequence[Residual]) -> tuple[set[str],
     return removed, bool(trained & before) and bool(trained & after)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Whole:
     """What is true of a graph before anything is taken from it.
 

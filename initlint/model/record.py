@@ -1,4 +1,4 @@
-"""Records made by the hundred thousand: immutable to the type checker, quick to make at run time.
+"""Records that are immutable to the type checker and quick to make at run time.
 
 ``@record(frozen=True, slots=True)`` is ``dataclasses.dataclass`` to a type checker, which refuses
 every assignment to a field. At run time nothing guards the fields: the guard of a frozen dataclass
@@ -6,8 +6,9 @@ makes each one cost a call of ``object.__setattr__``, four times what the assign
 and a graph of 10^5 nodes makes 1.5 million records of ten fields. Equality and hash are those of a
 frozen dataclass.
 
-What users and third-party rules hold in their hands (layers, parameters, findings) is frozen at
-run time as well. Where many of those are made, `maker` saves half of the time.
+Records of one module's own are such, too: making the class of a frozen dataclass takes twice as long
+as of one without a guard, and a lint imports a hundred of them. What users and third-party rules
+hold in their hands (layers, parameters, findings) is frozen at run time as well. Where many of those are made, `maker` saves half of the time.
 """
 
 from __future__ import annotations

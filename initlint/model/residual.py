@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from initlint.model.graph import Edge, LayerGraph, derived
 from initlint.model.layer import Layer, Role
 from initlint.model.op import ACTIVATIONS, NORMALISERS, TRANSPARENT, WEIGHTED, Op
+from initlint.model.record import record
 
 MIXING = WEIGHTED | {Op.MATMUL, Op.ATTENTION}
 """Operators that mix units: what a branch has and a skip path has not."""
@@ -74,7 +75,7 @@ class Residual:
         return bool(self.norms) or self.post_norm is not None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Fork:
     trunk: str
     sides: tuple[tuple[str, ...], ...]
@@ -312,7 +313,7 @@ def _writers(graph: LayerGraph, heads: Iterable[Edge], side: set[str]) -> tuple[
     return tuple(sorted(found, key=graph.position.__getitem__))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Ends:
     norm: str | None = None
     gate: str | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from initlint.model.graph import LayerGraph
 from initlint.model.layer import Layer, Param
 from initlint.model.op import TRANSPARENT, Op
+from initlint.model.record import record
 
 LEAST_STEPS = 3
 """Fewer uses of one matrix are tying, not time."""
@@ -51,7 +52,7 @@ def unrolled_recurrences(graph: LayerGraph) -> tuple[Unrolled, ...]:
     return tuple(recurrence for recurrence in found if recurrence is not None)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Step:
     before: str
     added: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from initlint.model.graph import Edge, LayerGraph
 from initlint.model.layer import Layer, Param, Role
 from initlint.model.op import TRANSPARENT, Op
+from initlint.model.record import record
 from initlint.model.structure import Gate, gates
 from initlint.model.unrolled import LEAST_STEPS
 
@@ -74,7 +75,7 @@ def keeping_gates(graph: LayerGraph) -> tuple[KeepingGate, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Made:
     """What a gate is made of: a layer with a bias, all biases that are added, and which rows."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from initlint.model.record import record
 from initlint.probe.inputs import Axis, Extent
 
 _SAME_VALUES = frozenset(
@@ -38,7 +38,7 @@ _RECURRENT = {"LSTM": 5, "GRU": 5, "RNN": 5, "DynamicQuantizeLSTM": 5}
 """Position of the initial hidden state; the initial cell follows it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Use:
     node: Any
     position: int

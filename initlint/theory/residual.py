@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
 
 from initlint.model.graph import LayerGraph
 from initlint.model.layer import Role
 from initlint.model.op import NORMALISERS, TRANSPARENT, WEIGHTED, Op
+from initlint.model.record import record
 from initlint.model.residual import takes_other_parts
 from initlint.theory.forward import ForwardPass
 from initlint.theory.node import Node
@@ -21,7 +21,7 @@ the search stays linear in the graph."""
 _GATES = frozenset({Op.SIGMOID, Op.HARD_SIGMOID, Op.SOFTMAX})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Walk:
     """The nodes of a graph by id, and one step back along the main path."""
 

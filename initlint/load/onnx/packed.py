@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 from initlint.load.onnx.values import Draft, ParamDraft
 from initlint.model import Op, Role, Tensor
+from initlint.model.record import record
 
 GATES = ("query", "key", "value")
 
@@ -46,7 +47,7 @@ _REACH = 400
 """Layers looked at from one part of a projection: a rotary embedding written out takes some 40."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Cut:
     """A part of the projection's output.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import e, isinf, log1p, pi, sqrt
 from typing import Any
 
@@ -11,6 +10,7 @@ from initlint.model.layer import Layer
 from initlint.model.op import Op
 from initlint.model.patterns.algebra import Polynomial, base_of, candidates, expand, is_polynomial
 from initlint.model.patterns.draft import UNCHANGED, Draft, Ref, close, fixed_operand
+from initlint.model.record import record
 
 _GELU_TANH: Polynomial = (0.0, sqrt(2.0 / pi), 0.0, sqrt(2.0 / pi) * 0.044715)
 """Hendrycks and Gimpel 2016, section 2: the argument of tanh."""
@@ -24,7 +24,7 @@ _BROADCAST = UNCHANGED | {Op.EXPAND, Op.RESHAPE}
 """What may stand between a statistic and its use; that both concern one tensor is checked."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Gated:
     """A stage of an expression ``x (slope g(x) + offset)`` for a core function g."""
 

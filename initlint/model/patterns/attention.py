@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from initlint.model.layer import Layer, Param
 from initlint.model.op import Op
 from initlint.model.patterns.draft import UNCHANGED, Draft, Ref, fixed_operand
+from initlint.model.record import record
 
 _LOGITS = UNCHANGED | {Op.RESHAPE, Op.ADD, Op.MUL, Op.DIV, Op.WHERE, Op.CLIP}
 _STEPS = 12
@@ -19,7 +19,7 @@ _WEIGHTS = UNCHANGED | {Op.DROPOUT}
 _OPERAND = UNCHANGED | {Op.TRANSPOSE, Op.RESHAPE, Op.EXPAND}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Logits:
     """What lies between the product of queries and keys and the softmax."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,6 +11,7 @@ from initlint.model.patterns.activations import reduced_axes
 from initlint.model.patterns.algebra import expand, is_polynomial
 from initlint.model.patterns.draft import UNCHANGED, Draft, Ref, close, fixed_operand
 from initlint.model.patterns.parameters import is_uniform, one_per_feature
+from initlint.model.record import record
 
 _BROADCAST = UNCHANGED | {Op.EXPAND, Op.RESHAPE}
 """What may stand between a statistic and its use; that both concern one tensor is checked."""
@@ -20,7 +20,7 @@ _LARGEST_EPS = 0.1
 """An addend under the root above this is part of the function, not a guard against zero."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Spread:
     """A root of a moment: ``sqrt(mean((x - centre)^2) + eps)``, or the Euclidean norm."""
 

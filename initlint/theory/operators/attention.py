@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.node import Node, OperatorRule
 from initlint.theory.operators.weighted import scale_of
 from initlint.theory.softmax import causal, concentration
@@ -45,7 +45,7 @@ def _value_gradient(gradient: Gradient, peak: float, keys: int, per_key: float) 
 # attention as one operator
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Attention:
     log_logits: float
     peak: float

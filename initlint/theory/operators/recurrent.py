@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from initlint.model.layer import Layer, Param, Role
 from initlint.model.op import Op
+from initlint.model.record import record
 from initlint.theory.activations import activation, moments
 from initlint.theory.node import Node, OperatorRule
 from initlint.theory.operators.weighted import project
@@ -23,7 +24,7 @@ SETTLED = 1e-6
 """Relative change of E[h²] below which further steps change nothing visible."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Gate:
     """Second moments of one gate's weights, times their fans."""
 
@@ -49,7 +50,7 @@ def _unit_gate(op: Op, state: State) -> tuple[float, float, float, float]:
     return found.mean * math.sqrt(second), second, math.exp(found.log_derivative), pair
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Response:
     """Where the recursion settled, and one-step gradient gains.
 

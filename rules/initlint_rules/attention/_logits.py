@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
@@ -20,6 +19,7 @@ from initlint.api import (
     Role,
     Stage,
     fans,
+    record,
 )
 
 MIN_KEYS = 4
@@ -31,7 +31,7 @@ PART = 0.5
 less, the wider alone, set to unit scale, takes more than two thirds of the logits' excess away."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Logits:
     """The logits of one attention.
 
@@ -217,7 +217,7 @@ def _side(context: Context, key: str, axis: int) -> int | None:
     return shape[axis] if shape is not None and len(shape) >= -axis else None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Scores:
     """One score for each place, whose softmax weighs them: additive attention, pooling.
 
@@ -290,7 +290,7 @@ def _linear_scores(graph: LayerGraph, softmax: Layer) -> tuple[Layer, int] | Non
     return (layer, axis) if units == 1 or (axis < len(shape) - 1 and shape[-1] == units) else None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Feeder:
     layer: str | None
     normalised: bool

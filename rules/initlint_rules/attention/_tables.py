@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, sqrt
 from typing import Any
 
 import numpy as np
 
-from initlint.api import TRANSPARENT, Context, Layer, LayerGraph, Op, Param, Role, Stage, fans
+from initlint.api import (
+    TRANSPARENT,
+    Context,
+    Layer,
+    LayerGraph,
+    Op,
+    Param,
+    Role,
+    Stage,
+    fans,
+    record,
+)
 
 REACH = 8
 """Layers between a factor and the tensor it rotates: a cut, a sign, a concatenation, reshapes."""
@@ -25,7 +35,7 @@ _ROTATION = TRANSPARENT | {Op.NEG, Op.CONCAT}
 _LEADS = TRANSPARENT | {Op.ADD, Op.MUL, Op.DIV, Op.CONCAT, Op.LAYER_NORM, Op.RMS_NORM}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Operand:
     """The fixed or learned operand of an addition or product.
 
@@ -65,7 +75,7 @@ def operand(context: Context, layer: Layer) -> Operand | None:
     return Operand(values, None)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rotation:
     """``x cos + rotated(x) sin``: the layers that make it, and the two tables as one."""
 
@@ -132,7 +142,7 @@ def rates(values: Any) -> Any:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Addend:
     """A table of positions where it is added to the tokens.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, sqrt
 
 from initlint.api import (
@@ -22,6 +21,7 @@ from initlint.api import (
     forward_gain,
     gates,
     input_rms,
+    record,
     saturation_harm,
     severity_of,
 )
@@ -35,7 +35,7 @@ to blame: below, the weights are too small, which other rules report. PyTorch's 
 of what a ReLU wants."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Layer:
     layer: Layer
     share: float
@@ -200,7 +200,7 @@ def _examine(context: Context, layer: Layer) -> _Layer | None:
     return _Layer(layer, share, sqrt(moments.second_moment), distance, severity, own)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Behind:
     """What reads a pre-activation: an activation, or the sum at the end of a residual branch."""
 

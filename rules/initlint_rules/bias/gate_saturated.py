@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -24,6 +23,7 @@ from initlint.api import (
     Severity,
     Stage,
     gates,
+    record,
 )
 
 SLOW, STUCK = 1e-2, 1e-3
@@ -54,7 +54,7 @@ MANY = 0.5
 """Share of the gate's units that must be so: single ones are a choice of time scales."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Gate:
     layer: Layer
     slope: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, isfinite, log, sqrt
 
 import numpy as np
@@ -21,6 +20,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 from initlint_rules._outputs import is_drawn, last_layers
 
@@ -48,7 +48,7 @@ NOISE = 3.0
 """Standard errors of that mean."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Head:
     """A last layer, the median size of its biases, and the rms of the rest of its output."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, log, log1p
 
 from initlint.api import (
@@ -21,6 +20,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 RARE = 0.05
@@ -41,7 +41,7 @@ DENSE = 50
 """Classes times anchors per position from which a dense sigmoid head is mostly negatives."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Head:
     layer: Layer
     bias: Param | None

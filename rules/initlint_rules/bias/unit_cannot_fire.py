@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import copysign, exp, sqrt
 
 import numpy as np
@@ -23,6 +22,7 @@ from initlint.api import (
     Stage,
     derivative_moment,
     is_bypassed,
+    record,
 )
 
 TAIL = 4.0
@@ -67,7 +67,7 @@ POSITIVE = frozenset(
 """Operators whose output is never negative."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Layer:
     """What was found of one layer.
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from initlint.api import Context, Family, Layer, Match, Op, Param, Role, Stage
+from initlint.api import Context, Family, Layer, Match, Op, Param, Role, Stage, record
 
 MIN_UNIFORM = 256
 """Elements a uniform draw needs: the largest of n lies within 12/n of the bound with probability
@@ -30,7 +29,7 @@ BOUND_MARGIN = 1.05
 the largest of 256 weights comes within 5 % of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Untrained:
     """One weight that fits the exact distribution of a named scheme."""
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from initlint.api import BUFFERS, Context, Finding, Fix, Layer, Param, Rule, Severity, Stage
+from initlint.api import BUFFERS, Context, Finding, Fix, Layer, Param, Rule, Severity, Stage, record
 
 DROPPED_SHARE = 0.1
 """Share of the file's elements that the module has no place for, beyond which what is lost is more
@@ -16,7 +15,7 @@ SHOWN = 20
 """Names in the evidence: enough to see what they have in common."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Mismatch:
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -24,6 +23,7 @@ from initlint.api import (
     Severity,
     Stage,
     median,
+    record,
 )
 
 RANK_ONE = 1e-6
@@ -75,7 +75,7 @@ FLAT_LEAST = 16
 """Channels a batch normalisation needs before a share of them says something."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Collapsed:
     layer: Layer
     param: Param
@@ -83,7 +83,7 @@ class _Collapsed:
     expected: str = "many directions of comparable size"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Spectrum:
     """A weight matrix, a lower bound of its largest singular value, and the energy beside it."""
 

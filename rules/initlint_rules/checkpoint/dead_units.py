@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isnan, sqrt
 
 import numpy as np
@@ -23,6 +22,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 NEGLIGIBLE = 1e-8
@@ -55,7 +55,7 @@ MARGIN = 0.02
 the mean cosine, and real cosines spread."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Silent:
     layer: Layer
     stats: OutputStats
@@ -63,7 +63,7 @@ class _Silent:
     chance: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Dead:
     layer: Layer
     param: Param

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from initlint.api import (
     Context,
@@ -20,6 +19,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 ZERO_SHARE = 0.99
@@ -35,7 +35,7 @@ _EXPERT = re.compile(r"(^|[._])experts?([._]|$)")
 """Experts of a mixture that no token was sent to: seen in names only, a checkpoint has no graph."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Empty:
     memory: GradientMemory
     layer: Layer | None

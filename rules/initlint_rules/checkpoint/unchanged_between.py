@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
@@ -23,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
     Tensor,
+    record,
     unlocking,
 )
 
@@ -76,7 +76,7 @@ _CURE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Rested:
     layer: Layer
     param: Param

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from initlint.api import NORMALISERS, Context, Finding, Fix, Role, Rule, Severity, Stage, Tensor
+from initlint.api import (
+    NORMALISERS,
+    Context,
+    Finding,
+    Fix,
+    Role,
+    Rule,
+    Severity,
+    Stage,
+    Tensor,
+    record,
+)
 
 MOSTLY = 0.5
 """Share of the compared elements that must agree for files of unknown kind to count as replicas:
@@ -24,7 +34,7 @@ _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """What batch normalisation keeps per process unless it is told to synchronise."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Difference:
     name: str
     size: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from initlint.api import (
     Severity,
     Stage,
     Tensor,
+    record,
 )
 
 LEAST = 64
@@ -40,7 +40,7 @@ NEARLY_ALL = 0.9
 heads and tables drawn elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Copies:
     """A merged matrix that repeats itself."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import log, log10, sqrt
 
 import numpy as np
@@ -25,6 +24,7 @@ from initlint.api import (
     Stage,
     Tensor,
     drift_severity,
+    record,
 )
 
 SIGMAS = 4.0
@@ -45,7 +45,7 @@ FIXED = (0.02, 0.01, 0.006, 0.05, 0.1, 1.0)
 _RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Wrong:
     layer: Layer
     param: Param

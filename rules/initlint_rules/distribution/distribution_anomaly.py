@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
     distinct,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -76,7 +76,7 @@ _EXACT = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Anomaly:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod, sqrt
 
 from initlint.api import (
@@ -22,6 +21,7 @@ from initlint.api import (
     Severity,
     Stage,
     fans,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -35,7 +35,7 @@ _LINEAR = frozenset({Op.LINEAR, Op.CONV})
 _DRAWN = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Adapter:
     down: Layer
     up: Layer

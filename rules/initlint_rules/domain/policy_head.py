@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, log, sqrt
 
 import numpy as np
@@ -24,6 +23,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 OPINION = 0.3
@@ -44,7 +44,7 @@ MOST_STORED = 1 << 16
 """Numbers compared row by row: a batch of a thousand states with 64 actions each."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Actor:
     head: Layer
     log_std: Param | None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log10, sqrt
 
 import numpy as np
@@ -20,10 +19,11 @@ from initlint.api import (
     Rule,
     Stage,
     backward_severity,
+    record,
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Sine:
     """A hidden linear layer between two sines."""
 

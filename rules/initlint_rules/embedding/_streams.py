@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, sqrt
 
-from initlint.api import TRANSPARENT, Context, Layer, LayerGraph, Op, Param, ResidualBranch, fans
+from initlint.api import (
+    TRANSPARENT,
+    Context,
+    Layer,
+    LayerGraph,
+    Op,
+    Param,
+    ResidualBranch,
+    fans,
+    record,
+)
 
 SILENT = 1e-12
 """Branches with less power than this are closed on purpose (zero weights, tiny gates)."""
@@ -17,7 +26,7 @@ schemes in use are within 1.73 of 1 (He, a sixth of it in PyTorch's default). Be
 wide inputs, which the stream has to carry."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stream:
     """A residual stream, and the power of its branches relative to the tokens it starts at.
 

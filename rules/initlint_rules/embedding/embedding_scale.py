@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import exp, log10, sqrt
 
 from initlint.api import (
@@ -24,6 +23,7 @@ from initlint.api import (
     Stage,
     drift_severity,
     input_rms,
+    record,
 )
 
 from ._streams import Stream, gain, streams
@@ -50,7 +50,7 @@ LOUD = frozenset({Severity.WARNING, Severity.ERROR})
 info) are in use."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Loud:
     """A table of wide vectors; with ``product`` ``rms`` is the root of that of their products."""
 

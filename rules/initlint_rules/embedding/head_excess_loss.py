@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, hypot, inf, log, pi, sqrt
 
 import numpy as np
@@ -25,6 +24,7 @@ from initlint.api import (
     before_averaging,
     excess_loss,
     fans,
+    record,
 )
 
 from ._temperature import hot_similarities
@@ -165,7 +165,7 @@ class HeadExcessLoss(Rule):
             yield from found or hot_similarities(context, output)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Network:
     """What is asked of the whole network for each of its outputs.
 
@@ -205,7 +205,7 @@ def _excess_of_sigmoids(std: float) -> float:
     return float(np.logaddexp(0.0, logits).mean()) - log(2)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Logits:
     """The tensor whose softmax or sigmoid the loss takes, and the layer that computes it.
 

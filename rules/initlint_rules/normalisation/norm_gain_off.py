@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from math import log, log10, sqrt
 
 from initlint.api import (
@@ -22,6 +21,7 @@ from initlint.api import (
     Stage,
     drift_severity,
     is_bypassed,
+    record,
     residual_branches,
 )
 
@@ -36,7 +36,7 @@ SIGMAS, LEAST = 4.0, 8
 1 and any spread in use lies hundreds away."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Gain:
     layer: Layer
     param: Param

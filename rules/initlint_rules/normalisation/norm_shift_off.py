@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import log10
 from statistics import median
 
@@ -25,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     derivative_moment,
+    record,
 )
 
 FLAT_BELOW = frozenset(
@@ -55,7 +55,7 @@ QUANTILES = 16
 """Values that stand for the shifts of a layer's units, which are all equal nearly always."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Shift:
     """A normaliser's shift.
 
@@ -157,7 +157,7 @@ class NormShiftOff(Rule):
             yield _finding(context, wrong)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Wrong:
     """What is said of the normalisers of one network."""
 

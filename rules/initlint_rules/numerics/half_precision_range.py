@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from initlint.api import (
     Context,
@@ -17,6 +16,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -35,7 +35,7 @@ COARSE = 2.0**-7
 the spacing of the smallest numbers over the tensor's rms."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Found:
     severity: Severity
     layer: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite, log, sqrt
 from typing import Any
 
@@ -25,6 +24,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 SIGMAS = 4.0
@@ -48,7 +48,7 @@ _NORMAL = frozenset({Family.NORMAL, Family.TRUNCATED_NORMAL})
 _RANDOM = _NORMAL | {Family.UNIFORM, Family.ORTHOGONAL, Family.SPARSE}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Drawn:
     layer: Layer
     param: Param

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import log, log10
 
 from initlint.api import (
@@ -23,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
     drift_share,
+    record,
 )
 
 DEFAULT = "torch_default"
@@ -48,7 +48,7 @@ _KEEPS_ITS_OWN = "NonDynamicallyQuantizableLinear"
 """The output projection of torch.nn.MultiheadAttention, which keeps the default by design."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Drawn:
     layer: Layer
     param: Param

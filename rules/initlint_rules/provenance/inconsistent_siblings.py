@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import log, log10
 
 import numpy as np
@@ -25,6 +24,7 @@ from initlint.api import (
     blocks,
     drift_share,
     median,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -54,7 +54,7 @@ _RANDOM = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Sibling:
     layer: Layer
     param: Param
@@ -62,7 +62,7 @@ class _Sibling:
     error: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Odd:
     sibling: _Sibling
     deviation: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, log, log1p
 
 import numpy as np
@@ -27,6 +26,7 @@ from initlint.api import (
     Stage,
     keeping_gates,
     reads_all_steps,
+    record,
 )
 
 KEEPING = {Op.LSTM: "forget", Op.GRU: "update"}
@@ -140,7 +140,7 @@ class ForgetGateMemory(Rule):
                 yield _finding(gate.steps, [memory], known=True, last=last)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Memory:
     """What a gate keeps over the sequence: decades of gradient, at which bias, where."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from math import sqrt
 
 from initlint.api import (
@@ -22,6 +21,7 @@ from initlint.api import (
     Severity,
     Stage,
     fans,
+    record,
 )
 
 FAINT = 10**-0.7
@@ -122,7 +122,7 @@ class RecurrentInputFaint(Rule):
             yield _finding(context, list(found.values()))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Pair:
     """A cell whose input weights are small, and the small neighbours."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isfinite, log, sqrt
 
 from initlint.api import (
@@ -25,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     Unrolled,
+    record,
     recurrent_harm,
     recurrent_weights,
     saturation_harm,
@@ -224,7 +224,7 @@ def _drawn(context: Context, param: Param) -> bool:
     return constant or fresh
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Recurrence:
     """A recurrent layer, a cell with all its calls, or steps written out one by one."""
 

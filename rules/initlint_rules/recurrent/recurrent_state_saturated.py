@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import erfc, sqrt
 
 import numpy as np
@@ -23,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
     input_rms,
+    record,
     saturation_harm,
     severity_of,
     unrolled_recurrences,
@@ -113,7 +113,7 @@ class RecurrentStateSaturated(Rule):
                 yield _finding(cell, found, (*_calls(context, cell.weight), *cell.others))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Cell:
     """What enters a plain recurrence in one direction.
 
@@ -158,7 +158,7 @@ def _cells(graph: LayerGraph) -> Iterator[_Cell]:
         yield _Cell(outside, entering.weight, biases, (*loop.steps, *loop.inputs, *loop.others))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Entering:
     """How much enters, and which part of it weighs more.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 STEPS = (1e-4, 0.5)
@@ -34,7 +34,7 @@ GONE = 20.0
 """Decay per step, |A| dt, above which exp(-|A| dt) < 2e-9 and the state is forgotten at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _StateSpace:
     """exp(dt A) with dt = softplus(x + b).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import sqrt
 from statistics import median
 
@@ -20,6 +19,7 @@ from initlint.api import (
     Severity,
     Stage,
     fans,
+    record,
     residual_branches,
 )
 
@@ -35,7 +35,7 @@ MIN_ELEMENTS = 2048
 """Elements per weight below which its own std ratio is not known to a few per cent."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Scaled:
     """A weight inside a branch, and the one that closes the branch.
 

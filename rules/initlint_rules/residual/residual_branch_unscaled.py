@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import isfinite, log10, sqrt
 
 from initlint.api import (
@@ -24,6 +23,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    record,
     residual_branches,
 )
 
@@ -218,7 +218,7 @@ class ResidualBranchUnscaled(Rule):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Stream:
     """How much the signal grows between normalisers.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log10, sqrt
 from typing import Any
 
@@ -24,6 +23,7 @@ from initlint.api import (
     Severity,
     Stage,
     drift_share,
+    record,
     standardised_gain,
 )
 
@@ -43,7 +43,7 @@ MIN_FAN_IN, MIN_ROWS = 16, 4
 """Smaller rows can have a mean near zero by chance."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Layer:
     layer: Layer
     param: Param

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log, log10, sqrt
 
 from initlint.api import (
@@ -27,6 +26,7 @@ from initlint.api import (
     forward_gain,
     gates,
     on_branches,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -58,7 +58,7 @@ _GAINS = ("a=", "gain=", "tanh", "selu", "uncorrected")
 that a custom gain meets by chance."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Mismatch:
     layer: Layer
     param: Param

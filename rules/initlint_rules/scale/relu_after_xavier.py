@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import sqrt
 
 from initlint.api import (
@@ -24,6 +23,7 @@ from initlint.api import (
     drift_severity,
     fans,
     measured_drift,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -35,7 +35,7 @@ WANTED = sqrt(2.0)
 """He et al. 2015, equation 10: a rectifier halves the second moment; weights make up for it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Layer:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import log
 
 from initlint.api import (
@@ -19,6 +18,7 @@ from initlint.api import (
     Stage,
     drift_share,
     fans,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -31,7 +31,7 @@ slope 0.783, so the same error x in every layer moves the fixed point by x / (1 
 at 0.26 by a factor 3.3 in the variance, a quarter of a decade of rms."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Unit:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from initlint.api import (
     Severity,
     Stage,
     is_spared,
+    record,
 )
 
 LIMITS = ((0.25, Severity.ERROR), (0.5, Severity.WARNING))
@@ -153,7 +153,7 @@ class AttentionEntropy(Rule):
                 yield _finding(context, sorted(alike, key=lambda item: item.lowest))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Source:
     """What makes the logits of an attention.
 
@@ -168,7 +168,7 @@ class _Source:
     tempered: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Narrow:
     """An attention with a narrow head."""
 

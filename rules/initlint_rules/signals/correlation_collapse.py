@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import isnan
 
 from initlint.api import (
@@ -24,6 +23,7 @@ from initlint.api import (
     Severity,
     Stage,
     correlation_harm,
+    record,
     severity_of,
 )
 
@@ -50,7 +50,7 @@ with step size 1e-3 moves each row that far in twenty steps."""
 _MIXING = frozenset({Op.ATTENTION, Op.MATMUL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Seen:
     layer: Layer
     stats: OutputStats

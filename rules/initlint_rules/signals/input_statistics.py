@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf, log10
 
 from initlint.api import (
@@ -22,6 +22,7 @@ from initlint.api import (
     Sink,
     Stage,
     drift_severity,
+    record,
 )
 
 LARGEST_MEAN = 3.0
@@ -52,7 +53,7 @@ the scale that it is made for (noise for an image of 0 to 255 becomes small), so
 up is said, and as a warning at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Fault:
     what: str
     measured: str

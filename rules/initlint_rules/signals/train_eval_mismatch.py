@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, log10, sqrt
 
 import numpy as np
@@ -24,6 +23,7 @@ from initlint.api import (
     Rule,
     Severity,
     Stage,
+    record,
 )
 
 INFO = 0.31
@@ -39,7 +39,7 @@ _RESETS = NORMALISERS | SATURATING | RECURRENT | {Op.EMBEDDING, Op.SOFTMAX, Op.A
 _ATTENTION = frozenset({Op.SOFTMAX, Op.ATTENTION})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Norm:
     layer: Layer
     stored: float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from initlint.api import (
     Severity,
     Stage,
     content_key,
+    record,
 )
 
 LEAST = 64
@@ -39,7 +39,7 @@ _MEETING = frozenset({Op.ADD, Op.MAXIMUM, Op.MINIMUM})
 _RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL, Family.ORTHOGONAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Member:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import inf, log10, sqrt
 
 from initlint.api import (
@@ -25,6 +24,7 @@ from initlint.api import (
     dominators,
     drift_share,
     fans,
+    record,
 )
 from initlint_rules._consequences import SIGNALS
 
@@ -47,7 +47,7 @@ _MATRICES = frozenset({Op.LINEAR, Op.CONV, Op.CONV_TRANSPOSE, Op.RNN, Op.LSTM, O
 _RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Shifted:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, product
 from typing import Any
 
@@ -24,6 +23,7 @@ from initlint.api import (
     Severity,
     SharedStream,
     Stage,
+    record,
     same_stream,
 )
 
@@ -43,7 +43,7 @@ HEAD = 16
 _RANDOM = frozenset({Family.UNIFORM, Family.NORMAL, Family.TRUNCATED_NORMAL})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Drawn:
     layer: Layer
     param: Param

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from initlint.api import (
     NORMALISERS,
@@ -23,6 +22,7 @@ from initlint.api import (
     dominators,
     is_bypassed,
     passed_by,
+    record,
     residual_branches,
     unlocking,
 )
@@ -182,7 +182,7 @@ def _table(place: tuple[Layer, Param]) -> Finding:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Group:
     """Zero weights that block together, those of their layers that cut, and what they block."""
 
@@ -191,7 +191,7 @@ class _Group:
     blocked: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Whole:
     """What every finding is measured by: all parameters, how many values train, and the trunk."""
 
