@@ -6,9 +6,10 @@ makes each one cost a call of ``object.__setattr__``, four times what the assign
 and a graph of 10^5 nodes makes 1.5 million records of ten fields. Equality and hash are those of a
 frozen dataclass.
 
-Records of one module's own are such, too: making the class of a frozen dataclass takes twice as long
-as of one without a guard, and a lint imports a hundred of them. What users and third-party rules
-hold in their hands (layers, parameters, findings) is frozen at run time as well. Where many of those are made, `maker` saves half of the time.
+Records of one module's own are such, too: the class of a frozen dataclass takes twice as long to
+make as one without a guard, and a lint imports a hundred of them. What users and third-party rules
+hold in their hands (layers, parameters, findings) is frozen at run time as well. Where many of
+those are made, `maker` saves half of the time.
 """
 
 from __future__ import annotations
