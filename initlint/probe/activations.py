@@ -137,6 +137,11 @@ class OutputAccumulator:
         if not self._blocks or self._blocks[0].shape[1:] == block.shape[1:]:
             self._blocks.append(block)
 
+    @property
+    def elements(self) -> int:
+        """How many were added."""
+        return sum(block.size for block in self._blocks)
+
     def finish(self) -> OutputStats:
         """The statistics of everything added so far."""
         if len(self._blocks) == 1:

@@ -37,7 +37,7 @@ MAX_ANSWER = 1 << 28
 """Bytes of an answer: statistics of one layer take about 1 kB."""
 
 CPU_GRACE = 5.0
-"""Seconds of processor time beyond the wall clock, which is one thread's: imports, statistics."""
+"""Seconds of processor time beyond the clock's for `AT_ONCE` runs: imports, statistics."""
 
 _BOOTSTRAP = (
     "import sys; sys.path.extend(sys.argv[1:]); from initlint.probe.serve import main; main()"
@@ -161,6 +161,7 @@ def run_in_child(
         return Activations(ProbeStatus.FAILED, detail)
     with _ended(child):  # it imports what it needs while the request is made
         from initlint.probe.onnx_request import Refusal, request_for
+        from initlint.probe.onnx_runs import AT_ONCE
 
         try:
             request = request_for(
@@ -173,7 +174,9 @@ def run_in_child(
         except Refusal as refusal:
             return Activations(refusal.status, str(refusal))
         weights = len(request.model) + sum(item.size for item in request.external)
-        limits = LIMITS.pack(memory_mb * (1 << 20) + 3 * weights, int(timeout + CPU_GRACE))
+        limits = LIMITS.pack(
+            memory_mb * (1 << 20) + 3 * weights, int(AT_ONCE * timeout + CPU_GRACE)
+        )
         left_out = getattr(model.runnable, "left_out", None)
         mapped = child.file is not None and left_out is not None and left_out.is_same(child.file)
         pieces = request.pieces(child.file if mapped else None)

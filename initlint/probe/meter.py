@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 from initlint.probe.activations import OutputAccumulator
 from initlint.probe.inputs import Array
@@ -69,13 +70,7 @@ class Meter:
             # hold nothing that is not needed again
             return self._held.pop(item.layer).finish() if self._runs == 1 else None
 
-        if sum(value.size for _, value in present) < THREADED:
-            found = [add_one(pair) for pair in present]
-        else:
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
-                found = list(pool.map(add_one, present))
+        found = _each(add_one, present, sum(value.size for _, value in present))
         for (item, _), stats in zip(present, found, strict=True):
             if stats is not None:
                 self._done[item.layer] = stats
@@ -95,8 +90,23 @@ class Meter:
 
     def finish(self) -> dict[str, OutputStats]:
         """Statistics by layer."""
-        found = {layer: held.finish() for layer, held in self._held.items()}
-        return {**self._done, **found}
+        elements = sum(held.elements for held in self._held.values())
+        found = _each(OutputAccumulator.finish, self._held.values(), elements)
+        return {**self._done, **dict(zip(self._held, found, strict=True))}
+
+
+Part = TypeVar("Part")
+Found = TypeVar("Found")
+
+
+def _each(work: Callable[[Part], Found], parts: Collection[Part], elements: int) -> list[Found]:
+    """Work on parts that hold so many elements together, on threads where that pays."""
+    if elements < THREADED:
+        return [work(part) for part in parts]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        return list(pool.map(work, parts))
 
 
 def grown_axis(pilot: tuple[int, ...] | None, shape: tuple[int, ...]) -> int | None:

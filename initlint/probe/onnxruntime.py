@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from initlint.probe.inputs import (
     synthesise,
 )
 from initlint.probe.meter import Meter, grown_axis
+from initlint.probe.onnx_runs import Second, in_order
 from initlint.probe.request import CARRIERS, NUMPY_TYPES, External, Observed, Request
 from initlint.probe.result import Activations, OutputStats, ProbeStatus
 from initlint.probe.sampled import (
@@ -209,44 +212,74 @@ def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -
             for name, array in request.given.items()
         }
         return _Measurement(samples, 1, meter.finish(), inputs, request.batch_norms)
-    sizes, feeds, pilot = _pilot(request, session)
+    sizes, feeds, pilot, second = _pilot(request, session)
     shapes = {name: value.shape for name, value in {**pilot, **feeds}.items()}
     plan = plan_runs(request, observed, sizes, shapes)
-    sampled: tuple[Sample, ...] = ()
-    if plan.sizes != sizes and may_pay(request, pilot, sizes, plan):
+    held = sum(value.nbytes for value in pilot.values())
+    if plan.sizes != sizes:
+        second.result()  # and let go of it
         grown = None
         if plan.per_run >= SECOND_PILOT * sizes.batch:
             grown = _grown(request, session, sizes, shapes)
-        sampled = plan_samples(request, observed, pilot, sizes, plan, grown)
-    if sampled:
-        del session
-        found = _sampled(onnxruntime, request, observed, plan, sampled, shapes)
-        if found is not None:
-            return found
-        session = _Session(onnxruntime, request, observed)
+            if not grown:
+                return _repeat(request, session, observed, sizes, plan, held)
+        if may_pay(request, pilot, sizes, plan):
+            sampled = plan_samples(request, observed, pilot, sizes, plan, grown)
+            if sampled:
+                del session
+                found = _sampled(onnxruntime, request, observed, plan, sampled, shapes)
+                if found is not None:
+                    return found
+                session = _Session(onnxruntime, request, observed)
     meter = Meter(observed, request.seed, plan.runs)
+    run = partial(_run, request, session, plan.sizes)
+    known: list[Mapping[str, Array]] = []
     first = 0
     if plan.sizes == sizes:
-        meter.add({**pilot, **feeds}, plan.per_run, {})
-        first = 1
-    for run in range(first, plan.runs):
-        try:
-            feeds = synthesise(request.inputs, plan.sizes, seed=request.seed, run=run)
-            outputs = session.run(feeds)
-        except _OutOfMemoryError:
+        known.append({**pilot, **feeds})
+        first = 2 if second.begun and plan.runs > 1 else 1
+    planned = in_order(
+        run,
+        range(first, plan.runs),
+        held=held * plan.per_run // sizes.batch,
+        most=request.activation_bytes,
+    )
+    try:
+        for values in chain(known, _second(second, run, first), planned):
+            meter.add(values, plan.per_run, {} if plan.sizes == sizes else shapes)
+    except _OutOfMemoryError:
+        raise
+    except RuntimeError:
+        if plan.sizes == sizes:
             raise
-        except RuntimeError:
-            if plan.sizes == sizes:
-                raise
-            # the exporter baked the pilot's batch into the graph
-            runs = min(plan.runs * plan.per_run, FEW_SAMPLES)
-            return _repeat(request, session, observed, sizes, runs)
-        meter.add({**outputs, **feeds}, plan.per_run, {} if plan.sizes == sizes else shapes)
+        return _repeat(request, session, observed, sizes, plan, held)
+    return _told(request, plan.per_run, plan.runs, meter, values)
+
+
+def _second(
+    second: Second[dict[str, Array]], run: Callable[[int], dict[str, Array]], first: int
+) -> Iterator[dict[str, Array]]:
+    """The run beside the pilot, where the plan has it; made again if it failed there."""
+    if first == 2:
+        found = second.result()
+        yield run(1) if found is None else found
+
+
+def _run(request: Request, session: _Session, sizes: Sizes, run: int) -> dict[str, Array]:
+    """Inputs and outputs of one run."""
+    feeds = synthesise(request.inputs, sizes, seed=request.seed, run=run)
+    return {**session.run(feeds), **feeds}
+
+
+def _told(
+    request: Request, per_run: int, runs: int, meter: Meter, values: Mapping[str, Array]
+) -> _Measurement:
+    """What was measured in so many runs, the last of which had these inputs."""
     return _Measurement(
-        plan.runs * plan.per_run,
-        plan.runs,
+        runs * per_run,
+        runs,
         meter.finish(),
-        {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs},
+        {spec.name: describe(spec, values[spec.name]) for spec in request.inputs},
         request.batch_norms,
     )
 
@@ -273,52 +306,64 @@ def _sampled(
 ) -> _Measurement | None:
     """The plan's runs with some outputs sampled; None where they have to be taken whole."""
     meter = Meter(observed, request.seed, plan.runs)
-    feeds: dict[str, Array] = {}
+    values: Mapping[str, Array] = {}
     try:
         session = _Session(onnxruntime, request, observed, samples)
-        for run in range(plan.runs):
-            feeds = synthesise(request.inputs, plan.sizes, seed=request.seed, run=run)
-            values = session.run(feeds)
+        for number in range(plan.runs):
+            values = _run(request, session, plan.sizes, number)
             blocks = sampled_blocks(samples, values)
             if blocks is None:
                 return None
-            meter.add({**values, **feeds}, plan.per_run, shapes, blocks)
+            meter.add(values, plan.per_run, shapes, blocks)
     except Exception:  # told again by the run that takes them whole
         return None
-    return _Measurement(
-        plan.runs * plan.per_run,
-        plan.runs,
-        meter.finish(),
-        {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs},
-        request.batch_norms,
-    )
+    return _told(request, plan.per_run, plan.runs, meter, values)
 
 
 def _repeat(
-    request: Request, session: _Session, observed: Sequence[Observed], sizes: Sizes, runs: int
+    request: Request,
+    session: _Session,
+    observed: Sequence[Observed],
+    sizes: Sizes,
+    plan: Plan,
+    held: int,
 ) -> _Measurement:
-    """One run per sample."""
+    """One run per sample: a batch of the pilot's size is written into the graph."""
+    runs = min(plan.runs * plan.per_run, FEW_SAMPLES)
     meter = Meter(observed, request.seed, runs)
-    feeds: dict[str, Array] = {}
-    for run in range(runs):
-        feeds = synthesise(request.inputs, sizes, seed=request.seed, run=run)
-        meter.add({**session.run(feeds), **feeds}, sizes.batch, {})
-    inputs = {spec.name: describe(spec, feeds[spec.name]) for spec in request.inputs}
-    return _Measurement(runs * sizes.batch, runs, meter.finish(), inputs, request.batch_norms)
+    values: Mapping[str, Array] = {}
+    run = partial(_run, request, session, sizes)
+    for values in in_order(run, range(runs), held=held, most=request.activation_bytes):
+        meter.add(values, sizes.batch, {})
+    return _told(request, sizes.batch, runs, meter, values)
 
 
-def _pilot(request: Request, session: _Session) -> tuple[Sizes, dict[str, Array], dict[str, Array]]:
-    """The first sizes with which the graph runs on one sample (on two, where one does not do)."""
+def _pilot(
+    request: Request, session: _Session
+) -> tuple[Sizes, dict[str, Array], dict[str, Array], Second[dict[str, Array]]]:
+    """The first sizes with which the graph runs on one sample (on two, where one does not do).
+
+    Returns:
+        The sizes, inputs and outputs, and a second run that may have begun meanwhile.
+    """
     first: Exception | None = None
     for batch in (1, 2) if has_batch(request.inputs) else (1,):
         for sizes in attempts(request.inputs, batch):
             feeds = synthesise(request.inputs, sizes, seed=request.seed)
+            second = Second(partial(_run, request, session, sizes, 1))
             try:
-                return sizes, feeds, session.run(feeds)
+                found = session.run(feeds)
             except _OutOfMemoryError:
-                raise
+                if not second.begun:
+                    raise
+                second.result()  # both together wanted too much
+                found = session.run(feeds)
             except RuntimeError as error:
                 first = first or error
+                second.result()
+                continue
+            second.first_is_done()
+            return sizes, feeds, found, second
     raise first or RuntimeError("no size of its inputs is small enough")
 
 

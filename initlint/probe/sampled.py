@@ -28,9 +28,10 @@ OLDEST_OPSET = 5
 WORTH = 1 << 25
 """Bytes to be saved from which a second session, some milliseconds, costs less than their pages."""
 
-SECOND_PILOT = 64
+SECOND_PILOT = 16
 """Samples of a run, over those of the pilot, from which a pilot on twice as many is worth its
-thirtieth of the run: it tells which axis of every value holds the samples."""
+eighth of the run: it tells which axis of every value holds the samples, and whether the graph takes
+another batch than the pilot's at all, which a large run may find out in its last node."""
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
