@@ -192,7 +192,7 @@ def _ended(child: _Started) -> Iterator[None]:
     try:
         yield
     finally:
-        _end(process, graceful=True)
+        _let_go(process)
         if child.file is not None:
             os.close(child.file)
         for stream in (process.stdin, process.stdout):
@@ -260,7 +260,7 @@ def _ask(process: _Child, pieces: Iterator[bytes | memoryview], timeout: float) 
         reader.join(timeout)
         late = reader.is_alive()
     finally:
-        status = _end(process, graceful=bool(answer))
+        status = 0 if answer else _end(process)
     reader.join(1.0)
     writer.join(1.0)
     if answer:
@@ -307,14 +307,20 @@ def _receive(stream: IO[bytes], answer: list[bytes]) -> None:
         return
 
 
-def _end(process: _Child, graceful: bool) -> int:
-    """Wait for a child that answered; kill it otherwise. Returns its exit status."""
-    if not graceful:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.2)  # a child that died by itself has a status worth reporting
+def _end(process: _Child) -> int:
+    """Kill a child that did not answer. Returns its exit status."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(0.2)  # a child that died by itself has a status worth reporting
     with suppress(ProcessLookupError, PermissionError):
         process.kill()
     return process.wait()
+
+
+def _let_go(process: _Child) -> None:
+    """Kill a child, and wait on a thread: the system takes its time to reclaim a large one."""
+    with suppress(ProcessLookupError, PermissionError):
+        process.kill()
+    threading.Thread(target=process.wait).start()
 
 
 def _death(status: int) -> str:

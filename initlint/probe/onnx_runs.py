@@ -19,7 +19,7 @@ AT_ONCE = 2
 HELD = AT_ONCE + 2
 """Runs whose outputs are held at once: those that run, the pilot, and a second one beside it."""
 
-SOON = 0.025
+SOON = 0.015
 """Seconds after which a pilot takes so long that the plan will most likely ask for more runs of its
 size: a plan of larger ones has at least five samples in the work of a tenth of a second
 (`initlint.probe.schedule.WORK`)."""

@@ -36,6 +36,10 @@ from initlint.probe.schedule import FEW_SAMPLES, Plan, plan_runs
 MAX_GROUPS = 16
 """Sessions tried when the outputs of one sample do not fit into memory together."""
 
+_left: list[Any] = []
+"""What the last session held: giving it back page by page takes as long as the statistics, and the
+process, which the probe has for itself, ends when it has told them."""
+
 _FLOATS = frozenset({"tensor(float)", "tensor(double)", "tensor(float16)"})
 
 _PREFIX = re.compile(
@@ -201,6 +205,7 @@ class _Measurement:
 
 
 def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -> _Measurement:
+    _left.clear()
     session = _Session(onnxruntime, request, observed)
     if request.given:
         meter = Meter(observed, request.seed, runs=1)
@@ -253,6 +258,7 @@ def _measure(onnxruntime: Any, request: Request, observed: Sequence[Observed]) -
         if plan.sizes == sizes:
             raise
         return _repeat(request, session, observed, sizes, plan, held)
+    _left.extend((session, pilot, values))
     return _told(request, plan.per_run, plan.runs, meter, values)
 
 
@@ -315,6 +321,7 @@ def _sampled(
             if blocks is None:
                 return None
             meter.add(values, plan.per_run, shapes, blocks)
+        _left.extend((session, values))
     except Exception:  # told again by the run that takes them whole
         return None
     return _told(request, plan.per_run, plan.runs, meter, values)
