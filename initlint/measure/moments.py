@@ -56,7 +56,11 @@ weigh more: 5.3 GB/s a thread with 2¹⁶ elements, 6.4 with 2¹⁷, 6.9 with 2�
 SPAN = 1 << 20
 """Elements read, and handed to a thread, at a time: 4 MiB of float32 are still in the shared cache
 when they are summed, and the allocator gives the same pages again. Eight times as many take four
-times the system's time for pages."""
+times the system's time for pages. Of narrow elements as many bytes are handed over (64 MB of int8:
+1.4 times a `numpy.sum` of as many bytes, 2.4 times with as many elements)."""
+
+_NARROW = {"float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
+"""Bytes of an element that the compiled module reads as it is stored."""
 
 THREADS_MOST = 4
 """More threads than this wait for main memory, not for arithmetic."""
@@ -119,10 +123,11 @@ def moments(tensor: Tensor) -> Moments:
         LoadError: the storage is shorter than the tensor's shape says.
     """
     tiny = smallest_normal(tensor.dtype)
-    placed = tensor.file_chunks(SPAN) if _native is not None else None
+    length = SPAN * 4 // _NARROW.get(tensor.dtype, 4)
+    placed = tensor.file_chunks(length) if _native is not None else None
     if placed is not None:
         return _merged(_parallel(lambda place: _in_file(place, tiny), placed))
-    stored = tensor.stored_chunks(SPAN) if _native is not None else None
+    stored = tensor.stored_chunks(length) if _native is not None else None
     if stored is not None:
         return _merged(_parallel(lambda piece: _stored(*piece, tiny), stored))
     spans = (np.asarray(chunk).reshape(-1) for chunk in tensor.chunks(SPAN))
