@@ -1,11 +1,11 @@
 /* Moments of stored elements in one pass over memory: the compiled twin of moments.py.
  *
- * Blocks of 2048 elements, which stay in the nearest cache, are decoded to single precision, scanned
- * for sum, extremes and smallest magnitude, and summed in powers about their own mean. Blocks merge
- * in double precision (Pebay 2008, SAND2008-6212, eqs. 2.1, 3.1), in order. Nothing is cancelled
- * away: within a block the deviations are at most the spread of the block. Blocks whose powers
- * single precision does not hold, blocks with non-finite elements and short arrays are summed in
- * double precision. Bytes are summed as integers, exactly.
+ * Blocks of 2048 elements, which stay in the nearest cache, are gone over once: decoded to single
+ * precision, compared for extremes and smallest magnitudes, and summed in powers about the mean of
+ * the elements before, or about their own where that is another. Blocks merge in double precision
+ * (Pebay 2008, SAND2008-6212, eqs. 2.1, 3.1), in order. Blocks whose powers single precision does
+ * not hold, blocks with non-finite elements and short arrays are summed in double precision. Bytes
+ * are summed as integers, exactly.
  *
  * The interpreter's lock is released while sums run. Needs GCC or Clang on 64 bits; initlint works
  * without this module.

@@ -1,7 +1,8 @@
 """The probe in a process of its own: a crash, a hang or a memory bomb costs the probe alone.
 
 This is the parent's side: it sends a `Request` through a pipe and reads back one JSON object behind
-its length. `initlint.probe.serve` is the child's.
+its length. Of a large model the child inherits the open file, where it finds the weights.
+`initlint.probe.serve` is the child's side.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The child's side of the probe: what a locked-down process does with one request.
 
 It imports NumPy and onnxruntime, then gives up every right that a run does not need
-(`initlint.sandbox`), and only then reads the request. It opens no file for the model.
+(`initlint.sandbox`), and only then reads the request. It opens no file for the model:
+large weights lie in one that it inherits open.
 """
 
 from __future__ import annotations
