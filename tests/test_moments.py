@@ -318,6 +318,28 @@ def test_vector_widths_give_the_same_bits() -> None:
 
 
 @native
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("spread", [0.5, 1e-3])
+def test_blocks_far_from_the_elements_before_have_their_true_moments(
+    dtype: str, spread: float
+) -> None:
+    """The compiled sums go about the mean of the elements before, far outside of these blocks."""
+    rng = np.random.default_rng(5)
+    centres = np.repeat([0.0, 50.0, -3.0, 50.0, 1000.0, 0.0, 7.0], 2048)
+    values = centres + rng.normal(0.0, spread, centres.size)
+    for start in range(0, centres.size, 2048):  # each block by itself, after one at another place
+        both = np.concatenate((values[-2048:], values[start : start + 2048], values[:16]))
+        tensor, decoded = as_stored(both, dtype)
+        found = moments(tensor)
+        mean, std, skew, kurtosis = reference(decoded)
+        assert found.mean == pytest.approx(mean, abs=1e-6 * std)
+        assert found.std == pytest.approx(std, rel=1e-6)
+        assert found.skew == pytest.approx(skew, abs=1e-4)
+        assert found.kurtosis == pytest.approx(kurtosis, rel=1e-4)
+        assert (found.min, found.max) == (decoded.min(), decoded.max())
+
+
+@native
 def test_integers_are_summed_exactly() -> None:
     values = np.random.default_rng(7).integers(-128, 128, (1 << 22) + 999).astype(np.int8)
     n, mean, m2, m3, m4, *_ = road._native.sums(values[: 1 << 22], "int8", 0.0)

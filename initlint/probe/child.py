@@ -78,7 +78,7 @@ _Child = subprocess.Popen[bytes] | _Fork
 
 @dataclass(frozen=True)
 class _Started:
-    """A child, and the open file of the model, which either has: weights go through no pipe."""
+    """A child, and the open file of a large model, which both have: weights go through no pipe."""
 
     process: _Child
     file: int | None
@@ -188,7 +188,7 @@ def run_in_child(
 
 @contextmanager
 def _ended(child: _Started) -> Iterator[None]:
-    """Leave neither the child nor its pipes and memory behind."""
+    """Leave neither the child nor its pipes and file behind."""
     process = child.process
     try:
         yield
